@@ -1,0 +1,167 @@
+"""Frozen records that pass between the parts of a run.
+
+A part is a function from one record to the next; nothing here holds a tensor, a config or a rank, and nothing here
+is written to after it was made. Token arrays are numpy so that this module, and all that only decides, needs no
+torch.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+
+FinishReason = Literal["stop", "length", "abort"]
+Disposition = Literal["trained", "gated", "failed", "surplus"]
+
+
+class Status(enum.StrEnum):
+    """What became of grading one completion. The last two say nothing about difficulty."""
+
+    SCORED = "scored"
+    UNPARSEABLE = "unparseable"
+    TIMEOUT = "timeout"
+    ERROR = "error"
+
+    @property
+    def is_failure(self) -> bool:
+        """True where the grader failed, so that the sample must not count as a wrong answer."""
+        return self in (Status.TIMEOUT, Status.ERROR)
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One reward component's verdict on one completion. `value` None: the component does not apply."""
+
+    value: float | None
+    status: Status = Status.SCORED
+    detail: str = ""
+
+
+class GroupId(NamedTuple):
+    """Identity of one group of rollouts: `visit` counts the visits to `uid` over the whole run, never reset."""
+
+    stage: str
+    uid: int
+    visit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One prompt, rendered and tokenised."""
+
+    uid: int  # unsigned 64-bit hash of source and content
+    distribution: str  # name of the distribution in the recipe
+    prompt_ids: tuple[int, ...]  # token ids, the exact ones the engine is given
+    text: str  # the same, as text
+    columns: Mapping[str, Any]  # the data row: question, answer, and whatever rewards ask for; JSON-like
+
+
+class PromptPool(Protocol):
+    """Training prompts of one stage, addressed by (distribution, index). Curriculum parts see nothing else."""
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """Number of training prompts for each distribution, in the recipe's order."""
+        ...
+
+    def prompt(self, distribution: str, index: int) -> Prompt: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the controller asks an engine for: rollouts `samples` of one group."""
+
+    group_id: GroupId
+    prompt: Prompt
+    samples: tuple[int, ...]  # sample numbers within the group, e.g. (0, ..., G-1)
+    seed_key: int  # hash of (run seed, group_id); a sample's seed is `seeds.sample_seed(seed_key, sample)`
+    phase: int = 0  # 0: first request for this group; more: continuation
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One completion as the engine sampled it. Arrays have the length of the completion, T."""
+
+    group_id: GroupId
+    sample: int
+    completion_ids_T: np.ndarray  # int64, with the end-of-sequence token if it was sampled
+    rollout_logprobs_T: np.ndarray  # float32, log-probs of the sampled tokens at the sampling temperature, in nats
+    policy_version_T: np.ndarray  # int64, version of the weights that gave each token
+    finish_reason: FinishReason
+    text: str = ""  # decoded, special tokens kept except end-of-sequence and padding
+    loss_mask_T: np.ndarray | None = None  # bool; None: every token is trained
+
+    @property
+    def length(self) -> int:
+        """Tokens, end-of-sequence included."""
+        return len(self.completion_ids_T)
+
+    @property
+    def truncated(self) -> bool:
+        return self.finish_reason != "stop"
+
+
+@dataclass(frozen=True, slots=True)
+class SampleOutcome:
+    """The scalars of one scored rollout: all that rank 0, the curriculum and the logs need of it."""
+
+    sample: int
+    reward: float  # weighted sum of the components that apply; 0.0 where status is a failure
+    correct: float | None  # verified correctness in [0, 1], unshaped; None where unknown
+    status: Status
+    length: int  # tokens
+    truncated: bool
+    policy_version: int  # lowest version over the tokens
+    breakdown: Mapping[str, float | None] = field(default_factory=dict)  # component -> unweighted value
+    detail: str = ""  # first failure's message
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """Scored rollouts of one group, by their scalars; the tokens stay with the rank that sampled them."""
+
+    group_id: GroupId
+    distribution: str
+    samples: tuple[SampleOutcome, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupOutcome:
+    """How one group ended: what samplers, scorers and statistics learn from. Failed samples are left out."""
+
+    group_id: GroupId
+    distribution: str
+    step: int
+    rewards: tuple[float, ...]  # shaped rewards of the scored samples
+    correct: tuple[float, ...]  # verified correctness of the same samples
+    lengths: tuple[int, ...]  # tokens of the same samples
+    n_failed: int  # samples that no grader could judge
+    policy_version: int  # lowest over the samples
+    disposition: Disposition
+
+    @property
+    def pass_rate(self) -> float | None:
+        """Mean verified correctness; None if no sample was judged."""
+        return sum(self.correct) / len(self.correct) if self.correct else None
+
+
+@dataclass(frozen=True, slots=True)
+class AdmittedGroup:
+    """One group of the final batch of a step."""
+
+    group_id: GroupId
+    distribution: str
+    samples: tuple[SampleOutcome, ...]  # failures removed
+    weight: float = 1.0  # factor on the advantages of this group
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The complete, admitted groups that one step trains on, in group_id order."""
+
+    step: int
+    groups: tuple[AdmittedGroup, ...]
