@@ -1,0 +1,260 @@
+"""From a YAML file and overrides to a resolved, validated recipe; and the comparison of two of them."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from rlcurric.assets import find_recipe
+from rlcurric.recipe.schema import STAGE_KINDS, Recipe
+from rlcurric.registry import nearest
+
+_MISSING = "(absent)"
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Safe loader that refuses a key written twice, where YAML would silently keep the last."""
+
+
+def _mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
+    loader.flatten_mapping(node)
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
+    return {key: loader.construct_object(value, deep=True) for key, (_, value) in zip(keys, node.value, strict=True)}
+
+
+_UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+# YAML 1.1 reads 1e-5 as text; a learning rate must be a number.
+_UniqueKeys.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """YAML to Python; ValueError with file, line and column where it is broken."""
+    try:
+        return yaml.load(text, Loader=_UniqueKeys)  # a SafeLoader
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where} is not valid YAML: {error}") from None
+
+
+def load_recipe(recipe: str | Path | Mapping[str, Any] | Recipe, overrides: Iterable[str] = ()) -> Recipe:
+    """Read, merge and validate a recipe.
+
+    `recipe` is a file, the name of one that ships with the package, or a mapping. `overrides` are `key.path=value`
+    strings: a path starts at a key of the recipe (`stages.NAME.until.steps=3`), or at a key of a stage, which then
+    holds for every stage that has it (`rollout.engine=vllm`). Raises ValueError that names the place and the remedy.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe if not list(overrides) else load_recipe(dump(recipe), overrides)
+    if isinstance(recipe, Mapping):
+        raw, where, folder = copy.deepcopy(dict(recipe)), "recipe", Path.cwd()
+    else:
+        path = find_recipe(recipe)
+        where, folder = str(path), path.parent.resolve()
+        raw = parse_yaml(path.read_text(encoding="utf-8"), where)
+        if not isinstance(raw, dict):
+            raise ValueError(f"{where}: a mapping with name, model, distributions and stages is required")
+    raw.setdefault("base_dir", str(folder))
+    raw = _merge_defaults(raw, where)
+    for override in overrides:
+        _apply(raw, override)
+    return _validate(raw, where)
+
+
+def dump(recipe: Recipe) -> dict[str, Any]:
+    """The resolved recipe as plain data that `load_recipe` reads back unchanged."""
+    dumped: dict[str, Any] = recipe.model_dump(mode="json", by_alias=True)
+    return dumped
+
+
+def dump_yaml(recipe: Recipe) -> str:
+    return yaml.safe_dump(dump(recipe), sort_keys=False, allow_unicode=True, width=100)
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of a recipe file, for editors."""
+    schema = Recipe.model_json_schema(by_alias=True)
+    schema["properties"]["defaults"] = {"type": "object", "description": "merged into every stage"}
+    # A stage in a file may leave out what `defaults` gives.
+    for kind in STAGE_KINDS.values():
+        schema["$defs"][kind.__name__]["required"] = ["name"]
+    return schema
+
+
+def _merge_defaults(raw: dict[str, Any], where: str) -> dict[str, Any]:
+    """Every stage over `defaults`; a stage takes the keys that its kind knows."""
+    defaults = raw.pop("defaults", None) or {}
+    known = {key for kind in STAGE_KINDS.values() for key in kind.model_fields}
+    for key in defaults:
+        if key not in known:
+            raise ValueError(f"{where}: defaults: unknown key {key!r}. {nearest(str(key), known)}")
+    stages = raw.get("stages")
+    if not isinstance(stages, list) or not stages:
+        raise ValueError(f"{where}: stages: a list with at least one stage is required, got {stages!r}")
+    merged = []
+    for number, stage in enumerate(stages):
+        if not isinstance(stage, dict):
+            raise ValueError(f"{where}: stages[{number}]: a mapping is required, got {stage!r}")
+        kind = stage.get("kind", defaults.get("kind", "rl"))
+        if kind not in STAGE_KINDS:
+            raise ValueError(f"{where}: stages[{number}].kind: unknown {kind!r}. {nearest(str(kind), STAGE_KINDS)}")
+        mine = {key: value for key, value in defaults.items() if key in STAGE_KINDS[kind].model_fields}
+        merged.append({"kind": kind, **_deep_merge(mine, stage)})
+    return {**raw, "stages": merged}
+
+
+def _deep_merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Mappings merge key by key, all else is replaced; so is a part or schedule of another name, and `mixture`."""
+    result = copy.deepcopy(below)
+    for key, value in above.items():
+        old = result.get(key)
+        same_part = isinstance(old, dict) and isinstance(value, dict) and all(
+            value.get(tag, old.get(tag)) == old.get(tag) for tag in ("name", "schedule")
+        )
+        result[key] = _deep_merge(old, value) if same_part and key != "mixture" else copy.deepcopy(value)  # type: ignore[arg-type]
+    return result
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    """Set one `key.path=value` in place."""
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise ValueError(f"An override is written key.path=value, got {override!r}")
+    value = parse_yaml(text, f"the value of {path}") if text.strip() else ""
+    keys = path.split(".")
+    if keys[0] in Recipe.model_fields:
+        _set(raw, keys, value, override)
+        return
+    stages = [stage for stage in raw["stages"] if keys[0] in STAGE_KINDS[stage["kind"]].model_fields]
+    if not stages:
+        known = set(Recipe.model_fields) | {key for kind in STAGE_KINDS.values() for key in kind.model_fields}
+        raise ValueError(f"Override {override!r}: unknown key {keys[0]!r}. {nearest(keys[0], known)}")
+    for stage in stages:
+        _set(stage, keys, value, override)
+
+
+def _set(node: Any, keys: list[str], value: Any, override: str) -> None:
+    for depth, key in enumerate(keys[:-1]):
+        if isinstance(node, list):
+            node = node[_list_index(node, key, override)]
+        else:
+            if not isinstance(node.get(key), dict | list):
+                node[key] = {} if not isinstance(node.get(key), str) else {"name": node[key]}
+            node = node[key]
+        if not isinstance(node, dict | list):
+            raise ValueError(f"Override {override!r}: {'.'.join(keys[: depth + 1])} has no keys")
+    if isinstance(node, list):
+        node[_list_index(node, keys[-1], override)] = value
+    else:
+        node[keys[-1]] = value
+
+
+def _list_index(items: list[Any], key: str, override: str) -> int:
+    """Index of a list item by its name or number."""
+    names = [item.get("as", item.get("name")) if isinstance(item, dict) else item for item in items]
+    if key in names:
+        return names.index(key)
+    if key.isdigit() and int(key) < len(items):
+        return int(key)
+    raise ValueError(f"Override {override!r}: no item {key!r}. {nearest(key, [str(name) for name in names])}")
+
+
+def _validate(raw: dict[str, Any], where: str) -> Recipe:
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise ValueError(_explain(error, raw, where)) from None
+
+
+def _explain(error: ValidationError, raw: dict[str, Any], where: str) -> str:
+    """One line a mistake: the place as a user would write it, and what is wrong there."""
+    lines = []
+    for item in error.errors(include_url=False):
+        place: list[str] = []
+        for part in item["loc"]:
+            if place and place[0] == "stages" and len(place) == 1 and isinstance(part, int):
+                stage = raw["stages"][part]
+                place.append(str(stage.get("name", part)) if isinstance(stage, dict) else str(part))
+            elif part not in ("sft", "rl") or len(place) != 2:
+                place.append(str(part))
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] not in ("value_error", "missing"):
+            message += f", got {item['input']!r}"
+        lines.append(f"{where}: {'.'.join(place) or 'recipe'}: {message}")
+    return "\n".join(lines)
+
+
+# What may change when a run is resumed; a prefix of the flattened key. `*` stands for one key.
+_FREE = (
+    "description",
+    "base_dir",
+    "run",
+    "stages.*.grading.workers",
+    "stages.*.rollout.torch",
+    "stages.*.rollout.vllm",
+    "stages.*.until",
+)
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings and lists to `key.path` -> leaf; a list item goes by its name where it has one."""
+    if isinstance(value, dict) and value:
+        items = [(str(key), item) for key, item in value.items()]
+    elif isinstance(value, list) and value:
+        items = [
+            (str(item.get("as") or item["name"]) if isinstance(item, dict) and "name" in item else str(index), item)
+            for index, item in enumerate(value)
+        ]
+    else:
+        return {prefix: value}
+    leaves: dict[str, Any] = {}
+    for key, item in items:
+        leaves.update(flatten(item, f"{prefix}.{key}" if prefix else key))
+    return leaves
+
+
+def differences(old: Recipe, new: Recipe) -> dict[str, tuple[Any, Any]]:
+    """Keys that differ, as key -> (old, new)."""
+    before, after = flatten(dump(old)), flatten(dump(new))
+    return {
+        key: (before.get(key, _MISSING), after.get(key, _MISSING))
+        for key in [*before, *(key for key in after if key not in before)]
+        if json.dumps(before.get(key, _MISSING)) != json.dumps(after.get(key, _MISSING))
+    }
+
+
+def fixed_differences(old: Recipe, new: Recipe, stage_index: int) -> dict[str, tuple[Any, Any]]:
+    """The differences that a resume in stage `stage_index` does not allow (DESIGN: free and fixed keys)."""
+    begun = [stage.name for stage in old.stages[: stage_index + 1]]
+    finished = begun[:-1]
+    fixed = {}
+    for key, change in differences(old, new).items():
+        parts = key.split(".")
+        if parts[0] == "stages" and len(parts) > 1 and parts[1] not in begun:
+            continue  # a stage not begun
+        if parts[0] == "stages" and len(parts) > 2 and parts[2] == "until" and parts[1] in finished:
+            fixed[key] = change
+            continue
+        if not any(_matches(parts, free.split(".")) for free in _FREE):
+            fixed[key] = change
+    order_old = [stage.name for stage in old.stages[: stage_index + 1]]
+    order_new = [stage.name for stage in new.stages[: stage_index + 1]]
+    if order_old != order_new:
+        fixed["stages (order)"] = (order_old, order_new)
+    return fixed
+
+
+def _matches(parts: list[str], pattern: list[str]) -> bool:
+    return len(parts) >= len(pattern) and all(p in ("*", part) for p, part in zip(pattern, parts, strict=False))

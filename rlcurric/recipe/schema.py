@@ -1,0 +1,392 @@
+"""What a recipe may say. Every model is frozen and closed: an unknown key is an error that names the nearest one."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PlainSerializer,
+    PlainValidator,
+    PositiveFloat,
+    PositiveInt,
+    TypeAdapter,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+
+from rlcurric.registry import nearest
+from rlcurric.schedules import SCHEDULES, Schedule
+
+NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
+
+
+def parse_number(value: Any) -> float | Schedule:
+    """A number, or a schedule from its mapping."""
+    if isinstance(value, Schedule):
+        return value
+    if isinstance(value, dict):
+        kind = value.get("schedule")
+        if kind not in SCHEDULES:
+            raise ValueError(f"Unknown schedule {kind!r}. {nearest(str(kind), SCHEDULES)}")
+        schedule: Schedule = TypeAdapter(SCHEDULES[kind]).validate_python(value)
+        return schedule
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"A number or a schedule ({{schedule: ..., ...}}) is required, got {value!r}")
+    return value
+
+
+def _dump_number(value: float | Schedule) -> Any:
+    return dump_schedule(value) if isinstance(value, Schedule) else value
+
+
+def dump_schedule(schedule: Schedule) -> dict[str, Any]:
+    """The mapping that `parse_number` reads back."""
+    dumped: dict[str, Any] = TypeAdapter(type(schedule)).dump_python(schedule, mode="json")
+    return dumped
+
+
+def _schedule_json_schema() -> dict[str, Any]:
+    variants = [TypeAdapter(kind).json_schema() for kind in SCHEDULES.values()]
+    return {"anyOf": [{"type": "number"}, *variants], "description": "a number, or a schedule"}
+
+
+Number = Annotated[
+    float | Schedule,
+    PlainValidator(parse_number),
+    PlainSerializer(_dump_number),
+    WithJsonSchema(_schedule_json_schema()),
+]
+
+
+class Closed(BaseModel):
+    """A frozen model that refuses unknown keys and says which known one is nearest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            known = {field.alias or name for name, field in cls.model_fields.items()}
+            for key in data:
+                if key not in known:
+                    raise ValueError(f"Unknown key {key!r}. {nearest(str(key), known)}")
+        return data
+
+
+class Part(BaseModel):
+    """A registered part or an import path (`file.py:attr`, `package.module:attr`), with its arguments beside it."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_bare_name(cls, data: Any) -> Any:
+        return {"name": data} if isinstance(data, str) else data
+
+    @property
+    def args(self) -> dict[str, Any]:
+        """The arguments: every key but the declared ones."""
+        return dict(self.model_extra or {})
+
+
+class RewardComponent(Part):
+    """One reward of the rubric. `as` names the component where one reward is used twice."""
+
+    weight: Number = 1.0
+    alias: str | None = Field(default=None, alias="as")
+
+    @property
+    def component(self) -> str:
+        return self.alias or self.name.rpartition(":")[2]
+
+
+class Architecture(Closed):
+    """A randomly initialised Qwen3-architecture model: for runs that start from nothing."""
+
+    family: Literal["qwen3"] = "qwen3"
+    hidden_size: PositiveInt = 128
+    intermediate_size: PositiveInt = 384
+    layers: PositiveInt = 4
+    heads: PositiveInt = 4
+    kv_heads: PositiveInt = 2
+    head_dim: PositiveInt = 32
+    max_position_embeddings: PositiveInt = 512
+    tie_word_embeddings: bool = True
+
+
+class CharacterTokenizer(Closed):
+    """A vocabulary of single characters; every tag is one token."""
+
+    characters: str
+    tags: tuple[str, ...] = ()
+
+
+class Model(Closed):
+    """Either `path` (hub id or folder), or `architecture` and `tokenizer` for random weights."""
+
+    path: str | None = None
+    architecture: Architecture | None = None
+    tokenizer: CharacterTokenizer | None = None
+    context: PositiveInt | None = None  # tokens of prompt and completion; default: what the model allows
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 autocast on CUDA, float32 on CPU
+    gradient_checkpointing: bool = False
+    trust_remote_code: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_bare_path(cls, data: Any) -> Any:
+        return {"path": data} if isinstance(data, str) else data
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Model:
+        if (self.path is None) == (self.architecture is None):
+            raise ValueError("model needs either path (a hub id or a folder) or architecture (random weights)")
+        if self.architecture is not None and self.tokenizer is None:
+            raise ValueError("model.architecture needs model.tokenizer: {characters: ..., tags: [...]}")
+        return self
+
+
+class Distribution(Closed):
+    """A named set of prompts: where rows come from and which of them are held out."""
+
+    source: Part
+    held_out: NonNegativeFloat = 0.0  # below 1: a fraction; else a number of rows; of sources without their own
+    max_rows: PositiveInt | None = None  # keep this many training rows
+
+
+class Prompt(Closed):
+    """How a data row becomes a prompt: `{question}` and any other column of the row."""
+
+    template: str = "{question}"
+    system: str | None = None
+    chat: bool = False  # through the tokenizer's chat template
+    prefill: str = ""  # put in front of the completion; part of the prompt's tokens
+
+
+class Optim(Closed):
+    """AdamW and the shape of an update."""
+
+    learning_rate: Number = 1e-6
+    weight_decay: NonNegativeFloat = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: PositiveFloat = 1e-8
+    warmup_steps: NonNegativeInt = 0
+    max_grad_norm: PositiveFloat = 1.0
+    minibatches: PositiveInt = 1  # optimizer updates an epoch over the step's batch
+    epochs: PositiveInt = 1  # passes over the step's batch; updates_per_step = minibatches * epochs
+    tokens_per_microbatch: PositiveInt = 8192
+
+    @property
+    def updates_per_step(self) -> int:
+        return self.minibatches * self.epochs
+
+
+class Curriculum(Closed):
+    """What to train on next."""
+
+    prompts_per_step: PositiveInt = 8
+    group_size: PositiveInt = 8
+    sampler: Part = Part(name="uniform")
+    gate: Part | None = None
+    refill_rounds: NonNegativeInt = 3  # extra rounds of rollouts a step for groups that a gate refused
+    refill_fallback: Literal["train_smaller", "train_gated"] = "train_smaller"
+    oversample: Annotated[float, Field(ge=1.0)] = 1.0
+    max_empty_steps: PositiveInt = 5
+
+
+class TorchEngineSettings(Closed):
+    """transformers' generate."""
+
+    max_batch: PositiveInt = 64  # sequences generated together
+
+
+class VllmSettings(Closed):
+    """vLLM in the trainer's process."""
+
+    gpu_memory_utilization: Annotated[float, Field(gt=0, lt=1)] = 0.4
+    max_num_seqs: PositiveInt = 256
+    enforce_eager: bool = True
+    cpu_kv_cache_gib: PositiveInt = 1
+
+
+class Parity(Closed):
+    """Largest difference allowed between the trainer's and the engine's log-probs, in nats; None: by dtype."""
+
+    max_abs: PositiveFloat | None = None
+    mean_abs: PositiveFloat | None = None
+
+
+class Rollouts(Closed):
+    """How completions are sampled."""
+
+    engine: Literal["auto", "torch", "vllm"] = "auto"
+    max_new_tokens: PositiveInt = 256
+    temperature: PositiveFloat = 1.0
+    torch: TorchEngineSettings = TorchEngineSettings()
+    vllm: VllmSettings = VllmSettings()
+    parity: Parity = Parity()
+
+
+class Grading(Closed):
+    """How rewards run."""
+
+    workers: PositiveInt = 2
+    deadline: PositiveFloat = 10.0  # seconds for one sample, from when a worker starts on it
+    max_failures: Annotated[float, Field(ge=0, le=1)] = 0.1  # share of samples in the window that may fail
+    window: PositiveInt = 256  # samples
+
+
+class Evaluation(Closed):
+    """Greedy accuracy on held-out prompts, at the start and end of the stage and every `every` steps."""
+
+    at_start: bool = False
+    at_end: bool = True
+    every: NonNegativeInt = 0
+    prompts: PositiveInt = 64  # for each distribution, at most
+    max_new_tokens: PositiveInt | None = None  # default: the stage's rollout.max_new_tokens
+
+
+class Until(Closed):
+    """When the stage ends."""
+
+    steps: PositiveInt
+
+
+class StageBase(Closed):
+    """What every kind of stage has."""
+
+    fixed_kind: ClassVar[str]
+    name: Annotated[str, Field(pattern=NAME)]
+    init: str = "previous"  # base | previous | stage:<name> | a path
+    mixture: dict[str, PositiveFloat]  # distribution -> share
+    prompt: Prompt = Prompt()
+    optim: Optim = Optim()
+    rollout: Rollouts = Rollouts()
+    grading: Grading = Grading()
+    rewards: Annotated[tuple[RewardComponent, ...], Field(min_length=1)] = (RewardComponent(name="verifier"),)
+    correct: str | None = None  # component whose unshaped value is correctness; default: the first verifier
+    evaluation: Evaluation = Evaluation()
+    until: Until
+
+    @field_validator("mixture", mode="before")
+    @classmethod
+    def _accept_names(cls, value: Any) -> Any:
+        return dict.fromkeys(value, 1.0) if isinstance(value, list | tuple) else value
+
+    @model_validator(mode="after")
+    def _distinct_components(self) -> StageBase:
+        names = [reward.component for reward in self.rewards]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"Two rewards are called {name!r}; name one of them with `as: other_name`")
+        if self.correct is not None and self.correct not in names:
+            raise ValueError(f"correct: unknown reward {self.correct!r}. {nearest(self.correct, names)}")
+        return self
+
+
+class SftStage(StageBase):
+    """Supervised fine-tuning on the rows' demonstrations."""
+
+    kind: Literal["sft"] = "sft"
+    batch_size: PositiveInt = 32  # sequences an update, over all ranks
+
+
+class RlStage(StageBase):
+    """Reinforcement learning on prompts that the curriculum chooses."""
+
+    kind: Literal["rl"] = "rl"
+    curriculum: Curriculum = Curriculum()
+    objective: Part = Part(name="grpo")
+    carry: tuple[Literal["optimizer", "statistics"], ...] = ()  # kept from the RL stage before this one
+
+    @model_validator(mode="after")
+    def _group_has_baseline(self) -> RlStage:
+        if self.curriculum.group_size < 2:
+            raise ValueError(
+                f"curriculum.group_size must be at least 2 (the group is the baseline), "
+                f"got {self.curriculum.group_size}"
+            )
+        return self
+
+
+Stage = Annotated[SftStage | RlStage, Field(discriminator="kind")]
+STAGE_KINDS: dict[str, type[StageBase]] = {"sft": SftStage, "rl": RlStage}
+
+
+class Checkpoints(Closed):
+    """When checkpoints are written and how many stay."""
+
+    every: NonNegativeInt = 10  # steps; 0: only at the end of a stage and when stopped
+    keep_last: PositiveInt = 2
+
+
+class RolloutLog(Closed):
+    """Which rollouts are written to rollouts/*.parquet."""
+
+    every: NonNegativeInt = 10  # steps; 0: none
+    max_per_step: PositiveInt = 64
+    keep: PositiveInt = 50  # files
+
+
+class Run(Closed):
+    """How a run is carried out: nothing here changes what is learned."""
+
+    checkpoints: Checkpoints = Checkpoints()
+    rollouts: RolloutLog = RolloutLog()
+    threads: PositiveInt | None = None  # torch threads on CPU; default: torch's own choice
+
+
+def _known_version(value: int) -> int:
+    if value != 1:
+        raise ValueError(f"schema_version 1 is required, got {value}; this recipe needs another release")
+    return value
+
+
+class Recipe(Closed):
+    """One experiment: a model, named distributions and an ordered list of stages."""
+
+    name: Annotated[str, Field(pattern=NAME)]
+    description: str = ""
+    schema_version: Annotated[int, BeforeValidator(_known_version)] = 1
+    seed: NonNegativeInt = 0
+    model: Model
+    distributions: Annotated[dict[str, Distribution], Field(min_length=1)]
+    reward_files: tuple[str, ...] = ()  # Python files that register rewards, relative to the recipe
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    run: Run = Run()
+    base_dir: str = "."  # folder that relative paths start from; set when the recipe is loaded
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Recipe:
+        names: list[str] = []
+        for stage in self.stages:
+            if stage.name in names:
+                raise ValueError(f"Two stages are called {stage.name!r}; stage names must differ")
+            if stage.init.startswith("stage:") and stage.init[6:] not in names:
+                raise ValueError(f"stages.{stage.name}.init: no earlier stage {stage.init[6:]!r}. "
+                                 f"{nearest(stage.init[6:], names)}")
+            for name in stage.mixture:
+                if name not in self.distributions:
+                    raise ValueError(
+                        f"stages.{stage.name}.mixture: unknown distribution {name!r}. "
+                        f"{nearest(name, self.distributions)}"
+                    )
+            names.append(stage.name)
+        return self
+
+    def stage_steps_before(self, index: int) -> int:
+        """Steps of the stages before the one at `index`."""
+        return sum(stage.until.steps for stage in self.stages[:index])
+
+    @property
+    def total_steps(self) -> int:
+        return self.stage_steps_before(len(self.stages))
