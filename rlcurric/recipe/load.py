@@ -181,7 +181,9 @@ def _validate(raw: dict[str, Any], where: str) -> Recipe:
 def _explain(error: ValidationError, raw: dict[str, Any], where: str) -> str:
     """One line a mistake: the place as a user would write it, and what is wrong there."""
     lines = []
-    for item in error.errors(include_url=False):
+    errors = error.errors(include_url=False)
+    # A list whose items are wrong also counts as too short: only the cause is worth a line.
+    for item in [item for item in errors if item["type"] != "too_short" or len(errors) == 1]:
         place: list[str] = []
         for part in item["loc"]:
             if place and place[0] == "stages" and len(place) == 1 and isinstance(part, int):

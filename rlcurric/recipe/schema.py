@@ -246,12 +246,12 @@ class Grading(Closed):
 
 
 class Evaluation(Closed):
-    """Greedy accuracy on held-out prompts, at the start and end of the stage and every `every` steps."""
+    """Greedy accuracy on held-out prompts, at the end of the stage and every `every` steps of it."""
 
-    at_start: bool = False
     at_end: bool = True
     every: NonNegativeInt = 0
     prompts: PositiveInt = 64  # for each distribution, at most
+    samples: NonNegativeInt = 0  # sampled completions a prompt beside the greedy one, for pass rates
     max_new_tokens: PositiveInt | None = None  # default: the stage's rollout.max_new_tokens
 
 

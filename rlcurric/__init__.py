@@ -1,0 +1,30 @@
+"""rlcurric: RL post-training for LLM reasoning where what to train on next is a first-class decision."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rlcurric.recipe.load import load_recipe
+from rlcurric.registry import register
+from rlcurric.rewards.protocol import reward
+from rlcurric.types import Score, Status
+
+if TYPE_CHECKING:
+    from rlcurric.report.tables import read_run
+    from rlcurric.train.session import train
+
+__all__ = ["Score", "Status", "load_recipe", "read_run", "register", "reward", "train"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """`train` and `read_run` are imported when first used: they bring torch and pyarrow."""
+    if name == "train":
+        from rlcurric.train.session import train
+
+        return train
+    if name == "read_run":
+        from rlcurric.report.tables import read_run
+
+        return read_run
+    raise AttributeError(f"module 'rlcurric' has no attribute {name!r}")

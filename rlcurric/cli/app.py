@@ -1,0 +1,132 @@
+"""The commands. Each imports what it needs when it runs, so that --help is quick."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+app = typer.Typer(
+    help="RL post-training for LLM reasoning, with the curriculum as a first-class decision.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+rewards_app = typer.Typer(help="Reward functions.", no_args_is_help=True)
+recipes_app = typer.Typer(help="Recipes that ship with the package, and new ones.", no_args_is_help=True)
+app.add_typer(rewards_app, name="rewards")
+app.add_typer(recipes_app, name="recipes")
+
+RecipeArg = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe.", metavar="RECIPE")]
+OverridesArg = Annotated[
+    Optional[list[str]],
+    typer.Argument(help="Changes to the recipe, e.g. rollout.engine=vllm seed=1.", metavar="[KEY=VALUE]..."),
+]
+RunDirOption = Annotated[Optional[Path], typer.Option(help="Default: runs/NAME.")]
+
+
+@app.command()
+def train(
+    recipe: RecipeArg,
+    overrides: OverridesArg = None,
+    run_dir: RunDirOption = None,
+    from_: Annotated[
+        Optional[str],
+        typer.Option("--from", help="Begin a new run from a checkpoint of another.", metavar="RUN[:step|:stage]"),
+    ] = None,
+) -> int:
+    """Train a recipe; on a run directory with a checkpoint, go on from there."""
+    from rlcurric.cli.train import run_train
+
+    return run_train(recipe, overrides or [], run_dir, from_)
+
+
+@app.command()
+def check(recipe: RecipeArg, overrides: OverridesArg = None) -> int:
+    """Check all of a recipe that can be known before loading weights: names, data, prompts, gold answers."""
+    from rlcurric.cli.check import run_check
+
+    return run_check(recipe, overrides or [])
+
+
+@app.command()
+def eval(
+    recipe: RecipeArg,
+    overrides: OverridesArg = None,
+    checkpoint: Annotated[
+        Optional[Path], typer.Option(help="A run directory, a checkpoint of one, or a Hugging Face folder.")
+    ] = None,
+    stage: Annotated[Optional[str], typer.Option(help="Evaluate as this stage does. Default: the last.")] = None,
+    output: Annotated[Optional[Path], typer.Option(help="Write the metrics there as JSON.")] = None,
+) -> int:
+    """Accuracy on the held-out prompts of a recipe."""
+    from rlcurric.cli.evaluate import run_eval
+
+    return run_eval(recipe, overrides or [], checkpoint, stage, output)
+
+
+@app.command()
+def doctor(
+    engine: Annotated[str, typer.Option(help="auto, torch or vllm.")] = "auto",
+) -> int:
+    """Versions and devices; start an engine, generate once, compare its log-probs with the trainer's."""
+    from rlcurric.cli.doctor import run_doctor
+
+    return run_doctor(engine)
+
+
+@app.command("verify-resume")
+def verify_resume(
+    recipe: RecipeArg,
+    overrides: OverridesArg = None,
+    steps: Annotated[int, typer.Option(help="Steps of the undisturbed run.", min=2)] = 6,
+    kill_at: Annotated[Optional[int], typer.Option(help="Kill during the step after this one. Default: half.")] = None,
+    work_dir: Annotated[Optional[Path], typer.Option(help="Keep both runs there.")] = None,
+) -> int:
+    """Prove on this machine that a killed and resumed run equals an undisturbed one, bit for bit."""
+    from rlcurric.cli.verify import run_verify
+
+    return run_verify(recipe, overrides or [], steps, kill_at, work_dir)
+
+
+@rewards_app.command("list")
+def rewards_list(
+    file: Annotated[Optional[list[Path]], typer.Option(help="Also load rewards from this file.")] = None,
+) -> int:
+    """Every reward a recipe can name, with its arguments."""
+    from rlcurric.cli.listing import list_rewards
+
+    return list_rewards(file or [])
+
+
+@recipes_app.command("list")
+def recipes_list() -> int:
+    """Recipes that ship with the package."""
+    from rlcurric.cli.listing import list_recipes
+
+    return list_recipes()
+
+
+@recipes_app.command("show")
+def recipes_show(
+    recipe: Annotated[Optional[str], typer.Argument(metavar="[RECIPE]")] = None,
+    overrides: OverridesArg = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of recipes, for editors.")] = False,
+) -> int:
+    """A recipe, resolved: defaults merged, overrides applied, every setting spelled out."""
+    from rlcurric.cli.listing import show_recipe
+
+    return show_recipe(recipe, overrides or [], schema)
+
+
+@recipes_app.command("new")
+def recipes_new(
+    path: Annotated[Path, typer.Argument(help="File to write; it must not exist.")],
+    like: Annotated[str, typer.Option(help="Shipped recipe to start from.")] = "gsm8k_grpo",
+) -> int:
+    """Write a new recipe to start from."""
+    from rlcurric.cli.listing import new_recipe
+
+    return new_recipe(path, like)

@@ -1,0 +1,1 @@
+"""Training: who decides, the loop of a stage, the learner, weights, checkpoints."""

@@ -1,0 +1,144 @@
+"""Who decides: rank 0 takes every branch and broadcasts it; every rank obeys and answers with scalars and ids.
+
+The two forms have the same methods, so that the loop never asks how many ranks there are. This is the one place,
+with the learner, that knows torch.distributed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+T = TypeVar("T")
+D = TypeVar("D")
+
+
+class Coordinator(Protocol):
+    """The ranks of a job, seen from one of them."""
+
+    rank: int
+    world: int
+
+    @property
+    def is_main(self) -> bool: ...
+
+    def broadcast(self, item: T | None) -> T:
+        """Rank 0's item, on every rank."""
+        ...
+
+    def gather(self, item: T) -> list[T]:
+        """Every rank's item in rank order, on every rank."""
+        ...
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Elementwise sum over ranks, on every rank."""
+        ...
+
+    def max(self, values: torch.Tensor) -> torch.Tensor:
+        """Elementwise maximum over ranks, on every rank."""
+        ...
+
+    def barrier(self) -> None: ...
+
+
+class SingleProcess:
+    """One rank: every collective is the identity."""
+
+    rank = 0
+    world = 1
+    is_main = True
+
+    def broadcast(self, item: T | None) -> T:
+        assert item is not None
+        return item
+
+    def gather(self, item: T) -> list[T]:
+        return [item]
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        return values
+
+    def max(self, values: torch.Tensor) -> torch.Tensor:
+        return values
+
+    def barrier(self) -> None:
+        return None
+
+
+class Distributed:
+    """Several ranks over an initialised process group."""
+
+    def __init__(self) -> None:
+        import torch.distributed as dist
+
+        self._dist = dist
+        self.rank = dist.get_rank()
+        self.world = dist.get_world_size()
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def broadcast(self, item: T | None) -> T:
+        box = [item]
+        self._dist.broadcast_object_list(box, src=0)
+        received = box[0]
+        assert received is not None
+        return received
+
+    def gather(self, item: T) -> list[T]:
+        boxes: list[Any] = [None] * self.world
+        self._dist.all_gather_object(boxes, item)
+        return boxes
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        values = values.clone()
+        self._dist.all_reduce(values)
+        return values
+
+    def max(self, values: torch.Tensor) -> torch.Tensor:
+        values = values.clone()
+        self._dist.all_reduce(values, op=self._dist.ReduceOp.MAX)
+        return values
+
+    def barrier(self) -> None:
+        self._dist.barrier()
+
+
+def start_ranks() -> Coordinator:
+    """Join the process group that the launcher described in the environment, if it described one of several ranks."""
+    if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
+        return SingleProcess()
+    from accelerate import PartialState
+
+    PartialState(cpu=not torch.cuda.is_available())  # gloo on CPU, NCCL on GPUs
+    return Distributed()
+
+
+def conduct(
+    ranks: Coordinator,
+    leader: Callable[[], Generator[D, list[Any], T]],
+    obey: Callable[[D], Any],
+) -> T:
+    """Run `leader` on rank 0; every directive that it yields is obeyed by all ranks, and their answers go back to it.
+
+    Answers arrive in rank order. Returns what the leader returns, on every rank.
+    """
+    generator = leader() if ranks.is_main else None
+    answers: list[Any] | None = None
+    while True:
+        turn: tuple[bool, Any] | None = None
+        if generator is not None:
+            try:
+                directive = next(generator) if answers is None else generator.send(answers)
+                turn = (False, directive)
+            except StopIteration as end:
+                turn = (True, end.value)
+        finished, message = ranks.broadcast(turn)
+        if finished:
+            result: T = message
+            return result
+        answers = ranks.gather(obey(message))

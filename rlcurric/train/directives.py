@@ -1,0 +1,83 @@
+"""The frozen messages with which rank 0 leads. Every rank obeys every one of them, in the same order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rlcurric.types import GroupId, Prompt, Request
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """Sample and grade these groups; each rank takes its share and answers with its deliveries."""
+
+    requests: tuple[Request, ...]
+    weights: Mapping[str, float]  # reward component -> weight at this step
+    args: Mapping[str, Mapping[str, Any]]  # reward component -> arguments at this step
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSample:
+    """One rollout of the final batch, by name, with the advantage it is trained with."""
+
+    group_id: GroupId
+    sample: int
+    advantage: float
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Train on the batch: one window of counts and one optimizer step for each minibatch."""
+
+    minibatches: tuple[tuple[TrainSample, ...], ...]
+    learning_rates: tuple[float, ...]  # for each minibatch
+    version: int  # policy version of the weights before the update
+
+
+@dataclass(frozen=True, slots=True)
+class Sync:
+    """Give the engine the learner's weights as this policy version."""
+
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Sample a few completions and compare the log-probs of engine and learner."""
+
+    prompts: tuple[Prompt, ...]
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Answer with the rollouts of these groups, tokens included (for logs and for carried groups)."""
+
+    group_ids: tuple[GroupId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Drop the tokens of every group but these."""
+
+    keep: tuple[GroupId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluate:
+    """Greedy accuracy on the held-out prompts of the stage."""
+
+    step: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Write a checkpoint of this state."""
+
+    state: Mapping[str, Any]
+
+
+Directive = Generate | Update | Sync | Probe | Fetch | Forget | Evaluate | Save

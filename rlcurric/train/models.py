@@ -1,0 +1,185 @@
+"""Models and tokenizers: from the hub, from a folder, or with random weights from a recipe's architecture."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from rlcurric.recipe.schema import Recipe
+from rlcurric.seeds import hash64
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def local_path(path: str, base_dir: str = ".") -> Path | None:
+    """The folder that `path` names, relative to the working folder or the recipe; None if it is a hub id.
+
+    A path that looks like a file system path must exist: ValueError otherwise.
+    """
+    for candidate in (Path(path).expanduser(), Path(base_dir) / path):
+        if candidate.is_dir():
+            if not (candidate / "config.json").is_file():
+                raise ValueError(f"model.path: {candidate} is no Hugging Face model: it has no config.json")
+            return candidate
+    looks_local = path.startswith(("/", ".", "~")) or path.count("/") != 1 or Path(path).parent.is_dir()
+    if looks_local and path.count("/") != 0:
+        raise ValueError(
+            f"model.path: the folder {path!r} does not exist. Give a folder with config.json, or a hub id ('owner/name')."
+        )
+    return None
+
+
+def tokenizer_of(recipe: Recipe, path: Path | str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a saved model, or the recipe's own."""
+    if path is None and recipe.model.tokenizer is not None:
+        from rlcurric.data.tokenizers import character_tokenizer
+
+        spec = recipe.model.tokenizer
+        return character_tokenizer(spec.characters, spec.tags)
+    from transformers import AutoTokenizer
+
+    where = path or _base_path(recipe)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(where), trust_remote_code=recipe.model.trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ValueError(_cannot_load("tokenizer", str(where), error)) from None
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(recipe: Recipe, path: Path | str | None = None) -> PreTrainedModel:
+    """The model at `path` (default: the recipe's base) in float32, the master weights of training."""
+    from transformers import AutoModelForCausalLM
+
+    if path is None and recipe.model.architecture is not None:
+        return random_model(recipe)
+    where = path or _base_path(recipe)
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            str(where),
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            trust_remote_code=recipe.model.trust_remote_code,
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(_cannot_load("model", str(where), error)) from None
+    if recipe.model.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model
+
+
+def random_model(recipe: Recipe) -> PreTrainedModel:
+    """Random weights from the recipe's architecture and seed; the global generator stays as it was."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    spec = recipe.model.architecture
+    assert spec is not None
+    tokenizer = tokenizer_of(recipe)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=spec.hidden_size,
+        intermediate_size=spec.intermediate_size,
+        num_hidden_layers=spec.layers,
+        num_attention_heads=spec.heads,
+        num_key_value_heads=spec.kv_heads,
+        head_dim=spec.head_dim,
+        max_position_embeddings=spec.max_position_embeddings,
+        tie_word_embeddings=spec.tie_word_embeddings,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        dtype="float32",
+        attn_implementation="sdpa",
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(hash64(recipe.seed, "init") >> 1)
+        model = Qwen3ForCausalLM(config)
+    if recipe.model.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model
+
+
+def context_length(recipe: Recipe, config: Any = None) -> int:
+    """Most tokens of prompt and completion together."""
+    allowed: int | None = None
+    if recipe.model.architecture is not None:
+        allowed = recipe.model.architecture.max_position_embeddings
+    elif config is not None:
+        allowed = getattr(config, "max_position_embeddings", None)
+    asked = recipe.model.context
+    if asked is not None and allowed is not None and asked > allowed:
+        raise ValueError(f"model.context is {asked}, but the model allows {allowed} positions; set at most {allowed}")
+    return asked or allowed or 4096
+
+
+def model_config(recipe: Recipe) -> Any:
+    """The configuration of the base model, without its weights; None for random weights."""
+    if recipe.model.path is None:
+        return None
+    from transformers import AutoConfig
+
+    where = str(_base_path(recipe))
+    try:
+        return AutoConfig.from_pretrained(where, trust_remote_code=recipe.model.trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ValueError(_cannot_load("model configuration", where, error)) from None
+
+
+def eos_token_ids_of(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Tokens that end a completion: the tokenizer's, and those of the model's generation settings."""
+    configured = None
+    if recipe.model.path is not None:
+        from transformers import GenerationConfig
+
+        with contextlib.suppress(OSError):  # a model without generation settings
+            configured = GenerationConfig.from_pretrained(str(_base_path(recipe))).eos_token_id
+    ids: list[int] = []
+    for value in (tokenizer.eos_token_id, configured):
+        ids.extend(value if isinstance(value, list | tuple) else [value] if value is not None else [])
+    if not ids:
+        raise ValueError("The tokenizer has no end-of-sequence token, so no completion could end; set one")
+    return tuple(dict.fromkeys(ids))
+
+
+def named_tensors(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters for an engine, a tied output head included (engines keep their own copy of it)."""
+    seen = set()
+    for name, parameter in model.named_parameters():
+        seen.add(name)
+        yield name, parameter.detach()
+    head = model.get_output_embeddings()
+    if head is not None and "lm_head.weight" not in seen:
+        yield "lm_head.weight", head.weight.detach()
+
+
+def set_environment(recipe: Recipe) -> None:
+    """No usage statistics; no network where nothing remote is named; threads as asked."""
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    remote_model = recipe.model.path is not None and local_path(recipe.model.path, recipe.base_dir) is None
+    remote_init = any("/" in s.init and not Path(s.init).exists() for s in recipe.stages)
+    remote_data = any(d.source.name == "hub" for d in recipe.distributions.values())
+    if not (remote_model or remote_data or remote_init):
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if recipe.run.threads is not None:
+        torch.set_num_threads(recipe.run.threads)
+
+
+def _base_path(recipe: Recipe) -> Path | str:
+    assert recipe.model.path is not None
+    return local_path(recipe.model.path, recipe.base_dir) or recipe.model.path
+
+
+def _cannot_load(what: str, where: str, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return f"model.path: cannot load the {what} of {where!r}: {reason}. Give a folder in Hugging Face format or a hub id."
+
+

@@ -1,0 +1,38 @@
+"""What a run tells whoever watches it. The command line draws it; tests and libraries may leave it silent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+
+class Reporter(Protocol):
+    """Receives progress on rank 0."""
+
+    def message(self, text: str) -> None:
+        """One line worth reading: a choice that was made, a warning."""
+        ...
+
+    def stage(self, name: str, kind: str, number: int, of: int, steps: int, done: int) -> None:
+        """A stage begins, or goes on with `done` of its `steps`."""
+        ...
+
+    def phase(self, name: str) -> None:
+        """What the run is doing now: rollout, grade, update, sync, evaluate, save."""
+        ...
+
+    def step(self, row: Mapping[str, Any]) -> None:
+        """A step ended; `row` is its line of metrics.jsonl."""
+        ...
+
+
+class Silent:
+    """Tells nobody."""
+
+    def message(self, text: str) -> None: ...
+
+    def stage(self, name: str, kind: str, number: int, of: int, steps: int, done: int) -> None: ...
+
+    def phase(self, name: str) -> None: ...
+
+    def step(self, row: Mapping[str, Any]) -> None: ...

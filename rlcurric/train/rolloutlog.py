@@ -1,0 +1,61 @@
+"""rollouts/step-NNNNNN.parquet: what was sampled, how it was graded, what it was trained with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rlcurric.recipe.schema import RolloutLog
+from rlcurric.train.rundir import RunDirectory
+from rlcurric.types import AdmittedGroup, GroupId, Prompt, Rollout
+
+
+def write_rollouts(
+    directory: RunDirectory,
+    step: int,
+    groups: Sequence[AdmittedGroup],
+    rollouts: Mapping[GroupId, tuple[Prompt, Sequence[Rollout]]],
+    advantages: Mapping[tuple[GroupId, int], float],
+    log: RolloutLog,
+) -> None:
+    """Write one file, whole or not at all, and drop the oldest beyond `keep`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows: list[dict[str, Any]] = []
+    for group in groups:
+        prompt, members = rollouts[group.group_id]
+        by_sample = {rollout.sample: rollout for rollout in members}
+        for outcome in group.samples:
+            rollout = by_sample[outcome.sample]
+            rows.append(
+                {
+                    "step": step,
+                    "stage": group.group_id.stage,
+                    "uid": f"{group.group_id.uid:016x}",
+                    "visit": group.group_id.visit,
+                    "distribution": group.distribution,
+                    "sample": outcome.sample,
+                    "prompt": prompt.text,
+                    "completion": rollout.text,
+                    "reward": outcome.reward,
+                    "correct": outcome.correct,
+                    "breakdown": json.dumps(dict(outcome.breakdown)),
+                    "status": str(outcome.status),
+                    "length": outcome.length,
+                    "truncated": outcome.truncated,
+                    "advantage": advantages[group.group_id, outcome.sample],
+                    "policy_version": outcome.policy_version,
+                    "prompt_ids": list(prompt.prompt_ids),
+                    "completion_ids": rollout.completion_ids_T.tolist(),
+                    "rollout_logprobs": rollout.rollout_logprobs_T.tolist(),
+                }
+            )
+    directory.rollouts.mkdir(exist_ok=True)
+    target = directory.rollouts / f"step-{step:06d}.parquet"
+    temporary = target.with_name(target.name + ".tmp")
+    pq.write_table(pa.Table.from_pylist(rows[: log.max_per_step]), temporary)
+    temporary.replace(target)
+    for old in sorted(directory.rollouts.glob("step-*.parquet"))[: -log.keep]:
+        old.unlink()

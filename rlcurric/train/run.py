@@ -1,0 +1,111 @@
+"""What the stages of one run share on one rank, and where the run stands."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlcurric.build import Parts, RunData
+from rlcurric.recipe.schema import Recipe, StageBase
+from rlcurric.rewards.runner import FailureBudget
+from rlcurric.train.checkpoint import Checkpoint, CheckpointStore
+from rlcurric.train.coordinator import Coordinator
+from rlcurric.train.engines import Engines
+from rlcurric.train.reporter import Reporter
+from rlcurric.train.rundir import METRICS, RunDirectory
+from rlcurric.train.stop import StopRequest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Where a run stands between two steps. Goes into every checkpoint."""
+
+    stage: str
+    step: int = 0  # steps done over the whole run
+    stage_step: int = 0  # steps done in this stage
+    stage_updates: int = 0  # optimizer updates done in this stage
+    policy_version: int = 0  # rises once per weight sync after training
+    generated_tokens: int = 0  # completion tokens sampled for training, over the whole run
+
+    def enter(self, stage: str) -> RunState:
+        """The start of the next stage."""
+        return dataclasses.replace(self, stage=stage, stage_step=0, stage_updates=0)
+
+    def stepped(self, generated_tokens: int = 0) -> RunState:
+        return dataclasses.replace(
+            self,
+            step=self.step + 1,
+            stage_step=self.stage_step + 1,
+            generated_tokens=self.generated_tokens + generated_tokens,
+        )
+
+    def updated(self, updates: int) -> RunState:
+        """After a step's updates: new weights, so a new policy version."""
+        return dataclasses.replace(
+            self, stage_updates=self.stage_updates + updates, policy_version=self.policy_version + 1
+        )
+
+    def to_json(self, **parts: Any) -> dict[str, Any]:
+        return {**dataclasses.asdict(self), **parts}
+
+    @classmethod
+    def from_json(cls, state: Mapping[str, Any]) -> RunState:
+        return cls(**{field.name: state[field.name] for field in dataclasses.fields(cls)})
+
+
+@dataclass
+class RunContext:
+    """The run on one rank."""
+
+    recipe: Recipe
+    ranks: Coordinator
+    directory: RunDirectory  # written by rank 0 only
+    store: CheckpointStore
+    reporter: Reporter
+    stop: StopRequest
+    tokenizer: PreTrainedTokenizerBase
+    data: RunData
+    parts: Parts
+    engines: Engines
+    failures: FailureBudget
+    origin: Checkpoint | None = None  # the checkpoint that the current stage goes on from
+    forked: bool = False  # `origin` belongs to another run, under another recipe
+
+    def log_step(self, row: dict[str, Any]) -> None:
+        """One line of metrics.jsonl, also for whoever watches."""
+        self.directory.append(METRICS, [row])
+        self.reporter.step(row)
+
+    def saved(self, step: int) -> bool:
+        """Whether the newest checkpoint is of this step."""
+        known = self.store.all()
+        return bool(known) and known[-1].step == step
+
+    def kept_steps(self) -> set[int]:
+        """Checkpoints that later stages start from: the last step of every stage that an `init` names."""
+        kept = set()
+        for index, stage in enumerate(self.recipe.stages):
+            if any(later.init == f"stage:{stage.name}" for later in self.recipe.stages):
+                kept.add(self.recipe.stage_steps_before(index + 1))
+        return kept
+
+    def stage_index(self, name: str) -> int:
+        return [stage.name for stage in self.recipe.stages].index(name)
+
+    def initial_weights(self, stage: StageBase) -> Path | str | None:
+        """The folder that a stage's weights come from; None: the recipe's base model."""
+        index = self.stage_index(stage.name)
+        if stage.init == "base" or (stage.init == "previous" and index == 0):
+            return None
+        if stage.init == "previous" or stage.init.startswith("stage:"):
+            source = index - 1 if stage.init == "previous" else self.stage_index(stage.init[6:])
+            if stage.init == "previous" and self.origin is not None:
+                return self.origin.model
+            return self.store.at(self.recipe.stage_steps_before(source + 1)).model
+        return stage.init

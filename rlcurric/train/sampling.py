@@ -1,0 +1,47 @@
+"""From an engine's samples to rollouts: names, text, versions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rlcurric.rollout.engine import Engine, SampleRequest, SamplingSpec
+from rlcurric.types import GroupId, Rollout
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def completions(
+    engine: Engine,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[SampleRequest],
+    owners: Sequence[tuple[GroupId, int]],
+    spec: SamplingSpec,
+) -> list[Rollout]:
+    """Sample every request and name the results after their owners, in the order given."""
+    samples = engine.generate(requests, spec)
+    texts = tokenizer.batch_decode(
+        [_without_end(sample.completion_ids_T, spec.eos_token_ids) for sample in samples],
+        skip_special_tokens=False,
+        clean_up_tokenization_spaces=False,
+    )
+    return [
+        Rollout(
+            group_id=group_id,
+            sample=number,
+            completion_ids_T=sample.completion_ids_T,
+            rollout_logprobs_T=sample.rollout_logprobs_T,
+            policy_version_T=np.full(len(sample.completion_ids_T), sample.policy_version, dtype=np.int64),
+            finish_reason=sample.finish_reason,
+            text=text,
+        )
+        for sample, text, (group_id, number) in zip(samples, texts, owners, strict=True)
+    ]
+
+
+def _without_end(ids_T: np.ndarray, eos_token_ids: tuple[int, ...]) -> list[int]:
+    ids: list[int] = ids_T.tolist()
+    return ids[:-1] if ids and ids[-1] in eos_token_ids else ids

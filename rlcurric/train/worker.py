@@ -1,0 +1,192 @@
+"""Every rank's side of an RL stage: obeys directives, keeps the tokens of the rollouts it sampled."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlcurric import seeds
+from rlcurric.recipe.schema import RlStage
+from rlcurric.rewards.rubric import GradeRequest
+from rlcurric.rollout.engine import Engine, SampleRequest, SamplingSpec
+from rlcurric.train.directives import Directive, Evaluate, Fetch, Forget, Generate, Probe, Save, Sync, Update
+from rlcurric.train.evaluation import EvalSample, evaluate
+from rlcurric.train.learner import Learner, TrainRow
+from rlcurric.train.run import RunContext
+from rlcurric.train.sampling import completions
+from rlcurric.types import Delivery, GroupId, Prompt, Rollout
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """A rank's answer to Generate: scalars only."""
+
+    deliveries: tuple[Delivery, ...]
+    grade_seconds: float
+
+
+CARRIED = "carried.json"
+Held = dict[GroupId, tuple[Prompt, tuple[Rollout, ...]]]
+
+
+class RlWorker:
+    """One rank of an RL stage."""
+
+    def __init__(self, run: RunContext, stage: RlStage, learner: Learner, engine: Engine) -> None:
+        self.run, self.stage, self.learner, self.engine = run, stage, learner, engine
+        self.held: Held = {}
+        self._spec = SamplingSpec(stage.rollout.max_new_tokens, stage.rollout.temperature, run.engines.eos_token_ids)
+
+    def obey(self, directive: Directive) -> Any:
+        """Do what rank 0 decided; the answer is gathered from all ranks."""
+        match directive:
+            case Generate():
+                return self._generate(directive)
+            case Update():
+                return self._update(directive)
+            case Sync():
+                return self.run.engines.sync(self.engine, self.learner.model, directive.version)
+            case Probe():
+                return self._probe(directive)
+            case Fetch():
+                return {group: self.held[group] for group in directive.group_ids if group in self.held}
+            case Forget():
+                self.held = {group: held for group, held in self.held.items() if group in set(directive.keep)}
+                return None
+            case Evaluate():
+                return self._evaluate()
+            case Save():
+                return self._save(directive)
+
+    def _generate(self, directive: Generate) -> Generated:
+        mine = directive.requests[self.run.ranks.rank :: self.run.ranks.world]
+        named = [(request, sample) for request in mine for sample in request.samples]
+        rollouts = completions(
+            self.engine,
+            self.run.tokenizer,
+            [
+                SampleRequest(request.prompt.prompt_ids, seeds.sample_seed(request.seed_key, sample))
+                for request, sample in named
+            ],
+            [(request.group_id, sample) for request, sample in named],
+            self._spec,
+        )
+        grades, start = [], 0
+        for request in mine:
+            members = tuple(rollouts[start : start + len(request.samples)])
+            start += len(members)
+            earlier = self.held.get(request.group_id, (request.prompt, ()))[1]
+            self.held[request.group_id] = (request.prompt, earlier + members)
+            grades.append(GradeRequest(request.group_id, request.prompt, members))
+        started = time.perf_counter()
+        outcomes = self.run.parts.rubric(self.stage).score(grades, directive.weights, directive.args)
+        deliveries = tuple(
+            Delivery(grade.group_id, grade.prompt.distribution, tuple(group))
+            for grade, group in zip(grades, outcomes, strict=True)
+        )
+        return Generated(deliveries, time.perf_counter() - started)
+
+    def _update(self, directive: Update) -> dict[str, float]:
+        windows = [
+            [self._row(sample.group_id, sample.sample, sample.advantage) for sample in window if self._has(sample.group_id)]
+            for window in directive.minibatches
+        ]
+        report = self.learner.update(windows, directive.learning_rates, directive.version)
+        return report
+
+    def _has(self, group_id: GroupId) -> bool:
+        return group_id in self.held
+
+    def _row(self, group_id: GroupId, sample: int, advantage: float) -> TrainRow:
+        prompt, rollouts = self.held[group_id]
+        rollout = next(rollout for rollout in rollouts if rollout.sample == sample)
+        return TrainRow(prompt.prompt_ids, rollout, advantage)
+
+    def _probe(self, directive: Probe) -> dict[str, float]:
+        mine = directive.prompts[self.run.ranks.rank :: self.run.ranks.world] or directive.prompts[:1]
+        rollouts = completions(
+            self.engine,
+            self.run.tokenizer,
+            [SampleRequest(p.prompt_ids, seeds.hash64("probe", p.uid) >> 1) for p in mine],
+            [(GroupId("probe", prompt.uid, 0), 0) for prompt in mine],
+            self._spec,
+        )
+        rows = [TrainRow(p.prompt_ids, rollout, 0.0) for p, rollout in zip(mine, rollouts, strict=True)]
+        return self.learner.measure_parity(rows, directive.version)
+
+    def _evaluate(self) -> list[EvalSample]:
+        return evaluate(self.run, self.stage, self.engine)
+
+    def _save(self, directive: Save) -> None:
+        shares = self.run.ranks.gather(self.held)  # after Forget: carried groups only
+        if self.run.ranks.is_main:
+            carried = {group: held for share in shares for group, held in share.items()}
+
+            def write(folder: Path) -> None:
+                self.learner.save(folder)
+                self.run.tokenizer.save_pretrained(folder / "model")
+                if carried:
+                    (folder / CARRIED).write_text(json.dumps(dump_held(carried)), encoding="utf-8")
+
+            state = dict(directive.state)
+            self.run.store.save(state["step"], state, write, self.run.kept_steps())
+        self.run.ranks.barrier()
+
+    def load(self, checkpoint: Path) -> None:
+        """Optimizer and carried rollouts (rank 0 takes them all) of a checkpoint of this stage."""
+        self.learner.load(checkpoint)
+        file = checkpoint / CARRIED
+        if self.run.ranks.is_main and file.exists():
+            self.held = load_held(json.loads(file.read_text(encoding="utf-8")))
+
+
+def dump_held(held: Held) -> list[dict[str, Any]]:
+    """Carried groups with their tokens as JSON; float32 log-probs survive the trip exactly."""
+    return [
+        {
+            "group_id": list(group),
+            "prompt": dataclasses.asdict(prompt),
+            "rollouts": [
+                {
+                    "sample": rollout.sample,
+                    "ids": rollout.completion_ids_T.tolist(),
+                    "logprobs": rollout.rollout_logprobs_T.tolist(),
+                    "versions": rollout.policy_version_T.tolist(),
+                    "finish_reason": rollout.finish_reason,
+                    "text": rollout.text,
+                }
+                for rollout in rollouts
+            ],
+        }
+        for group, (prompt, rollouts) in sorted(held.items(), key=lambda item: item[0])
+    ]
+
+
+def load_held(saved: list[dict[str, Any]]) -> Held:
+    """The inverse of `dump_held`."""
+    held: Held = {}
+    for item in saved:
+        group = GroupId(*item["group_id"])
+        prompt = Prompt(**{**item["prompt"], "prompt_ids": tuple(item["prompt"]["prompt_ids"])})
+        held[group] = (
+            prompt,
+            tuple(
+                Rollout(
+                    group_id=group,
+                    sample=one["sample"],
+                    completion_ids_T=np.array(one["ids"], dtype=np.int64),
+                    rollout_logprobs_T=np.array(one["logprobs"], dtype=np.float32),
+                    policy_version_T=np.array(one["versions"], dtype=np.int64),
+                    finish_reason=one["finish_reason"],
+                    text=one["text"],
+                )
+                for one in item["rollouts"]
+            ),
+        )
+    return held
