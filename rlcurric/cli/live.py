@@ -1,0 +1,111 @@
+"""Progress in a terminal: a live view where there is one, plain lines where there is not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Pace:
+    """Time left in a stage from the mean time of its steps so far."""
+
+    def __init__(self, steps: int, done: int) -> None:
+        self.steps, self.done, self._first, self._started = steps, done, done, time.monotonic()
+
+    def left(self) -> str:
+        finished = self.done - self._first
+        if not finished:
+            return "?"
+        return _clock((time.monotonic() - self._started) / finished * (self.steps - self.done))
+
+
+class TerminalReporter:
+    """Implements `train.reporter.Reporter` on a rich console. Use as a context manager."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._live: Live | None = None
+        self._stage = ""
+        self._pace = Pace(0, 0)
+        self._phase = ""
+        self._row: Mapping[str, Any] = {}
+        self._printed = 0.0
+
+    def __enter__(self) -> TerminalReporter:
+        if self.console.is_terminal:
+            self._live = Live(console=self.console, refresh_per_second=4, transient=True)
+            self._live.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._live is not None:
+            self._live.__exit__(*error)
+
+    def message(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False)
+
+    def stage(self, name: str, kind: str, number: int, of: int, steps: int, done: int) -> None:
+        self._stage = f"stage {number}/{of} {name} ({kind})"
+        self._pace, self._row = Pace(steps, done), {}
+        self.message(f"{self._stage}: {steps} steps" + (f", {done} done" if done else ""))
+
+    def phase(self, name: str) -> None:
+        self._phase = name
+        self._draw()
+
+    def step(self, row: Mapping[str, Any]) -> None:
+        self._row = row
+        self._pace.done = row["stage_step"]
+        if "eval/accuracy/mean" in row:
+            self.message(
+                f"step {row['step']}: held-out accuracy {row['eval/accuracy/mean']:.3f}, "
+                f"mean length {row['eval/length/mean']:.1f} tokens"
+            )
+        last = self._pace.done == self._pace.steps
+        if self._live is None and (time.monotonic() - self._printed > 5 or last):
+            self._printed = time.monotonic()
+            self.message(self._line())
+        self._draw()
+
+    def _line(self) -> str:
+        """One step in one line."""
+        row = self._row
+        parts = [f"{self._stage} step {self._pace.done}/{self._pace.steps}"]
+        for label, key, form in (
+            ("loss", "loss/sft/mean", ".3f"),
+            ("reward", "reward/total/mean", ".3f"),
+            ("correct", "reward/correct/mean", ".3f"),
+            ("length", "length/completion/mean", ".1f"),
+            ("tokens/s", "throughput/generated/tokens_per_s", ".0f"),
+        ):
+            if row.get(key) is not None:
+                parts.append(f"{label} {row[key]:{form}}")
+        parts.append(f"left {self._pace.left()}")
+        return "  ".join(parts)
+
+    def _draw(self) -> None:
+        if self._live is None:
+            return
+        head = Text(f"{self._line()}  [{self._phase}]")
+        bar = ProgressBar(total=max(1, self._pace.steps), completed=self._pace.done, width=60)
+        table = Table("distribution", "probability", "pass rate", box=None, pad_edge=False)
+        prefix = "curriculum/probability/"
+        for key, value in self._row.items():
+            if key.startswith(prefix):
+                name = key.removeprefix(prefix)
+                pass_rate = self._row.get(f"curriculum/pass_rate/{name}")
+                table.add_row(name, f"{value:.2f}", "-" if pass_rate is None else f"{pass_rate:.2f}")
+        self._live.update(Group(head, bar, table))

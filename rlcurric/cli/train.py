@@ -1,0 +1,38 @@
+"""`rlcurric train`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from rlcurric.cli.live import TerminalReporter
+from rlcurric.recipe.load import load_recipe
+
+STOPPED = 75
+
+
+def run_train(recipe: str, overrides: Sequence[str], run_dir: Path | None, start_from: str | None) -> int:
+    """Train, draw progress, say at the end what came of it."""
+    console = Console()
+    resolved = load_recipe(recipe, overrides)
+    from rlcurric.rewards.runner import start_forkserver
+
+    start_forkserver()  # before torch and vLLM are imported
+    from rlcurric.train.session import train
+
+    with TerminalReporter(console) as reporter:
+        result = train(resolved, run_dir, start_from=start_from, reporter=reporter)
+    if result.status == "stopped":
+        console.print(
+            f"Stopped after step {result.step} with a checkpoint. The same command goes on from there.", highlight=False
+        )
+        return STOPPED
+    from rlcurric.train.coordinator import is_main_rank
+
+    if is_main_rank():
+        from rlcurric.report.summary import print_summary
+
+        print_summary(result.run_dir, console)
+    return 0

@@ -1,0 +1,1 @@
+"""Reads run directories; knows nothing of how they come to be."""

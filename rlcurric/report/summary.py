@@ -1,0 +1,114 @@
+"""What a run achieved: held-out accuracy and length by distribution, before RL and after; a table and a plot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from rlcurric.report.tables import RunTables, read_run
+
+
+@dataclass(frozen=True)
+class Change:
+    """One distribution before RL (None where there was no evaluation then) and after."""
+
+    name: str
+    accuracy_before: float | None
+    accuracy_after: float
+    length_before: float | None
+    length_after: float
+
+
+def changes(run: RunTables) -> list[Change]:
+    """Last evaluation of the run against the last one before its first RL step; the mean comes last."""
+    evaluations = run.evaluations()
+    if not evaluations:
+        return []
+    rl = {stage.name for stage in run.recipe.stages if stage.kind == "rl"}
+    after = evaluations[-1]
+    earlier = [row for row in evaluations[:-1] if row["stage"] not in rl]
+    before: dict[str, Any] = earlier[-1] if earlier else {}
+    names = [key.removeprefix("eval/accuracy/") for key in after if key.startswith("eval/accuracy/")]
+    return [
+        Change(
+            name,
+            before.get(f"eval/accuracy/{name}"),
+            after[f"eval/accuracy/{name}"],
+            before.get(f"eval/length/{name}"),
+            after[f"eval/length/{name}"],
+        )
+        for name in sorted(names, key=lambda name: name == "mean")
+    ]
+
+
+def print_summary(run_dir: Path, console: Console) -> None:
+    """Print the table, write `summary.png` beside the logs."""
+    run = read_run(run_dir)
+    rows = changes(run)
+    if not rows:
+        console.print(f"Done: {run_dir}. No evaluation was asked for (evaluation.at_end, evaluation.every).")
+        return
+    table = Table(title=f"{run.recipe.name}: held-out prompts, greedy")
+    table.add_column("distribution")
+    for column in ("accuracy before RL", "after", "change", "length before RL", "after"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        if row.name == "mean":
+            table.add_section()
+        delta = None if row.accuracy_before is None else row.accuracy_after - row.accuracy_before
+        table.add_row(
+            row.name,
+            _number(row.accuracy_before, "{:.3f}"),
+            _number(row.accuracy_after, "{:.3f}"),
+            _number(delta, "{:+.3f}"),
+            _number(row.length_before, "{:.1f}"),
+            _number(row.length_after, "{:.1f}"),
+        )
+    console.print(table)
+    plot(run, rows, run_dir / "summary.png")
+    seconds = sum(row.get("time/step/s", 0.0) for row in run.metrics)
+    console.print(
+        f"{len(run.metrics)} steps in {seconds:.0f} s. Run directory: {run_dir}, plot: {run_dir / 'summary.png'}",
+        highlight=False,
+    )
+
+
+def plot(run: RunTables, rows: list[Change], file: Path) -> None:
+    """Accuracy before and after by distribution, pass rates and sampling probabilities over RL steps."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(16, 4.8), constrained_layout=True)
+    bars = [row for row in rows if row.name != "mean"]
+    places = range(len(bars))
+    axes[0].bar([p - 0.2 for p in places], [row.accuracy_before or 0 for row in bars], 0.4, label="before RL")
+    axes[0].bar([p + 0.2 for p in places], [row.accuracy_after for row in bars], 0.4, label="after RL")
+    axes[0].set_xticks(list(places), [row.name for row in bars], rotation=45, ha="right")
+    axes[0].set(ylim=(0, 1.02), ylabel="held-out accuracy, greedy", title="Accuracy")
+    axes[0].legend()
+    for axis, kind, title in ((axes[1], "pass_rate", "Pass rate while training"), (axes[2], "probability", "Sampling")):
+        for row in bars:
+            steps, values = run.series(f"curriculum/{kind}/{row.name}")
+            axis.plot(steps, _smooth(values), label=row.name, linewidth=1.3)
+        axis.set(xlabel="step", ylabel=kind.replace("_", " "), title=title, ylim=(0, None))
+    axes[2].legend(fontsize=7, ncols=2)
+    figure.savefig(file, dpi=110)
+    plt.close(figure)
+
+
+def _smooth(values: list[float], weight: float = 0.7) -> list[float]:
+    """Exponential moving average, for the eye."""
+    smoothed: list[float] = []
+    for value in values:
+        smoothed.append(value if not smoothed else weight * smoothed[-1] + (1 - weight) * value)
+    return smoothed
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
