@@ -1,0 +1,48 @@
+"""Held-out accuracy of any model under a recipe's prompts and rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from rlcurric.recipe.schema import Recipe, StageBase
+from rlcurric.train.checkpoint import MANIFEST, CheckpointStore
+from rlcurric.train.reporter import Silent
+
+
+def model_folder(path: Path) -> Path:
+    """The Hugging Face folder that a run, a checkpoint or a model folder stands for."""
+    if (path / "config.json").is_file():
+        return path
+    if (path / MANIFEST).is_file():
+        return path / "model"
+    newest = CheckpointStore(path / "checkpoints", keep_last=1).newest() if path.is_dir() else None
+    if newest is None:
+        raise ValueError(f"{path} is no run with a checkpoint, no checkpoint and no Hugging Face folder")
+    return newest.model
+
+
+class _Tell(Silent):
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+
+    def message(self, text: str) -> None:
+        self._say(text)
+
+
+def evaluate_model(
+    recipe: Recipe, stage: StageBase, checkpoint: Path | None, say: Callable[[str], None]
+) -> dict[str, float]:
+    """Metrics `eval/...` of the model at `checkpoint` (default: the recipe's base) on the stage's held-out prompts."""
+    from rlcurric.train.evaluation import summarise
+    from rlcurric.train.session import open_context
+
+    folder = model_folder(checkpoint) if checkpoint is not None else None
+    with open_context(recipe, _Tell(say), folder) as run:
+        from rlcurric.train.evaluation import evaluate
+        from rlcurric.train.models import load_model
+
+        model = load_model(recipe, folder)
+        engine = run.engines.get(stage, model, run.tokenizer)
+        run.engines.sync(engine, model, 0)
+        return summarise(evaluate(run, stage, engine))
