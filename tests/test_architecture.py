@@ -4,7 +4,7 @@ Layers, each importing only what stands below it and its own package:
 
     base <- objective, curriculum, rewards, recipe, rollout, data <- build <- train <- eval, report <- cli <- root
 
-`base` is the plain modules types, seeds, schedules, registry; `root` is `rlcurric/__init__.py` and `__main__.py`.
+`base` is the plain modules named in BASE; `root` is `rlcurric/__init__.py` and `__main__.py`.
 Imports inside functions and under TYPE_CHECKING count like any other.
 """
 
@@ -26,7 +26,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "rlcurric"
 
-BASE = ("types", "seeds", "schedules", "registry")
+BASE = ("types", "seeds", "schedules", "registry", "assets")
 MIDDLE = ("objective", "curriculum", "rewards", "recipe", "rollout", "data")
 RANK = {
     **dict.fromkeys(BASE, 0),
@@ -42,7 +42,16 @@ RANK = {
 
 # Libraries that import torch, or are as slow to import.
 HEAVY = {"accelerate", "datasets", "deepspeed", "peft", "torch", "transformers", "trl", "vllm"}
-TRACKERS = {"aim", "comet_ml", "mlflow", "swanlab", "tensorboard", "tensorboardX", "trackio", "wandb"}
+TRACKERS = {
+    "aim",
+    "comet_ml",
+    "mlflow",
+    "swanlab",
+    "tensorboard",
+    "tensorboardX",
+    "trackio",
+    "wandb",
+}
 UNPICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
 
@@ -136,7 +145,9 @@ def offenders(paths: list[Path], forbidden: set[str]) -> list[str]:
 
 def test_every_part_has_a_place_in_the_order() -> None:
     unknown = {part_of(path) for path in package_files()} - set(RANK)
-    assert not unknown, f"Give {sorted(unknown)} a rank in RANK, and say in the design where they stand."
+    assert not unknown, (
+        f"Give {sorted(unknown)} a rank in RANK, and say in the design where they stand."
+    )
 
 
 def test_parts_import_only_what_stands_below_them() -> None:
@@ -182,7 +193,9 @@ def test_base_curriculum_recipe_and_rewards_import_no_torch() -> None:
 
 
 def test_vllm_is_imported_in_one_file() -> None:
-    files = {one.path for path in shipped_files() for one in imports(path) if top(one.target) == "vllm"}
+    files = {
+        one.path for path in shipped_files() for one in imports(path) if top(one.target) == "vllm"
+    }
     assert files <= {PACKAGE / "rollout" / "vllm_engine.py"}
 
 
@@ -233,7 +246,9 @@ def _unsafe(node: ast.AST) -> str | None:
     name = dotted(node.func)
     if name in ("eval", "exec", "builtins.eval", "builtins.exec", "os.system", "os.popen"):
         return f"{name}()"
-    if re.fullmatch(r"yaml\.(load|load_all|unsafe_load|unsafe_load_all|full_load|full_load_all)", name):
+    if re.fullmatch(
+        r"yaml\.(load|load_all|unsafe_load|unsafe_load_all|full_load|full_load_all)", name
+    ):
         return f"{name}(), where yaml.safe_load() is meant"
     if name == "torch.load" and keywords.get("weights_only") is not True:
         return "torch.load() without weights_only=True"
