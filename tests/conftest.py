@@ -1,8 +1,8 @@
-"""Fixtures of all tests: quiet, offline, single-threaded, and strict about tests that need the real problem sets.
+"""Fixtures of all tests: quiet, offline, one thread, and strict about the real problem sets.
 
-A test that needs files of the folder named by RLCURRIC_DATA takes the fixture `data_dir` or `data_file`. Without the
-variable it is skipped. With it nothing is: an absent folder or file, or a skip for any reason, is a failure, so that
-a run that has the data cannot pass without using it.
+A test that needs files of the folder named by RLCURRIC_DATA takes the fixture `data_dir` or
+`data_file`. Without the variable it is skipped. With it nothing is: an absent folder or file, or a
+skip for any reason, is a failure, so that a run that has the data cannot pass without using it.
 """
 
 from __future__ import annotations

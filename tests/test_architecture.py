@@ -1,8 +1,9 @@
-"""The architecture, held by reading the imports of every shipped file and by asking a fresh interpreter what it loaded.
+"""The architecture, held by reading every shipped file and by asking a fresh interpreter.
 
 Layers, each importing only what stands below it and its own package:
 
-    base <- objective, curriculum, rewards, recipe, rollout, data <- build <- train <- eval, report <- cli <- root
+    base <- objective, curriculum, rewards, recipe, rollout, data <- build <- train
+         <- eval, report <- cli <- root
 
 `base` is the plain modules named in BASE; `root` is `rlcurric/__init__.py` and `__main__.py`.
 Imports inside functions and under TYPE_CHECKING count like any other.
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -56,7 +57,7 @@ UNPICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "m
 
 
 class Import(NamedTuple):
-    """One import statement: the importing file, its line, and the absolute dotted name it asks for."""
+    """One import: the importing file, its line, and the absolute dotted name it asks for."""
 
     path: Path
     line: int
@@ -78,7 +79,7 @@ def package_files(*parts: str) -> list[Path]:
 
 
 def part_of(path: Path) -> str:
-    """Name of the part a file of rlcurric belongs to: its folder or its own name; '' for `__init__.py`."""
+    """Part that a file of rlcurric belongs to: its folder or own name; '' for `__init__.py`."""
     first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     return "" if first == "__init__" else first
 
@@ -100,7 +101,7 @@ def dotted(node: ast.expr) -> str:
 
 @cache
 def imports(path: Path) -> tuple[Import, ...]:
-    """All imports of a file; those by `import_module("name")` too. Relative ones are made absolute."""
+    """All imports of a file, also by `import_module("name")`; relative ones are made absolute."""
     return tuple(_imports(path))
 
 
@@ -129,7 +130,7 @@ def top(target: str) -> str:
 
 
 def part_imported(target: str) -> str | None:
-    """Part of rlcurric that an import asks for; '' for a name of the package's own facade; None for other libraries."""
+    """Part of rlcurric that an import asks for; '': the package itself; None: another library."""
     names = target.split(".")
     if names[0] != "rlcurric":
         return None
@@ -227,41 +228,55 @@ def test_trackers_are_imported_in_at_most_one_file() -> None:
     assert len(files) <= 1, sorted(files)
 
 
-def _unsafe(node: ast.AST) -> str | None:
-    """What in this node could run text, or code stored in a file, as a program; None if nothing."""
-    keywords: dict[str, object] = {}
-    if isinstance(node, ast.Dict):
-        for key, value in zip(node.keys, node.values, strict=True):
-            if isinstance(key, ast.Constant) and isinstance(value, ast.Constant):
-                keywords[str(key.value)] = value.value
-    if isinstance(node, ast.Call):
-        for keyword in node.keywords:
-            if keyword.arg and isinstance(keyword.value, ast.Constant):
-                keywords[keyword.arg] = keyword.value.value
-    for name in ("trust_remote_code", "allow_pickle", "shell"):
-        if keywords.get(name) is True:
-            return f"{name}=True"
-    if not isinstance(node, ast.Call):
-        return None
+YAML_LOADERS = re.compile(r"yaml\.(load|load_all|unsafe_load\w*|full_load\w*)")
+
+
+def unsafe(module: ast.Module) -> list[str]:
+    """What in a file could run text, or code stored in a file, as a program: `line: what`."""
+    loaders = {"yaml.SafeLoader", "yaml.CSafeLoader"}
+    loaders |= {
+        node.name
+        for node in ast.walk(module)
+        if isinstance(node, ast.ClassDef) and loaders & set(map(dotted, node.bases))
+    }
+    found = []
+    for node in ast.walk(module):
+        if isinstance(node, ast.Dict):
+            found += [
+                (node.lineno, what) for what in _switches(zip(node.keys, node.values, strict=True))
+            ]
+        elif isinstance(node, ast.Call):
+            found += [(node.lineno, what) for what in _unsafe_call(node, loaders)]
+    return [f"{line}: {what}" for line, what in found]
+
+
+def _switches(pairs: Iterable[tuple[ast.expr | None, ast.expr]]) -> Iterator[str]:
+    for key, value in pairs:
+        if isinstance(key, ast.Constant) and isinstance(value, ast.Constant):
+            if key.value in ("trust_remote_code", "allow_pickle", "shell") and value.value is True:
+                yield f"{key.value}=True"
+
+
+def _unsafe_call(node: ast.Call, safe_loaders: set[str]) -> Iterator[str]:
+    keywords = {one.arg: one.value for one in node.keywords if one.arg}
+    yield from _switches((ast.Constant(name), value) for name, value in keywords.items())
     name = dotted(node.func)
     if name in ("eval", "exec", "builtins.eval", "builtins.exec", "os.system", "os.popen"):
-        return f"{name}()"
-    if re.fullmatch(
-        r"yaml\.(load|load_all|unsafe_load|unsafe_load_all|full_load|full_load_all)", name
-    ):
-        return f"{name}(), where yaml.safe_load() is meant"
-    if name == "torch.load" and keywords.get("weights_only") is not True:
-        return "torch.load() without weights_only=True"
-    return None
+        yield f"{name}()"
+    if YAML_LOADERS.fullmatch(name):
+        loader = keywords.get("Loader")
+        if loader is None or dotted(loader) not in safe_loaders:
+            yield f"{name}() without a SafeLoader"
+    if name == "torch.load":
+        weights_only = keywords.get("weights_only")
+        if not (isinstance(weights_only, ast.Constant) and weights_only.value is True):
+            yield "torch.load() without weights_only=True"
 
 
 def test_shipped_code_runs_no_text_and_loads_no_pickle() -> None:
     wrong = []
     for path in shipped_files():
-        where = path.relative_to(ROOT)
-        for node in ast.walk(tree(path)):
-            if found := _unsafe(node):
-                wrong.append(f"{where}:{getattr(node, 'lineno', '?')} has {found}")
+        wrong += [f"{path.relative_to(ROOT)}:{what}" for what in unsafe(tree(path))]
         wrong += [str(one) for one in imports(path) if top(one.target) in UNPICKLERS]
         wrong += [str(one) for one in imports(path) if one.target in ("yaml.load", "torch.load")]
     assert not wrong, "\n".join(wrong)
@@ -272,6 +287,7 @@ def test_shipped_code_runs_no_text_and_loads_no_pickle() -> None:
     [
         "eval(text)",
         "yaml.load(handle)",
+        "class L(yaml.Loader): ...\nyaml.load(handle, Loader=L)",
         "torch.load(path)",
         "torch.load(path, weights_only=False)",
         "numpy.load(path, allow_pickle=True)",
@@ -281,7 +297,7 @@ def test_shipped_code_runs_no_text_and_loads_no_pickle() -> None:
     ],
 )
 def test_the_search_for_unsafe_calls_finds_them(source: str) -> None:
-    assert any(_unsafe(node) for node in ast.walk(ast.parse(source)))
+    assert len(unsafe(ast.parse(source))) == 1
 
 
 @pytest.mark.parametrize(
@@ -289,16 +305,17 @@ def test_the_search_for_unsafe_calls_finds_them(source: str) -> None:
     [
         "model.eval()",
         "yaml.safe_load(handle)",
+        "class L(yaml.SafeLoader): ...\nyaml.load(handle, Loader=L)",
         "torch.load(path, weights_only=True)",
         "load(name, trust_remote_code=settings.trust_remote_code)",
     ],
 )
 def test_the_search_for_unsafe_calls_leaves_others_alone(source: str) -> None:
-    assert not any(_unsafe(node) for node in ast.walk(ast.parse(source)))
+    assert unsafe(ast.parse(source)) == []
 
 
 def loaded_by(*command: str) -> set[str]:
-    """Top-level names of all modules that `python command...` imports, in a fresh interpreter that must succeed."""
+    """Top-level names of all modules that `python command...`, which must succeed, imports."""
     run = subprocess.run(
         [sys.executable, "-X", "importtime", *command], capture_output=True, text=True, cwd=ROOT
     )
@@ -323,7 +340,7 @@ def test_the_start_is_light(command: tuple[str, ...]) -> None:
 
 
 def test_what_decides_loads_no_torch() -> None:
-    """Also not by way of another library: the statement above about imports, checked on what happens."""
+    """The statement above about imports, on what happens: not by way of other libraries either."""
     modules = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         for path in package_files(*BASE, "curriculum", "recipe", "rewards")
@@ -332,7 +349,7 @@ def test_what_decides_loads_no_torch() -> None:
 
 
 def test_wheel_has_one_top_level_name(tmp_path: Path) -> None:
-    """Recipes, rewards and launch configs travel inside the package, so no generic name is taken."""
+    """Recipes, rewards and launch configs travel inside the package: no generic name is taken."""
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr

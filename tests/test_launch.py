@@ -1,4 +1,4 @@
-"""The shipped launch configurations are ones that accelerate reads, and the ranks they start find each other."""
+"""The launch configurations are ones that accelerate reads, and their ranks find each other."""
 
 from __future__ import annotations
 
