@@ -1,0 +1,55 @@
+"""Data: sources, distributions with a held-out split, prompt templates, pools of prompts, a character tokenizer."""
+
+from rlcurric.data.distributions import (
+    Counts,
+    Distribution,
+    DistributionSpec,
+    content_hash,
+    held_out_rows,
+    load_distributions,
+    require_columns,
+    select,
+    training_rows,
+)
+from rlcurric.data.pool import Pool, Room, SftExample, sft_examples
+from rlcurric.data.rows import Located, Place, Row
+from rlcurric.data.sources import (
+    Source,
+    Split,
+    as_source,
+    import_attribute,
+    make_source,
+    reasoning_gym_rows,
+    source_factory,
+)
+from rlcurric.data.templates import PromptTemplate, Renderer
+from rlcurric.data.tokenizers import character_tokenizer
+
+__all__ = [
+    "Counts",
+    "Distribution",
+    "DistributionSpec",
+    "Located",
+    "Place",
+    "Pool",
+    "PromptTemplate",
+    "Renderer",
+    "Room",
+    "Row",
+    "SftExample",
+    "Source",
+    "Split",
+    "as_source",
+    "character_tokenizer",
+    "content_hash",
+    "held_out_rows",
+    "import_attribute",
+    "load_distributions",
+    "make_source",
+    "reasoning_gym_rows",
+    "require_columns",
+    "select",
+    "sft_examples",
+    "source_factory",
+    "training_rows",
+]

@@ -1,0 +1,229 @@
+"""Named distributions: rows with identities, split so that nothing held out is ever trained on."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlcurric.data.rows import Located, Row
+from rlcurric.data.sources import Source
+from rlcurric.registry import nearest
+from rlcurric.seeds import hash64
+
+
+@dataclass(frozen=True, slots=True)
+class DistributionSpec:
+    """What a recipe says about one distribution."""
+
+    name: str
+    source: Source
+    held_out: float = 0  # below 1: that share of the questions; 1 and more: that many of them
+    max_rows: int | None = None  # keep this many training rows, drawn by hash; None: all
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What became of the rows that a source gave: read = duplicates + overlapping + limited + train + held_out."""
+
+    read: int
+    duplicates: int  # the same question, answer and demonstration again
+    overlapping: (
+        int  # left out of training since the question is held out, here or in another distribution
+    )
+    limited: int  # beyond max_rows
+    train: int
+    held_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """The rows of one distribution. No question stands in `train` and in any distribution's `held_out`."""
+
+    name: str
+    train: tuple[Row, ...]
+    held_out: tuple[Row, ...]
+    counts: Counts
+
+
+def content_hash(question: str) -> int:
+    """Hash of a question that case, white space and the form of Unicode characters do not change."""
+    return hash64(" ".join(unicodedata.normalize("NFKC", question).casefold().split()))
+
+
+def load_distributions(specs: Iterable[DistributionSpec]) -> dict[str, Distribution]:
+    """Read all distributions of a recipe and split them, disjoint across all of them by content hash.
+
+    Pass every distribution that any stage uses: what one holds out, no other may train on. The split depends on the
+    rows alone, not on the run's seed: with a fraction, a question is held out by its own hash, so that rows added
+    later move no other.
+    """
+    read = [_read(spec) for spec in specs]
+    names = [one.spec.name for one in read]
+    assert len(set(names)) == len(names), names
+    held_out = {row.content for one in read for row in one.held_out}
+    return {one.spec.name: _finish(one, held_out) for one in read}
+
+
+def select(
+    distributions: Mapping[str, Distribution], names: Iterable[str]
+) -> dict[str, Distribution]:
+    """Some distributions, in the order of `names`; ValueError with the known names on a miss."""
+    for name in (names := list(names)):
+        if name not in distributions:
+            raise ValueError(f"Unknown distribution {name!r}. {nearest(name, distributions)}")
+    return {name: distributions[name] for name in names}
+
+
+def training_rows(distributions: Mapping[str, Distribution]) -> dict[str, tuple[Row, ...]]:
+    """Training rows by distribution; ValueError where one has none left."""
+    for name, distribution in distributions.items():
+        if not distribution.train:
+            counts = distribution.counts
+            raise ValueError(
+                f"The distribution {name!r} has no training rows: of {counts.read} rows {counts.held_out} are held "
+                f"out, {counts.overlapping} share a question with a held-out row of this or another distribution, "
+                f"{counts.duplicates} are duplicates. Lower its `held_out`, give it more rows, or take it out of the "
+                f"mixture."
+            )
+    return {name: distribution.train for name, distribution in distributions.items()}
+
+
+def held_out_rows(
+    distributions: Mapping[str, Distribution], count: int | None = None
+) -> dict[str, tuple[Row, ...]]:
+    """Held-out rows by distribution, at most `count` of each: always the same ones, drawn by hash."""
+    return {
+        name: _sample(distribution.held_out, count) for name, distribution in distributions.items()
+    }
+
+
+def require_columns(
+    rows: Iterable[Row], columns: Mapping[str, str] | Sequence[str], needed_by: str = ""
+) -> None:
+    """ValueError, naming file and row, unless every row has these columns. A mapping tells who needs each."""
+    reasons = columns if isinstance(columns, Mapping) else dict.fromkeys(columns, needed_by)
+    for row in rows:
+        for column, reason in reasons.items():
+            if column not in row.columns:
+                because = f", which {reason} needs" if reason else ""
+                raise ValueError(
+                    f"{row.place}: no column {column!r}{because}. {nearest(column, row.columns)}"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A source's rows, without duplicates, before anything is known of other distributions."""
+
+    spec: DistributionSpec
+    train: list[Row]
+    held_out: list[Row]
+    read: int
+
+
+def _read(spec: DistributionSpec) -> _Read:
+    train, n_train = _distinct(spec.name, spec.source.rows())
+    if not n_train:
+        raise ValueError(f"The source of the distribution {spec.name!r} gives no rows")
+    explicit = spec.source.held_out_rows()
+    if explicit is not None:
+        if spec.held_out:
+            raise ValueError(
+                f"The distribution {spec.name!r} has held-out rows of its own; leave out `held_out: {spec.held_out}`"
+            )
+        held_out, n_held_out = _distinct(spec.name, explicit)
+        return _Read(spec, train, held_out, n_train + n_held_out)
+    chosen = _choose_held_out(spec, train)
+    held_out = [row for row in train if row.content in chosen]
+    return _Read(spec, [row for row in train if row.content not in chosen], held_out, n_train)
+
+
+def _choose_held_out(spec: DistributionSpec, rows: Sequence[Row]) -> set[int]:
+    """Content hashes of the questions to hold out."""
+    wanted, contents = spec.held_out, {row.content for row in rows}
+    if wanted < 0 or (wanted >= 1 and wanted != int(wanted)):
+        raise ValueError(
+            f"distributions.{spec.name}.held_out must be a fraction below 1 or a whole number, got {wanted}"
+        )
+    if wanted >= 1:
+        if wanted > len(contents):
+            raise ValueError(
+                f"distributions.{spec.name}.held_out is {int(wanted)}, but the source has {len(contents)} different "
+                f"questions; hold out fewer"
+            )
+        return set(sorted(contents)[: int(wanted)])
+    chosen = {content for content in contents if content < wanted * 2**64}
+    if wanted and not chosen:
+        raise ValueError(
+            f"distributions.{spec.name}.held_out is {wanted}, which of {len(contents)} questions chooses none; give a "
+            f"larger fraction or a number of rows"
+        )
+    return chosen
+
+
+def _finish(one: _Read, held_out: set[int]) -> Distribution:
+    """Leave out of training what is held out anywhere, then keep `max_rows`."""
+    apart = [row for row in one.train if row.content not in held_out]
+    train = _sample(apart, one.spec.max_rows)
+    overlapping = len(one.train) - len(apart)
+    counts = Counts(
+        read=one.read,
+        duplicates=one.read - len(one.train) - len(one.held_out),
+        overlapping=overlapping,
+        limited=len(apart) - len(train),
+        train=len(train),
+        held_out=len(one.held_out),
+    )
+    return Distribution(one.spec.name, train, tuple(one.held_out), counts)
+
+
+def _sample(rows: Sequence[Row], count: int | None) -> tuple[Row, ...]:
+    """`count` rows chosen by their hash, in the order they stood in: a smaller sample is part of a larger one."""
+    if count is None or count >= len(rows):
+        return tuple(rows)
+    chosen = sorted(range(len(rows)), key=lambda index: hash64("sample", rows[index].uid))[:count]
+    return tuple(rows[index] for index in sorted(chosen))
+
+
+def _distinct(name: str, located: Iterator[Located]) -> tuple[list[Row], int]:
+    """Rows with their identities, each once, and how many were read."""
+    rows: dict[int, Row] = {}
+    number = 0
+    for number, one in enumerate(located, start=1):
+        row = _row(name, one)
+        rows.setdefault(row.uid, row)
+    return list(rows.values()), number
+
+
+def _row(name: str, located: Located) -> Row:
+    columns = _checked(name, located)
+    question = columns["question"]
+    answer = json.dumps(columns["answer"], sort_keys=True, default=repr)
+    uid = hash64(name, question, answer, columns.get("demonstration"))
+    return Row(uid, content_hash(question), columns, located.place)
+
+
+def _checked(name: str, located: Located) -> Mapping[str, Any]:
+    """The columns, with a question that is text and an answer; numbers as answers become text."""
+    columns, where = located.columns, f"distribution {name!r}, {located.place}"
+    for column in ("question", "answer"):
+        if column not in columns:
+            raise ValueError(
+                f"{where}: no column {column!r}. {nearest(column, map(str, columns))} Name the right one with "
+                f"`columns: {{{column}: ...}}` in the distribution's source."
+            )
+    question, answer = columns["question"], columns["answer"]
+    if not isinstance(question, str) or not question.strip():
+        raise ValueError(f"{where}: the question must be text, got {question!r:.80}")
+    if answer is None and "reasoning_gym" not in columns:
+        raise ValueError(f"{where}: the answer is null")
+    demonstration = columns.get("demonstration")
+    if demonstration is not None and not isinstance(demonstration, str):
+        raise ValueError(f"{where}: the demonstration must be text, got {demonstration!r:.80}")
+    if isinstance(answer, int | float) and not isinstance(answer, bool):
+        whole = isinstance(answer, float) and answer.is_integer()
+        columns = {**columns, "answer": str(int(answer) if whole else answer)}
+    return columns

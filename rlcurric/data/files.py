@@ -1,0 +1,127 @@
+"""Local data files: jsonl, json, csv, parquet. Every message names the file, and the line or row."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rlcurric.data.rows import Located, Place
+from rlcurric.registry import nearest
+
+
+def expand_path(path: str, base_dir: str | Path = ".") -> Path:
+    """The path with `${NAME}` and `~` expanded; a relative one starts from `base_dir`."""
+
+    def value_of(match: re.Match[str]) -> str:
+        value = os.environ.get(match[1])
+        if not value:
+            raise ValueError(
+                f"The path {path!r} needs the environment variable {match[1]}, which is not set"
+            )
+        return value
+
+    return Path(base_dir) / Path(re.sub(r"\$\{(\w+)\}", value_of, path)).expanduser()
+
+
+def read_rows(file: Path) -> Iterator[Located]:
+    """Rows of a file; what it holds is told by its ending. ValueError where it is absent, empty or broken."""
+    reader = _READERS.get(file.suffix.lower())
+    if reader is None:
+        raise ValueError(
+            f"{file}: the file's ending must be one of {', '.join(_READERS)}, got {file.suffix!r}"
+        )
+    if not file.is_file():
+        beside = [one.name for one in file.parent.iterdir()] if file.parent.is_dir() else []
+        hint = nearest(file.name, beside) if beside else f"The folder {file.parent} holds no files."
+        raise ValueError(f"There is no data file {file}. {hint}")
+    empty = True
+    for row in reader(file):
+        empty = False
+        yield row
+    if empty:
+        raise ValueError(f"{file} is empty: it holds no rows")
+
+
+def _read_jsonl(file: Path) -> Iterator[Located]:
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                place = Place(f"{file}, line", number)
+                yield Located(_object(_parse(line, str(place)), place), place)
+
+
+def _read_json(file: Path) -> Iterator[Located]:
+    content = file.read_bytes()
+    if not content.strip():
+        return
+    rows = _parse(
+        content, str(file), hint="; a file with an object on each line must end in .jsonl"
+    )
+    if not isinstance(rows, list):
+        raise ValueError(f"{file} must hold an array of objects, got {_json_type(rows)}")
+    for number, row in enumerate(rows):
+        place = Place(f"{file}, row", number)
+        yield Located(_object(row, place), place)
+
+
+def _read_csv(file: Path) -> Iterator[Located]:
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        reader = csv.DictReader(lines, strict=True)
+        number = 0
+        try:
+            for number, row in enumerate(reader, start=1):
+                place = Place(f"{file}, row", number)
+                columns: dict[Any, Any] = dict(row)
+                if None in columns or None in columns.values():
+                    raise ValueError(f"{place}: not as many fields as the header has names")
+                yield Located(columns, place)
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"{file}, after row {number}: not valid CSV in UTF-8: {error}"
+            ) from None
+
+
+def _read_parquet(file: Path) -> Iterator[Located]:
+    import pyarrow
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        with pyarrow.parquet.ParquetFile(file) as table:
+            for batch in table.iter_batches():
+                for columns in batch.to_pylist():
+                    yield Located(columns, Place(f"{file}, row", number))
+                    number += 1
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"{file}, after row {number}: not valid parquet: {error}") from None
+
+
+_READERS: dict[str, Callable[[Path], Iterator[Located]]] = {
+    ".jsonl": _read_jsonl,
+    ".json": _read_json,
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+}
+
+
+def _parse(content: bytes, where: str, hint: str = "") -> Any:
+    try:
+        return json.loads(content)
+    except ValueError as error:  # also text that is not UTF-8
+        raise ValueError(f"{where}: not valid JSON: {error}{hint}") from None
+
+
+def _object(value: Any, place: Place) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{place}: a row must be an object of columns, got {_json_type(value)}")
+    return value
+
+
+def _json_type(value: Any) -> str:
+    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean"}
+    return names.get(type(value), "null" if value is None else "a number")

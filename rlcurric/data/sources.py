@@ -1,0 +1,336 @@
+"""Where data rows come from: files, the hub, reasoning-gym, and a recipe's own Python builders.
+
+A source is a registered class or function, or an import path (`file.py:function`, relative to the recipe). It is called
+with the arguments that stand beside its name in the recipe and gives a `Source`, a `Split`, or simply an iterable of
+row dicts. A row needs `question` and `answer`; supervised fine-tuning needs `demonstration` too. All other columns are
+kept, for prompt templates and rewards.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol, runtime_checkable
+
+from rlcurric.data.files import expand_path, read_rows
+from rlcurric.data.rows import Located, Place
+from rlcurric.registry import nearest, register, registry
+from rlcurric.seeds import hash64
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Rows, each with the place it was read from."""
+
+    def rows(self) -> Iterator[Located]:
+        """The rows to train on, or to split."""
+        ...
+
+    def held_out_rows(self) -> Iterator[Located] | None:
+        """Rows that are never trained on; None where the source has no such set of its own."""
+        ...
+
+
+@dataclass(frozen=True)
+class Split:
+    """What a Python builder returns when it has held-out rows of its own."""
+
+    train: Iterable[Mapping[str, Any]]
+    held_out: Iterable[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """How the columns of a source become ours.
+
+    `columns` maps our name to theirs, or to several of theirs in braces (`"{Body} {Question}"`). `answer_pattern` is a
+    regular expression that takes the gold out of the answer: its first group, or all it matches.
+    """
+
+    columns: Mapping[str, str]
+    answer_pattern: re.Pattern[str] | None
+
+    @classmethod
+    def of(cls, columns: Mapping[str, str] | None, answer_pattern: str | None) -> Columns:
+        if answer_pattern is None:
+            return cls(columns or {}, None)
+        try:
+            return cls(columns or {}, re.compile(answer_pattern))
+        except re.error as error:
+            raise ValueError(
+                f"answer_pattern {answer_pattern!r} is no regular expression: {error}"
+            ) from None
+
+    def apply(self, row: Located) -> Located:
+        """The row under our names; its other columns stay as they are."""
+        taken = {ours: self._take(row, ours, theirs) for ours, theirs in self.columns.items()}
+        values = {**row.columns, **taken}
+        if self.answer_pattern is not None:
+            values["answer"] = self._gold(values.get("answer"), row.place)
+        return Located(values, row.place)
+
+    def _take(self, row: Located, ours: str, theirs: str) -> Any:
+        names = re.findall(r"\{(\w+)\}", theirs) or [theirs]
+        for name in names:
+            if name not in row.columns:
+                raise ValueError(
+                    f"{row.place}: no column {name!r}, which `columns` takes {ours!r} from. "
+                    f"{nearest(name, row.columns)}"
+                )
+        if names == [theirs]:
+            return row.columns[theirs]
+        return re.sub(r"\{(\w+)\}", lambda match: str(row.columns[match[1]]), theirs)
+
+    def _gold(self, answer: Any, place: Place) -> str:
+        assert self.answer_pattern is not None
+        found = self.answer_pattern.search(answer) if isinstance(answer, str) else None
+        gold = (found[1] if self.answer_pattern.groups else found[0]) if found else None
+        if gold is None or not gold.strip():
+            raise ValueError(
+                f"{place}: answer_pattern {self.answer_pattern.pattern!r} finds nothing in the answer {answer!r:.200}"
+            )
+        return gold.strip()
+
+
+@register("source", "file")
+class FileSource:
+    """Rows of a .jsonl, .json (an array), .csv or .parquet file; `held_out_path` names a second one, never trained on.
+
+    `${NAME}` in a path is an environment variable; relative paths start from the recipe's folder (`base_dir`, which is
+    filled in, not written in recipes).
+    """
+
+    def __init__(
+        self,
+        path: str,
+        held_out_path: str | None = None,
+        columns: dict[str, str] | None = None,
+        answer_pattern: str | None = None,
+        base_dir: str = ".",
+    ) -> None:
+        self.path, self.held_out_path, self.base_dir = path, held_out_path, base_dir
+        self.columns = Columns.of(columns, answer_pattern)
+
+    def rows(self) -> Iterator[Located]:
+        return self._read(self.path)
+
+    def held_out_rows(self) -> Iterator[Located] | None:
+        return None if self.held_out_path is None else self._read(self.held_out_path)
+
+    def _read(self, path: str) -> Iterator[Located]:
+        return map(self.columns.apply, read_rows(expand_path(path, self.base_dir)))
+
+
+@register("source", "hub")
+class HubSource:
+    """A dataset by its hub id, or a local dataset folder, through `datasets`."""
+
+    def __init__(
+        self,
+        path: str,
+        config: str | None = None,
+        split: str = "train",
+        held_out_split: str | None = None,
+        revision: str | None = None,
+        columns: dict[str, str] | None = None,
+        answer_pattern: str | None = None,
+        base_dir: str = ".",
+    ) -> None:
+        self.path, self.config, self.revision = path, config, revision
+        self.split, self.held_out_split, self.base_dir = split, held_out_split, base_dir
+        self.columns = Columns.of(columns, answer_pattern)
+
+    def rows(self) -> Iterator[Located]:
+        return self._load(self.split)
+
+    def held_out_rows(self) -> Iterator[Located] | None:
+        return None if self.held_out_split is None else self._load(self.held_out_split)
+
+    def _load(self, split: str) -> Iterator[Located]:
+        import datasets
+
+        folder = expand_path(self.path, self.base_dir)
+        path = str(folder) if folder.is_dir() else self.path
+        try:
+            loaded = datasets.load_dataset(
+                path, name=self.config, split=split, revision=self.revision
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"The dataset {self.path!r} (config {self.config!r}, split {split!r}) cannot be loaded: {error}. "
+                f"Check the id, config and split, and the network; a local copy is read with the source `file`."
+            ) from error
+        for number, columns in enumerate(loaded):
+            yield self.columns.apply(
+                Located(dict(columns), Place(f"{self.path} ({split}), row", number))
+            )
+
+
+@register("source", "reasoning_gym")
+class ReasoningGymSource:
+    """`size` rows of a procedural task; `config` holds the task's difficulty knobs. See `reasoning_gym_rows`."""
+
+    def __init__(
+        self, task: str, size: int = 1000, seed: int = 0, config: dict[str, Any] | None = None
+    ) -> None:
+        self.task, self.size, self.seed, self.config = task, size, seed, config
+
+    def rows(self) -> Iterator[Located]:
+        for number, row in enumerate(
+            reasoning_gym_rows(self.task, self.size, self.seed, self.config)
+        ):
+            yield Located(row, Place(f"reasoning_gym {self.task} (seed {self.seed}), row", number))
+
+    def held_out_rows(self) -> None:
+        return None
+
+
+def reasoning_gym_rows(
+    task: str, size: int, seed: int = 0, config: Mapping[str, Any] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Rows of a reasoning-gym task: question, answer, and `reasoning_gym: {task, entry}` for its own scorer.
+
+    The entry is kept as the task made it (some scorers tell tuples from lists). `answer` is None where the task has no
+    single gold answer. ValueError for an unknown task or knob, or for values that the task refuses.
+    """
+    import reasoning_gym
+    from reasoning_gym.factory import DATASETS
+
+    if task not in DATASETS:
+        raise ValueError(f"Unknown reasoning-gym task {task!r}. {nearest(task, DATASETS)}")
+    knobs = {field.name for field in fields(DATASETS[task][1])} - {"seed", "size"}
+    for name in config or {}:
+        if name not in knobs:
+            raise ValueError(f"reasoning-gym {task} has no knob {name!r}. {nearest(name, knobs)}")
+    try:
+        dataset = reasoning_gym.create_dataset(task, size=size, seed=seed, **(config or {}))
+    except (AssertionError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"reasoning-gym {task} refuses size {size} with config {dict(config or {})}: {error}"
+        ) from None
+    for index in range(size):
+        entry = dataset[index]
+        yield {
+            "question": entry["question"],
+            "answer": entry["answer"],
+            "reasoning_gym": {"task": task, "entry": entry},
+        }
+
+
+class BuiltSource:
+    """The rows of a Python builder, which are plain dicts."""
+
+    def __init__(self, label: str, split: Split | Iterable[Any]) -> None:
+        self.label, self.split = label, split
+
+    def rows(self) -> Iterator[Located]:
+        rows = self.split.train if isinstance(self.split, Split) else self.split
+        return self._locate(rows, f"{self.label}, row")
+
+    def held_out_rows(self) -> Iterator[Located] | None:
+        if not isinstance(self.split, Split):
+            return None
+        return self._locate(self.split.held_out, f"{self.label}, held-out row")
+
+    def _locate(self, rows: Iterable[Any], prefix: str) -> Iterator[Located]:
+        for number, row in enumerate(rows):
+            if isinstance(row, Located):
+                yield row
+                continue
+            place = Place(prefix, number)
+            if not isinstance(row, Mapping):
+                raise ValueError(
+                    f"{place}: a row must be a dict of columns, got {type(row).__name__}"
+                )
+            yield Located(dict(row), place)
+
+
+def as_source(made: Any, label: str) -> Source:
+    """What a registered source or a builder returned, as a Source. `label` names it in messages."""
+    if isinstance(made, Source):
+        return made
+    if isinstance(made, Split) or (
+        isinstance(made, Iterable) and not isinstance(made, str | Mapping)
+    ):
+        return BuiltSource(label, made)
+    raise ValueError(
+        f"The source {label!r} must return an iterable of row dicts, a Split or a Source, got {type(made).__name__}"
+    )
+
+
+def source_factory(name: str, base_dir: str | Path = ".") -> Callable[..., Any]:
+    """The class or function that `name` stands for: registered, `file.py:function` or `package.module:function`.
+
+    A parameter `base_dir` of it is bound to the recipe's folder.
+    """
+    factory = import_attribute(name, base_dir) if ":" in name else registry("source").get(name)
+    if not callable(factory):
+        raise ValueError(f"The source {name!r} is no function but a {type(factory).__name__}")
+    if "base_dir" in inspect.signature(factory).parameters:
+        return functools.partial(factory, base_dir=str(base_dir))
+    checked: Callable[..., Any] = factory
+    return checked
+
+
+def make_source(name: str, args: Mapping[str, Any], base_dir: str | Path = ".") -> Source:
+    """The source that a recipe names, with its arguments."""
+    factory = source_factory(name, base_dir)
+    signature = inspect.signature(factory)
+    try:
+        signature.bind(**args)
+    except TypeError as error:
+        known = [parameter for parameter in signature.parameters if parameter != "base_dir"]
+        raise ValueError(
+            f"The source {name!r}: {error}. Its arguments: {', '.join(known) or 'none'}"
+        ) from None
+    return as_source(factory(**args), name)
+
+
+def import_attribute(path: str, base_dir: str | Path = ".") -> Any:
+    """The object at `file.py:attribute` (a file relative to `base_dir`) or at `package.module:attribute`."""
+    origin, _, attribute = path.rpartition(":")
+    module = _module_of_file(origin, base_dir) if origin.endswith(".py") else _module(origin, path)
+    if not hasattr(module, attribute):
+        public = [name for name in vars(module) if not name.startswith("_")]
+        raise ValueError(f"{origin} has no {attribute!r}. {nearest(attribute, public)}")
+    return getattr(module, attribute)
+
+
+def _module(name: str, path: str) -> ModuleType:
+    if importlib.util.find_spec(name.partition(".")[0]) is None:
+        raise ValueError(f"{path!r}: there is no module {name!r}; a file is named `file.py:name`")
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise
+        raise ValueError(f"{path!r}: there is no module {error.name!r}") from None
+
+
+def _module_of_file(origin: str, base_dir: str | Path) -> ModuleType:
+    file = expand_path(origin, base_dir).resolve()
+    if not file.is_file():
+        raise ValueError(
+            f"There is no file {file}; paths of Python files start from the recipe's folder"
+        )
+    name = f"rlcurric_user_{hash64(str(file)):016x}_{file.stem}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look a module up by its name
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
