@@ -27,7 +27,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "rlcurric"
 
-BASE = ("types", "seeds", "schedules", "registry", "assets")
+BASE = ("types", "seeds", "schedules", "registry", "assets", "errors")
 MIDDLE = ("objective", "curriculum", "rewards", "recipe", "rollout", "data")
 RANK = {
     **dict.fromkeys(BASE, 0),
@@ -134,9 +134,7 @@ def part_imported(target: str) -> str | None:
     names = target.split(".")
     if names[0] != "rlcurric":
         return None
-    if len(names) > 1 and ((PACKAGE / names[1]).is_dir() or (PACKAGE / f"{names[1]}.py").is_file()):
-        return names[1]
-    return ""
+    return names[1] if len(names) > 1 and names[1] in RANK else ""
 
 
 def offenders(paths: list[Path], forbidden: set[str]) -> list[str]:
