@@ -30,4 +30,6 @@ def find_recipe(recipe: str | Path) -> Path:
         raise ValueError(f"{path} is a folder; a recipe is a YAML file")
     if str(recipe) in shipped:
         return shipped[str(recipe)]
-    raise ValueError(f"No recipe file {str(recipe)!r}, and none of that name is shipped. {nearest(path.stem, shipped)}")
+    raise ValueError(
+        f"No recipe file {str(recipe)!r}, and none of that name is shipped. {nearest(path.stem, shipped)}"
+    )

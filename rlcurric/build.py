@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -26,10 +25,10 @@ from rlcurric.data import (
     source_factory,
     training_rows,
 )
-from rlcurric.recipe.schema import Part, Recipe, RewardComponent, RlStage, StageBase, parse_number
+from rlcurric.recipe.schema import Recipe, StageBase
 from rlcurric.registry import nearest, registry
-from rlcurric.schedules import Progress, Schedule, value_at
-from rlcurric.types import Prompt, Rollout, SampleOutcome
+from rlcurric.schedules import Schedule
+from rlcurric.types import Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,7 +41,9 @@ def resolve(kind: str, name: str, base_dir: str) -> Any:
     return import_attribute(name, base_dir) if ":" in name else registry(kind).get(name)
 
 
-def validated(function: Any, args: Mapping[str, Any], where: str, given: Sequence[str] = ()) -> dict[str, Any]:
+def validated(
+    function: Any, args: Mapping[str, Any], where: str, given: Sequence[str] = ()
+) -> dict[str, Any]:
     """`args` checked against the signature of `function`; ValueError that names the place.
 
     `given` are parameters that the framework fills in, so the recipe may not.
@@ -66,7 +67,9 @@ def validated(function: Any, args: Mapping[str, Any], where: str, given: Sequenc
             checked[name] = value
             continue
         try:
-            adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True, strict=False))
+            adapter = TypeAdapter(
+                annotation, config=ConfigDict(arbitrary_types_allowed=True, strict=False)
+            )
         except Exception:  # an annotation that is already a model brings its own configuration
             adapter = TypeAdapter(annotation)
         try:
@@ -89,7 +92,10 @@ class RunData:
         for name, spec in recipe.distributions.items():
             where = f"distributions.{name}.source"
             args = validated(
-                source_factory(spec.source.name, recipe.base_dir), spec.source.args, where, given=("base_dir",)
+                source_factory(spec.source.name, recipe.base_dir),
+                spec.source.args,
+                where,
+                given=("base_dir",),
             )
             source = make_source(spec.source.name, args, recipe.base_dir)
             specs.append(DistributionSpec(name, source, spec.held_out, spec.max_rows))
@@ -108,7 +114,9 @@ class RunData:
     def pool(self, stage: StageBase) -> Pool:
         """The stage's training prompts."""
         if stage.name not in self._pools:
-            self._pools[stage.name] = self._pool(stage, training_rows(select(self._distributions, stage.mixture)))
+            self._pools[stage.name] = self._pool(
+                stage, training_rows(select(self._distributions, stage.mixture))
+            )
         return self._pools[stage.name]
 
     def held_out(self, stage: StageBase) -> list[Prompt]:
@@ -136,7 +144,10 @@ class RunData:
 
     def _renderer(self, stage: StageBase) -> Renderer:
         prompt = stage.prompt
-        return Renderer(PromptTemplate(prompt.template, prompt.system, prompt.chat, prompt.prefill), self._tokenizer)
+        return Renderer(
+            PromptTemplate(prompt.template, prompt.system, prompt.chat, prompt.prefill),
+            self._tokenizer,
+        )
 
     def _pool(self, stage: StageBase, rows: Mapping[str, Sequence[Row]]) -> Pool:
         return Pool(rows, self._renderer(stage), Room(self._context, stage.rollout.max_new_tokens))

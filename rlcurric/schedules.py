@@ -29,7 +29,9 @@ class Progress:
         if clock == "stage_step":
             return self.stage_step
         if self.stage_steps is None:
-            raise ValueError("A schedule on 'progress' needs a stage with until.steps; set until.steps or use on: step")
+            raise ValueError(
+                "A schedule on 'progress' needs a stage with until.steps; set until.steps or use on: step"
+            )
         return min(1.0, self.stage_step / max(1, self.stage_steps))
 
 
@@ -80,7 +82,9 @@ class StepExp:
 
     def __post_init__(self) -> None:
         if self.every <= 0 or self.gamma <= 0:
-            raise ValueError(f"step_exp needs every > 0 and gamma > 0, got every={self.every}, gamma={self.gamma}")
+            raise ValueError(
+                f"step_exp needs every > 0 and gamma > 0, got every={self.every}, gamma={self.gamma}"
+            )
 
     def at(self, progress: Progress) -> float:
         drops = math.floor(progress.on(self.on) / self.every + 1e-9)
@@ -102,7 +106,9 @@ class Piecewise:
     def __post_init__(self) -> None:
         clocks = [point[0] for point in self.points]
         if not clocks or clocks != sorted(set(clocks)):
-            raise ValueError(f"piecewise needs points with rising clocks, got {[list(p) for p in self.points]}")
+            raise ValueError(
+                f"piecewise needs points with rising clocks, got {[list(p) for p in self.points]}"
+            )
 
     def at(self, progress: Progress) -> float:
         clock = progress.on(self.on)

@@ -57,7 +57,9 @@ class Prompt:
     distribution: str  # name of the distribution in the recipe
     prompt_ids: tuple[int, ...]  # token ids, the exact ones the engine is given
     text: str  # the same, as text
-    columns: Mapping[str, Any]  # the data row: question, answer, and whatever rewards ask for; JSON-like
+    columns: Mapping[
+        str, Any
+    ]  # the data row: question, answer, and whatever rewards ask for; JSON-like
 
 
 class PromptPool(Protocol):
@@ -89,7 +91,9 @@ class Rollout:
     group_id: GroupId
     sample: int
     completion_ids_T: np.ndarray  # int64, with the end-of-sequence token if it was sampled
-    rollout_logprobs_T: np.ndarray  # float32, log-probs of the sampled tokens at the sampling temperature, in nats
+    rollout_logprobs_T: (
+        np.ndarray
+    )  # float32, log-probs of the sampled tokens at the sampling temperature, in nats
     policy_version_T: np.ndarray  # int64, version of the weights that gave each token
     finish_reason: FinishReason
     text: str = ""  # decoded, special tokens kept except end-of-sequence and padding
@@ -116,7 +120,9 @@ class SampleOutcome:
     length: int  # tokens
     truncated: bool
     policy_version: int  # lowest version over the tokens
-    breakdown: Mapping[str, float | None] = field(default_factory=dict)  # component -> unweighted value
+    breakdown: Mapping[str, float | None] = field(
+        default_factory=dict
+    )  # component -> unweighted value
     detail: str = ""  # first failure's message
 
 

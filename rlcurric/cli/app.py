@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -15,16 +15,22 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 rewards_app = typer.Typer(help="Reward functions.", no_args_is_help=True)
-recipes_app = typer.Typer(help="Recipes that ship with the package, and new ones.", no_args_is_help=True)
+recipes_app = typer.Typer(
+    help="Recipes that ship with the package, and new ones.", no_args_is_help=True
+)
 app.add_typer(rewards_app, name="rewards")
 app.add_typer(recipes_app, name="recipes")
 
-RecipeArg = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe.", metavar="RECIPE")]
-OverridesArg = Annotated[
-    Optional[list[str]],
-    typer.Argument(help="Changes to the recipe, e.g. rollout.engine=vllm seed=1.", metavar="[KEY=VALUE]..."),
+RecipeArg = Annotated[
+    str, typer.Argument(help="A recipe file, or the name of a shipped recipe.", metavar="RECIPE")
 ]
-RunDirOption = Annotated[Optional[Path], typer.Option(help="Default: runs/NAME.")]
+OverridesArg = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Changes to the recipe, e.g. rollout.engine=vllm seed=1.", metavar="[KEY=VALUE]..."
+    ),
+]
+RunDirOption = Annotated[Path | None, typer.Option(help="Default: runs/NAME.")]
 
 
 @app.command()
@@ -33,8 +39,12 @@ def train(
     overrides: OverridesArg = None,
     run_dir: RunDirOption = None,
     from_: Annotated[
-        Optional[str],
-        typer.Option("--from", help="Begin a new run from a checkpoint of another.", metavar="RUN[:step|:stage]"),
+        str | None,
+        typer.Option(
+            "--from",
+            help="Begin a new run from a checkpoint of another.",
+            metavar="RUN[:step|:stage]",
+        ),
     ] = None,
 ) -> int:
     """Train a recipe; on a run directory with a checkpoint, go on from there."""
@@ -56,10 +66,13 @@ def eval(
     recipe: RecipeArg,
     overrides: OverridesArg = None,
     checkpoint: Annotated[
-        Optional[Path], typer.Option(help="A run directory, a checkpoint of one, or a Hugging Face folder.")
+        Path | None,
+        typer.Option(help="A run directory, a checkpoint of one, or a Hugging Face folder."),
     ] = None,
-    stage: Annotated[Optional[str], typer.Option(help="Evaluate as this stage does. Default: the last.")] = None,
-    output: Annotated[Optional[Path], typer.Option(help="Write the metrics there as JSON.")] = None,
+    stage: Annotated[
+        str | None, typer.Option(help="Evaluate as this stage does. Default: the last.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the metrics there as JSON.")] = None,
 ) -> int:
     """Accuracy on the held-out prompts of a recipe."""
     from rlcurric.cli.evaluate import run_eval
@@ -82,8 +95,10 @@ def verify_resume(
     recipe: RecipeArg,
     overrides: OverridesArg = None,
     steps: Annotated[int, typer.Option(help="Steps of the undisturbed run.", min=2)] = 6,
-    kill_at: Annotated[Optional[int], typer.Option(help="Kill during the step after this one. Default: half.")] = None,
-    work_dir: Annotated[Optional[Path], typer.Option(help="Keep both runs there.")] = None,
+    kill_at: Annotated[
+        int | None, typer.Option(help="Kill during the step after this one. Default: half.")
+    ] = None,
+    work_dir: Annotated[Path | None, typer.Option(help="Keep both runs there.")] = None,
 ) -> int:
     """Prove on this machine that a killed and resumed run equals an undisturbed one, bit for bit."""
     from rlcurric.cli.verify import run_verify
@@ -93,7 +108,9 @@ def verify_resume(
 
 @rewards_app.command("list")
 def rewards_list(
-    file: Annotated[Optional[list[Path]], typer.Option(help="Also load rewards from this file.")] = None,
+    file: Annotated[
+        list[Path] | None, typer.Option(help="Also load rewards from this file.")
+    ] = None,
 ) -> int:
     """Every reward a recipe can name, with its arguments."""
     from rlcurric.cli.listing import list_rewards
@@ -111,9 +128,11 @@ def recipes_list() -> int:
 
 @recipes_app.command("show")
 def recipes_show(
-    recipe: Annotated[Optional[str], typer.Argument(metavar="[RECIPE]")] = None,
+    recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]")] = None,
     overrides: OverridesArg = None,
-    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of recipes, for editors.")] = False,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON Schema of recipes, for editors.")
+    ] = False,
 ) -> int:
     """A recipe, resolved: defaults merged, overrides applied, every setting spelled out."""
     from rlcurric.cli.listing import show_recipe

@@ -26,10 +26,20 @@ def run_check(recipe: str, overrides: Sequence[str]) -> int:
     parts = Parts(resolved)
     try:
         parts.validate()
-        console.print(f"recipe {resolved.name}: {len(resolved.stages)} stages, {resolved.total_steps} steps; parts ok")
+        console.print(
+            f"recipe {resolved.name}: {len(resolved.stages)} stages, {resolved.total_steps} steps; parts ok"
+        )
         tokenizer = tokenizer_of(resolved)
         data = RunData(resolved, tokenizer, context_length(resolved, model_config(resolved)))
-        table = Table("distribution", "train", "held out", "removed as held out elsewhere", "gold", "empty", "garbage")
+        table = Table(
+            "distribution",
+            "train",
+            "held out",
+            "removed as held out elsewhere",
+            "gold",
+            "empty",
+            "garbage",
+        )
         wrong: list[str] = []
         for stage in resolved.stages:
             data.check_prompts(stage)
@@ -48,5 +58,7 @@ def run_check(recipe: str, overrides: Sequence[str]) -> int:
     if wrong:
         shown = "\n".join(wrong[:10])
         raise ValueError(f"{len(wrong)} rows are not graded as they should be; the first:\n{shown}")
-    console.print("Gold answers score 1, empty and garbage completions 0. Held-out rows are in no training set.")
+    console.print(
+        "Gold answers score 1, empty and garbage completions 0. Held-out rows are in no training set."
+    )
     return 0

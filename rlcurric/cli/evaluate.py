@@ -13,7 +13,11 @@ from rlcurric.recipe.load import load_recipe
 
 
 def run_eval(
-    recipe: str, overrides: Sequence[str], checkpoint: Path | None, stage_name: str | None, output: Path | None
+    recipe: str,
+    overrides: Sequence[str],
+    checkpoint: Path | None,
+    stage_name: str | None,
+    output: Path | None,
 ) -> int:
     """Held-out accuracy of a model, as a stage of the recipe prompts, samples and grades."""
     console = Console()
@@ -28,7 +32,13 @@ def run_eval(
 
     stage = resolved.stages[names.index(stage_name) if stage_name else -1]
     metrics = evaluate_model(resolved, stage, checkpoint, console.print)
-    table = Table("distribution", "accuracy", "mean length", "truncated", title=f"held-out prompts of {stage.name}")
+    table = Table(
+        "distribution",
+        "accuracy",
+        "mean length",
+        "truncated",
+        title=f"held-out prompts of {stage.name}",
+    )
     for key in metrics:
         if key.startswith("eval/accuracy/"):
             name = key.removeprefix("eval/accuracy/")

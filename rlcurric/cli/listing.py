@@ -44,7 +44,9 @@ def new_recipe(path: Path, like: str) -> int:
     if like not in shipped:
         raise ValueError(f"--like: no shipped recipe {like!r}. Known: {', '.join(shipped)}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = shipped[like].read_text(encoding="utf-8").replace(f"name: {like}", f"name: {path.stem}", 1)
+    text = (
+        shipped[like].read_text(encoding="utf-8").replace(f"name: {like}", f"name: {path.stem}", 1)
+    )
     path.write_text(text, encoding="utf-8")
     shutil.copyfile(folder("recipes") / "recipe.schema.json", path.parent / "recipe.schema.json")
     print(f"wrote {path}; change it, then: rlcurric check {path}")
@@ -59,6 +61,8 @@ def list_rewards(files: Sequence[Path]) -> int:
     load_reward_files(files)
     table = Table("reward", "scope", "where", "arguments", "what it scores")
     for entry in describe_rewards():
-        table.add_row(entry.name, entry.scope, entry.where, ", ".join(entry.arguments), entry.summary)
+        table.add_row(
+            entry.name, entry.scope, entry.where, ", ".join(entry.arguments), entry.summary
+        )
     Console().print(table)
     return 0

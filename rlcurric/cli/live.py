@@ -107,5 +107,7 @@ class TerminalReporter:
             if key.startswith(prefix):
                 name = key.removeprefix(prefix)
                 pass_rate = self._row.get(f"curriculum/pass_rate/{name}")
-                table.add_row(name, f"{value:.2f}", "-" if pass_rate is None else f"{pass_rate:.2f}")
+                table.add_row(
+                    name, f"{value:.2f}", "-" if pass_rate is None else f"{pass_rate:.2f}"
+                )
         self._live.update(Group(head, bar, table))

@@ -13,7 +13,9 @@ from rlcurric.recipe.load import load_recipe
 STOPPED = 75
 
 
-def run_train(recipe: str, overrides: Sequence[str], run_dir: Path | None, start_from: str | None) -> int:
+def run_train(
+    recipe: str, overrides: Sequence[str], run_dir: Path | None, start_from: str | None
+) -> int:
     """Train, draw progress, say at the end what came of it."""
     console = Console()
     resolved = load_recipe(recipe, overrides)
@@ -26,7 +28,8 @@ def run_train(recipe: str, overrides: Sequence[str], run_dir: Path | None, start
         result = train(resolved, run_dir, start_from=start_from, reporter=reporter)
     if result.status == "stopped":
         console.print(
-            f"Stopped after step {result.step} with a checkpoint. The same command goes on from there.", highlight=False
+            f"Stopped after step {result.step} with a checkpoint. The same command goes on from there.",
+            highlight=False,
         )
         return STOPPED
     from rlcurric.train.coordinator import is_main_rank

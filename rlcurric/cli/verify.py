@@ -28,18 +28,26 @@ def run_verify(
     steps = min(steps, resolved.total_steps)
     kill_at = steps // 2 if kill_at is None else kill_at
     if not 0 < kill_at < steps:
-        raise ValueError(f"--kill-at must lie between 1 and {steps - 1} (the run has {steps} steps), got {kill_at}")
+        raise ValueError(
+            f"--kill-at must lie between 1 and {steps - 1} (the run has {steps} steps), got {kill_at}"
+        )
     with tempfile.TemporaryDirectory(prefix="rlcurric-verify-") as temporary:
         folder = work_dir or Path(temporary)
         whole, broken = folder / "undisturbed", folder / "killed"
         for path in (whole, broken):
             if path.exists():
                 raise ValueError(f"{path} exists already; give an empty --work-dir")
-        every = ["run.checkpoints.every=1", "run.rollouts.every=1", f"run.checkpoints.keep_last={steps + 1}"]
+        every = [
+            "run.checkpoints.every=1",
+            "run.rollouts.every=1",
+            f"run.checkpoints.keep_last={steps + 1}",
+        ]
         args = [recipe, *overrides, *every]
         console.print(f"1/3 undisturbed run of {steps} steps", highlight=False)
         _finish(args, whole, steps)
-        console.print(f"2/3 the same, killed with SIGKILL during step {kill_at + 1}", highlight=False)
+        console.print(
+            f"2/3 the same, killed with SIGKILL during step {kill_at + 1}", highlight=False
+        )
         _kill_during(args, broken, steps, kill_at)
         console.print("3/3 resumed", highlight=False)
         _finish(args, broken, steps)
@@ -72,7 +80,9 @@ def child(args: Sequence[str]) -> int:
 
 
 def _finish(args: Sequence[str], run_dir: Path, steps: int) -> None:
-    done = subprocess.run(_command(args, run_dir, steps), env=_environment(), capture_output=True, text=True)
+    done = subprocess.run(
+        _command(args, run_dir, steps), env=_environment(), capture_output=True, text=True
+    )
     if done.returncode:
         raise ValueError(f"the run in {run_dir} failed:\n{done.stderr.strip()[-2000:]}")
 
@@ -95,7 +105,9 @@ def _kill_during(args: Sequence[str], run_dir: Path, steps: int, kill_at: int) -
             return
         time.sleep(0.02)
     assert child.stderr is not None
-    raise ValueError(f"the run in {run_dir} ended before it could be killed:\n{child.stderr.read().decode()[-2000:]}")
+    raise ValueError(
+        f"the run in {run_dir} ended before it could be killed:\n{child.stderr.read().decode()[-2000:]}"
+    )
 
 
 def _environment() -> dict[str, str]:

@@ -18,7 +18,9 @@ def model_folder(path: Path) -> Path:
         return path / "model"
     newest = CheckpointStore(path / "checkpoints", keep_last=1).newest() if path.is_dir() else None
     if newest is None:
-        raise ValueError(f"{path} is no run with a checkpoint, no checkpoint and no Hugging Face folder")
+        raise ValueError(
+            f"{path} is no run with a checkpoint, no checkpoint and no Hugging Face folder"
+        )
     return newest.model
 
 

@@ -29,7 +29,9 @@ def group_advantages(
     size = len(groups)
 
     def total(values_B: torch.Tensor) -> torch.Tensor:
-        return torch.zeros(size, dtype=torch.float64, device=rewards_B.device).index_add_(0, index_B, values_B)
+        return torch.zeros(size, dtype=torch.float64, device=rewards_B.device).index_add_(
+            0, index_B, values_B
+        )
 
     count_P = total(known_B.double())
     mean_P = total(filled_B) / count_P.clamp(min=1)

@@ -21,7 +21,12 @@ class Counts:
 
 
 def aggregate(
-    losses_N: torch.Tensor, loss_mask_N: torch.Tensor, row_N: torch.Tensor, n_rows: int, rule: Rule, counts: Counts
+    losses_N: torch.Tensor,
+    loss_mask_N: torch.Tensor,
+    row_N: torch.Tensor,
+    n_rows: int,
+    rule: Rule,
+    counts: Counts,
 ) -> torch.Tensor:
     """This micro-batch's share of the window's loss; the shares of all micro-batches and ranks add up to the whole.
 

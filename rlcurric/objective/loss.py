@@ -35,7 +35,9 @@ def policy_loss(
         metrics = {
             "loss/policy/mean": loss.detach().double() / counts.world,
             "clip/low/mean": (((ratio_N < 1 - spec.clip_low) & (advantages_N < 0)) * share_N).sum(),
-            "clip/high/mean": (((ratio_N > 1 + spec.clip_high) & (advantages_N > 0)) * share_N).sum(),
+            "clip/high/mean": (
+                ((ratio_N > 1 + spec.clip_high) & (advantages_N > 0)) * share_N
+            ).sum(),
             "kl/old_policy_k3/mean": ((log_ratio_N.exp() - log_ratio_N - 1) * share_N).sum(),
         }
         if entropy_N is not None:

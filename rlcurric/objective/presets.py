@@ -13,7 +13,9 @@ from rlcurric.registry import register
 class ObjectiveSpec:
     """What is optimised, as the choices that make it."""
 
-    normalise: Normalise = "group"  # advantages over the std of the group, of the batch, or as they are
+    normalise: Normalise = (
+        "group"  # advantages over the std of the group, of the batch, or as they are
+    )
     ddof: int = 1  # of that std
     eps: float = 1e-4  # added to that std
     clip_low: float = 0.2

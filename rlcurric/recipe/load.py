@@ -28,8 +28,13 @@ def _mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
     keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
     for key in keys:
         if keys.count(key) > 1:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
-    return {key: loader.construct_object(value, deep=True) for key, (_, value) in zip(keys, node.value, strict=True)}
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {key!r} stands twice", node.start_mark
+            )
+    return {
+        key: loader.construct_object(value, deep=True)
+        for key, (_, value) in zip(keys, node.value, strict=True)
+    }
 
 
 _UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
@@ -49,7 +54,9 @@ def parse_yaml(text: str, where: str) -> Any:
         raise ValueError(f"{where} is not valid YAML: {error}") from None
 
 
-def load_recipe(recipe: str | Path | Mapping[str, Any] | Recipe, overrides: Iterable[str] = ()) -> Recipe:
+def load_recipe(
+    recipe: str | Path | Mapping[str, Any] | Recipe, overrides: Iterable[str] = ()
+) -> Recipe:
     """Read, merge and validate a recipe.
 
     `recipe` is a file, the name of one that ships with the package, or a mapping. `overrides` are `key.path=value`
@@ -65,7 +72,9 @@ def load_recipe(recipe: str | Path | Mapping[str, Any] | Recipe, overrides: Iter
         where, folder = str(path), path.parent.resolve()
         raw = parse_yaml(path.read_text(encoding="utf-8"), where)
         if not isinstance(raw, dict):
-            raise ValueError(f"{where}: a mapping with name, model, distributions and stages is required")
+            raise ValueError(
+                f"{where}: a mapping with name, model, distributions and stages is required"
+            )
     raw.setdefault("base_dir", str(folder))
     raw = _merge_defaults(raw, where)
     for override in overrides:
@@ -102,15 +111,21 @@ def _merge_defaults(raw: dict[str, Any], where: str) -> dict[str, Any]:
             raise ValueError(f"{where}: defaults: unknown key {key!r}. {nearest(str(key), known)}")
     stages = raw.get("stages")
     if not isinstance(stages, list) or not stages:
-        raise ValueError(f"{where}: stages: a list with at least one stage is required, got {stages!r}")
+        raise ValueError(
+            f"{where}: stages: a list with at least one stage is required, got {stages!r}"
+        )
     merged = []
     for number, stage in enumerate(stages):
         if not isinstance(stage, dict):
             raise ValueError(f"{where}: stages[{number}]: a mapping is required, got {stage!r}")
         kind = stage.get("kind", defaults.get("kind", "rl"))
         if kind not in STAGE_KINDS:
-            raise ValueError(f"{where}: stages[{number}].kind: unknown {kind!r}. {nearest(str(kind), STAGE_KINDS)}")
-        mine = {key: value for key, value in defaults.items() if key in STAGE_KINDS[kind].model_fields}
+            raise ValueError(
+                f"{where}: stages[{number}].kind: unknown {kind!r}. {nearest(str(kind), STAGE_KINDS)}"
+            )
+        mine = {
+            key: value for key, value in defaults.items() if key in STAGE_KINDS[kind].model_fields
+        }
         merged.append({"kind": kind, **_deep_merge(mine, stage)})
     return {**raw, "stages": merged}
 
@@ -120,10 +135,14 @@ def _deep_merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     result = copy.deepcopy(below)
     for key, value in above.items():
         old = result.get(key)
-        same_part = isinstance(old, dict) and isinstance(value, dict) and all(
-            value.get(tag, old.get(tag)) == old.get(tag) for tag in ("name", "schedule")
+        same_part = (
+            isinstance(old, dict)
+            and isinstance(value, dict)
+            and all(value.get(tag, old.get(tag)) == old.get(tag) for tag in ("name", "schedule"))
         )
-        result[key] = _deep_merge(old, value) if same_part and key != "mixture" else copy.deepcopy(value)  # type: ignore[arg-type]
+        result[key] = (
+            _deep_merge(old, value) if same_part and key != "mixture" else copy.deepcopy(value)
+        )  # type: ignore[arg-type]
     return result
 
 
@@ -137,10 +156,16 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     if keys[0] in Recipe.model_fields:
         _set(raw, keys, value, override)
         return
-    stages = [stage for stage in raw["stages"] if keys[0] in STAGE_KINDS[stage["kind"]].model_fields]
+    stages = [
+        stage for stage in raw["stages"] if keys[0] in STAGE_KINDS[stage["kind"]].model_fields
+    ]
     if not stages:
-        known = set(Recipe.model_fields) | {key for kind in STAGE_KINDS.values() for key in kind.model_fields}
-        raise ValueError(f"Override {override!r}: unknown key {keys[0]!r}. {nearest(keys[0], known)}")
+        known = set(Recipe.model_fields) | {
+            key for kind in STAGE_KINDS.values() for key in kind.model_fields
+        }
+        raise ValueError(
+            f"Override {override!r}: unknown key {keys[0]!r}. {nearest(keys[0], known)}"
+        )
     for stage in stages:
         _set(stage, keys, value, override)
 
@@ -168,7 +193,9 @@ def _list_index(items: list[Any], key: str, override: str) -> int:
         return names.index(key)
     if key.isdigit() and int(key) < len(items):
         return int(key)
-    raise ValueError(f"Override {override!r}: no item {key!r}. {nearest(key, [str(name) for name in names])}")
+    raise ValueError(
+        f"Override {override!r}: no item {key!r}. {nearest(key, [str(name) for name in names])}"
+    )
 
 
 def _validate(raw: dict[str, Any], where: str) -> Recipe:
@@ -216,7 +243,12 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
         items = [(str(key), item) for key, item in value.items()]
     elif isinstance(value, list) and value:
         items = [
-            (str(item.get("as") or item["name"]) if isinstance(item, dict) and "name" in item else str(index), item)
+            (
+                str(item.get("as") or item["name"])
+                if isinstance(item, dict) and "name" in item
+                else str(index),
+                item,
+            )
             for index, item in enumerate(value)
         ]
     else:
@@ -259,4 +291,6 @@ def fixed_differences(old: Recipe, new: Recipe, stage_index: int) -> dict[str, t
 
 
 def _matches(parts: list[str], pattern: list[str]) -> bool:
-    return len(parts) >= len(pattern) and all(p in ("*", part) for p, part in zip(pattern, parts, strict=False))
+    return len(parts) >= len(pattern) and all(
+        p in ("*", part) for p, part in zip(pattern, parts, strict=False)
+    )

@@ -38,7 +38,9 @@ def parse_number(value: Any) -> float | Schedule:
         schedule: Schedule = TypeAdapter(SCHEDULES[kind]).validate_python(value)
         return schedule
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"A number or a schedule ({{schedule: ..., ...}}) is required, got {value!r}")
+        raise ValueError(
+            f"A number or a schedule ({{schedule: ..., ...}}) is required, got {value!r}"
+        )
     return value
 
 
@@ -136,8 +138,12 @@ class Model(Closed):
     path: str | None = None
     architecture: Architecture | None = None
     tokenizer: CharacterTokenizer | None = None
-    context: PositiveInt | None = None  # tokens of prompt and completion; default: what the model allows
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 autocast on CUDA, float32 on CPU
+    context: PositiveInt | None = (
+        None  # tokens of prompt and completion; default: what the model allows
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = (
+        "auto"  # auto: bfloat16 autocast on CUDA, float32 on CPU
+    )
     gradient_checkpointing: bool = False
     trust_remote_code: bool = False
 
@@ -149,9 +155,13 @@ class Model(Closed):
     @model_validator(mode="after")
     def _one_origin(self) -> Model:
         if (self.path is None) == (self.architecture is None):
-            raise ValueError("model needs either path (a hub id or a folder) or architecture (random weights)")
+            raise ValueError(
+                "model needs either path (a hub id or a folder) or architecture (random weights)"
+            )
         if self.architecture is not None and self.tokenizer is None:
-            raise ValueError("model.architecture needs model.tokenizer: {characters: ..., tags: [...]}")
+            raise ValueError(
+                "model.architecture needs model.tokenizer: {characters: ..., tags: [...]}"
+            )
         return self
 
 
@@ -159,7 +169,9 @@ class Distribution(Closed):
     """A named set of prompts: where rows come from and which of them are held out."""
 
     source: Part
-    held_out: NonNegativeFloat = 0.0  # below 1: a fraction; else a number of rows; of sources without their own
+    held_out: NonNegativeFloat = (
+        0.0  # below 1: a fraction; else a number of rows; of sources without their own
+    )
     max_rows: PositiveInt | None = None  # keep this many training rows
 
 
@@ -197,7 +209,9 @@ class Curriculum(Closed):
     group_size: PositiveInt = 8
     sampler: Part = Part(name="uniform")
     gate: Part | None = None
-    refill_rounds: NonNegativeInt = 3  # extra rounds of rollouts a step for groups that a gate refused
+    refill_rounds: NonNegativeInt = (
+        3  # extra rounds of rollouts a step for groups that a gate refused
+    )
     refill_fallback: Literal["train_smaller", "train_gated"] = "train_smaller"
     oversample: Annotated[float, Field(ge=1.0)] = 1.0
     max_empty_steps: PositiveInt = 5
@@ -241,7 +255,9 @@ class Grading(Closed):
 
     workers: PositiveInt = 2
     deadline: PositiveFloat = 10.0  # seconds for one sample, from when a worker starts on it
-    max_failures: Annotated[float, Field(ge=0, le=1)] = 0.1  # share of samples in the window that may fail
+    max_failures: Annotated[float, Field(ge=0, le=1)] = (
+        0.1  # share of samples in the window that may fail
+    )
     window: PositiveInt = 256  # samples
 
 
@@ -251,7 +267,9 @@ class Evaluation(Closed):
     at_end: bool = True
     every: NonNegativeInt = 0
     prompts: PositiveInt = 64  # for each distribution, at most
-    samples: NonNegativeInt = 0  # sampled completions a prompt beside the greedy one, for pass rates
+    samples: NonNegativeInt = (
+        0  # sampled completions a prompt beside the greedy one, for pass rates
+    )
     max_new_tokens: PositiveInt | None = None  # default: the stage's rollout.max_new_tokens
 
 
@@ -272,8 +290,12 @@ class StageBase(Closed):
     optim: Optim = Optim()
     rollout: Rollouts = Rollouts()
     grading: Grading = Grading()
-    rewards: Annotated[tuple[RewardComponent, ...], Field(min_length=1)] = (RewardComponent(name="verifier"),)
-    correct: str | None = None  # component whose unshaped value is correctness; default: the first verifier
+    rewards: Annotated[tuple[RewardComponent, ...], Field(min_length=1)] = (
+        RewardComponent(name="verifier"),
+    )
+    correct: str | None = (
+        None  # component whose unshaped value is correctness; default: the first verifier
+    )
     evaluation: Evaluation = Evaluation()
     until: Until
 
@@ -287,9 +309,13 @@ class StageBase(Closed):
         names = [reward.component for reward in self.rewards]
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"Two rewards are called {name!r}; name one of them with `as: other_name`")
+                raise ValueError(
+                    f"Two rewards are called {name!r}; name one of them with `as: other_name`"
+                )
         if self.correct is not None and self.correct not in names:
-            raise ValueError(f"correct: unknown reward {self.correct!r}. {nearest(self.correct, names)}")
+            raise ValueError(
+                f"correct: unknown reward {self.correct!r}. {nearest(self.correct, names)}"
+            )
         return self
 
 
@@ -306,7 +332,9 @@ class RlStage(StageBase):
     kind: Literal["rl"] = "rl"
     curriculum: Curriculum = Curriculum()
     objective: Part = Part(name="grpo")
-    carry: tuple[Literal["optimizer", "statistics"], ...] = ()  # kept from the RL stage before this one
+    carry: tuple[
+        Literal["optimizer", "statistics"], ...
+    ] = ()  # kept from the RL stage before this one
 
     @model_validator(mode="after")
     def _group_has_baseline(self) -> RlStage:
@@ -347,7 +375,9 @@ class Run(Closed):
 
 def _known_version(value: int) -> int:
     if value != 1:
-        raise ValueError(f"schema_version 1 is required, got {value}; this recipe needs another release")
+        raise ValueError(
+            f"schema_version 1 is required, got {value}; this recipe needs another release"
+        )
     return value
 
 
@@ -372,8 +402,10 @@ class Recipe(Closed):
             if stage.name in names:
                 raise ValueError(f"Two stages are called {stage.name!r}; stage names must differ")
             if stage.init.startswith("stage:") and stage.init[6:] not in names:
-                raise ValueError(f"stages.{stage.name}.init: no earlier stage {stage.init[6:]!r}. "
-                                 f"{nearest(stage.init[6:], names)}")
+                raise ValueError(
+                    f"stages.{stage.name}.init: no earlier stage {stage.init[6:]!r}. "
+                    f"{nearest(stage.init[6:], names)}"
+                )
             for name in stage.mixture:
                 if name not in self.distributions:
                     raise ValueError(

@@ -19,7 +19,10 @@ def first_difference(left: Path, right: Path) -> str | None:
     Measurements of time are left out. Checkpoints are compared at every step that both runs still have.
     """
     a, b = read_run(left), read_run(right)
-    for name, rows_a, rows_b in (("decisions", a.decisions, b.decisions), ("metrics", a.metrics, b.metrics)):
+    for name, rows_a, rows_b in (
+        ("decisions", a.decisions, b.decisions),
+        ("metrics", a.metrics, b.metrics),
+    ):
         found = _rows(name, rows_a, rows_b)
         if found:
             return found

@@ -32,7 +32,9 @@ def changes(run: RunTables) -> list[Change]:
     after = evaluations[-1]
     earlier = [row for row in evaluations[:-1] if row["stage"] not in rl]
     before: dict[str, Any] = earlier[-1] if earlier else {}
-    names = [key.removeprefix("eval/accuracy/") for key in after if key.startswith("eval/accuracy/")]
+    names = [
+        key.removeprefix("eval/accuracy/") for key in after if key.startswith("eval/accuracy/")
+    ]
     return [
         Change(
             name,
@@ -50,7 +52,9 @@ def print_summary(run_dir: Path, console: Console) -> None:
     run = read_run(run_dir)
     rows = changes(run)
     if not rows:
-        console.print(f"Done: {run_dir}. No evaluation was asked for (evaluation.at_end, evaluation.every).")
+        console.print(
+            f"Done: {run_dir}. No evaluation was asked for (evaluation.at_end, evaluation.every)."
+        )
         return
     table = Table(title=f"{run.recipe.name}: held-out prompts, greedy")
     table.add_column("distribution")
@@ -87,12 +91,22 @@ def plot(run: RunTables, rows: list[Change], file: Path) -> None:
     figure, axes = plt.subplots(1, 3, figsize=(16, 4.8), constrained_layout=True)
     bars = [row for row in rows if row.name != "mean"]
     places = range(len(bars))
-    axes[0].bar([p - 0.2 for p in places], [row.accuracy_before or 0 for row in bars], 0.4, label="before RL")
-    axes[0].bar([p + 0.2 for p in places], [row.accuracy_after for row in bars], 0.4, label="after RL")
+    axes[0].bar(
+        [p - 0.2 for p in places],
+        [row.accuracy_before or 0 for row in bars],
+        0.4,
+        label="before RL",
+    )
+    axes[0].bar(
+        [p + 0.2 for p in places], [row.accuracy_after for row in bars], 0.4, label="after RL"
+    )
     axes[0].set_xticks(list(places), [row.name for row in bars], rotation=45, ha="right")
     axes[0].set(ylim=(0, 1.02), ylabel="held-out accuracy, greedy", title="Accuracy")
     axes[0].legend()
-    for axis, kind, title in ((axes[1], "pass_rate", "Pass rate while training"), (axes[2], "probability", "Sampling")):
+    for axis, kind, title in (
+        (axes[1], "pass_rate", "Pass rate while training"),
+        (axes[2], "probability", "Sampling"),
+    ):
         for row in bars:
             steps, values = run.series(f"curriculum/{kind}/{row.name}")
             axis.plot(steps, _smooth(values), label=row.name, linewidth=1.3)

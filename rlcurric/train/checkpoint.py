@@ -100,7 +100,11 @@ class CheckpointStore:
                 manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
                 found.append(Checkpoint(path, int(manifest["step"]), manifest))
             except (ValueError, KeyError):
-                found.append(Checkpoint(path, int(path.name.removeprefix("step-")), {"files": {MANIFEST: ""}}))
+                found.append(
+                    Checkpoint(
+                        path, int(path.name.removeprefix("step-")), {"files": {MANIFEST: ""}}
+                    )
+                )
         return found
 
     def at(self, step: int) -> Checkpoint:
@@ -129,7 +133,11 @@ class CheckpointStore:
                     f"reads {SCHEMA_VERSION}. Resume with the release that wrote it."
                 )
             return checkpoint
-        good = [other for other in self.all() if other.step < checkpoint.step and other.damaged() is None]
+        good = [
+            other
+            for other in self.all()
+            if other.step < checkpoint.step and other.damaged() is None
+        ]
         remedy = (
             f"The newest good checkpoint is {good[-1].path}: remove {checkpoint.path} to resume from it."
             if good

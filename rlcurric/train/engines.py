@@ -21,14 +21,21 @@ class Engines:
     """Makes and keeps the engine that a stage asks for."""
 
     def __init__(
-        self, recipe: Recipe, ranks: Coordinator, reporter: Reporter, context: int, eos_token_ids: tuple[int, ...]
+        self,
+        recipe: Recipe,
+        ranks: Coordinator,
+        reporter: Reporter,
+        context: int,
+        eos_token_ids: tuple[int, ...],
     ) -> None:
         self.eos_token_ids = eos_token_ids
         self._recipe, self._ranks, self._reporter, self._context = recipe, ranks, reporter, context
         self._vllm: tuple[Any, Engine] | None = None
         self._told: set[str] = set()
 
-    def get(self, stage: StageBase, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Engine:
+    def get(
+        self, stage: StageBase, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> Engine:
         """The stage's engine. It has `model`'s weights only after `sync`."""
         name, why = choose_engine(stage.rollout.engine)
         if self._ranks.is_main and why not in self._told:
@@ -51,14 +58,18 @@ class Engines:
         """Give the engine the model's weights, and confirm that it says so."""
         engine.sync(named_tensors(model), version)
         if engine.version != version:
-            raise RuntimeError(f"The {engine.name} engine reports weights {engine.version}; {version} was sent")
+            raise RuntimeError(
+                f"The {engine.name} engine reports weights {engine.version}; {version} was sent"
+            )
 
     def close(self) -> None:
         if self._vllm is not None:
             self._vllm[1].close()
             self._vllm = None
 
-    def _start_vllm(self, settings: Any, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Engine:
+    def _start_vllm(
+        self, settings: Any, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> Engine:
         from rlcurric.rollout.vllm_engine import VllmEngine, VllmSettings
 
         # vLLM builds its model from a folder; the weights that count come through sync.
@@ -70,7 +81,9 @@ class Engines:
                 Path(folder),
                 VllmSettings(
                     max_model_len=self._context,
-                    dtype="bfloat16" if on_cuda and self._recipe.model.dtype != "float32" else "float32",
+                    dtype="bfloat16"
+                    if on_cuda and self._recipe.model.dtype != "float32"
+                    else "float32",
                     gpu_memory_utilization=settings.gpu_memory_utilization,
                     max_num_seqs=settings.max_num_seqs,
                     enforce_eager=settings.enforce_eager,

@@ -34,7 +34,9 @@ def evaluate(run: RunContext, stage: StageBase, engine: Engine) -> list[EvalSamp
     rollout, evaluation = stage.rollout, stage.evaluation
     eos = run.engines.eos_token_ids
     longest = evaluation.max_new_tokens or rollout.max_new_tokens
-    samples = _judge(run, stage, engine, prompts, (GREEDY,), SamplingSpec(longest, 1.0, eos, greedy=True))
+    samples = _judge(
+        run, stage, engine, prompts, (GREEDY,), SamplingSpec(longest, 1.0, eos, greedy=True)
+    )
     if evaluation.samples:
         numbers = tuple(range(evaluation.samples))
         spec = SamplingSpec(longest, rollout.temperature, eos)
@@ -51,11 +53,19 @@ def _judge(
     spec: SamplingSpec,
 ) -> list[EvalSample]:
     keys = [
-        (GroupId("held-out", prompt.uid, 0), prompt, number, seeds.hash64(run.recipe.seed, "held-out", prompt.uid))
+        (
+            GroupId("held-out", prompt.uid, 0),
+            prompt,
+            number,
+            seeds.hash64(run.recipe.seed, "held-out", prompt.uid),
+        )
         for prompt in prompts
         for number in numbers
     ]
-    requests = [SampleRequest(prompt.prompt_ids, seeds.sample_seed(key, number)) for _, prompt, number, key in keys]
+    requests = [
+        SampleRequest(prompt.prompt_ids, seeds.sample_seed(key, number))
+        for _, prompt, number, key in keys
+    ]
     owners = [(group, number) for group, _, number, _ in keys]
     rollouts = completions(engine, run.tokenizer, requests, owners, spec)
     by_prompt = [
@@ -64,7 +74,9 @@ def _judge(
     ]
     outcomes = run.parts.judge(stage, by_prompt)
     return [
-        EvalSample(prompt.distribution, prompt.uid, one.sample, one.correct, one.length, one.truncated)
+        EvalSample(
+            prompt.distribution, prompt.uid, one.sample, one.correct, one.length, one.truncated
+        )
         for (prompt, _), group in zip(by_prompt, outcomes, strict=True)
         for one in group
     ]

@@ -52,8 +52,13 @@ def adamw(model: torch.nn.Module, optim: Optim) -> torch.optim.AdamW:
     """AdamW over trainable parameters, no weight decay on vectors; learning rates are set before each update."""
     decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
     plain = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=1.0, betas=optim.betas, eps=optim.eps)
+    groups = [
+        {"params": decayed, "weight_decay": optim.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [g for g in groups if g["params"]], lr=1.0, betas=optim.betas, eps=optim.eps
+    )
 
 
 class Learner:
@@ -144,7 +149,9 @@ class Learner:
         for key, tensor in tensors.items():
             name, _, kind = key.rpartition("::")
             if name not in named:
-                raise ValueError(f"{folder / OPTIMIZER} is of another model: it has no parameter {name!r}")
+                raise ValueError(
+                    f"{folder / OPTIMIZER} is of another model: it has no parameter {name!r}"
+                )
             parameter = named[name]
             value = tensor if kind == "step" else tensor.to(parameter.device)
             state[parameter][kind] = value.clone()
@@ -168,12 +175,16 @@ class Learner:
             packed = self._packed(rows)
             last = number == len(batches) - 1
             with self._boundary(last), self.accelerator.autocast():
-                logprobs_N, entropy_N = self.policy(packed, self.settings.temperature, with_entropy=True)
+                logprobs_N, entropy_N = self.policy(
+                    packed, self.settings.temperature, with_entropy=True
+                )
                 parity = parity.add(*self._pairs(rows, logprobs_N.detach(), version))
                 loss, metrics = policy_loss(
                     self.objective,
                     logprobs_N,
-                    torch.cat([old[id(row)] for row in rows]) if old and rows else logprobs_N.detach(),
+                    torch.cat([old[id(row)] for row in rows])
+                    if old and rows
+                    else logprobs_N.detach(),
                     torch.tensor([row.advantage for row in rows] or [0.0], device=self.device),
                     packed.row_N,
                     packed.loss_mask_N,
@@ -191,7 +202,9 @@ class Learner:
         """Clip, check that everything is finite on all ranks, step."""
         norm = self.accelerator.clip_grad_norm_(self.policy.parameters(), self.optim.max_grad_norm)
         norm_value = float(norm)
-        finite = np.isfinite(norm_value) and all(bool(torch.isfinite(value).all()) for value in sums.values())
+        finite = np.isfinite(norm_value) and all(
+            bool(torch.isfinite(value).all()) for value in sums.values()
+        )
         if self._any(not finite):
             raise RunError(
                 f"the loss or the gradient norm is not finite (norm {norm_value}). Likely causes: a learning rate that "
@@ -220,28 +233,41 @@ class Learner:
     def _micro_batches(self, rows: Sequence[TrainRow]) -> list[list[TrainRow]]:
         """Rows in micro-batches; every rank gets as many, short ones an empty one that goes through the model."""
         lengths = [len(row.prompt_ids) + row.rollout.length for row in rows]
-        batches = [[rows[index] for index in batch] for batch in pack(lengths, self.optim.tokens_per_microbatch)]
+        batches = [
+            [rows[index] for index in batch]
+            for batch in pack(lengths, self.optim.tokens_per_microbatch)
+        ]
         wanted = int(self.ranks.max(torch.tensor([len(batches)])).item())
         return batches + [[] for _ in range(wanted - len(batches))]
 
     def _packed(self, rows: Sequence[TrainRow]) -> PackedRows:
         return to_packed(
-            [(row.prompt_ids, row.rollout.completion_ids_T, row.rollout.loss_mask_T) for row in rows],
+            [
+                (row.prompt_ids, row.rollout.completion_ids_T, row.rollout.loss_mask_T)
+                for row in rows
+            ],
             device=self.device,
         )
 
     def _counts(self, window: Sequence[TrainRow]) -> Counts:
         """The denominators of the window, summed over ranks once, before its first backward."""
         tokens = sum(
-            row.rollout.length if row.rollout.loss_mask_T is None else int(row.rollout.loss_mask_T.sum())
+            row.rollout.length
+            if row.rollout.loss_mask_T is None
+            else int(row.rollout.loss_mask_T.sum())
             for row in window
         )
         total = self.ranks.sum(torch.tensor([tokens, len(window)], dtype=torch.int64)).tolist()
         return Counts(
-            tokens=int(total[0]), rows=int(total[1]), max_length=self.settings.max_new_tokens, world=self.ranks.world
+            tokens=int(total[0]),
+            rows=int(total[1]),
+            max_length=self.settings.max_new_tokens,
+            world=self.ranks.world,
         )
 
-    def _pairs(self, rows: Sequence[TrainRow], logprobs_N: torch.Tensor, version: int) -> tuple[np.ndarray, np.ndarray]:
+    def _pairs(
+        self, rows: Sequence[TrainRow], logprobs_N: torch.Tensor, version: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Trainer's and engine's log-probs of the rows that were sampled from these weights."""
         if not rows:
             return np.zeros(0, np.float32), np.zeros(0, np.float32)

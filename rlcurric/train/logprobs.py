@@ -40,12 +40,20 @@ class PolicyForward(nn.Module):
         hidden_ND = hidden_1LD[0].index_select(0, packed.predict_N)
         parts = [
             self._tile(hidden, targets, temperature, with_entropy)
-            for hidden, targets in zip(hidden_ND.split(CHUNK), packed.targets_N.split(CHUNK), strict=True)
+            for hidden, targets in zip(
+                hidden_ND.split(CHUNK), packed.targets_N.split(CHUNK), strict=True
+            )
         ]
-        return torch.cat([logprobs for logprobs, _ in parts]), torch.cat([entropy for _, entropy in parts])
+        return torch.cat([logprobs for logprobs, _ in parts]), torch.cat(
+            [entropy for _, entropy in parts]
+        )
 
     def _tile(
-        self, hidden_ND: torch.Tensor, targets_N: torch.Tensor, temperature: float, with_entropy: bool
+        self,
+        hidden_ND: torch.Tensor,
+        targets_N: torch.Tensor,
+        temperature: float,
+        with_entropy: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         head = self.model.get_output_embeddings()
         if not torch.is_grad_enabled():
@@ -57,7 +65,11 @@ class PolicyForward(nn.Module):
 
 
 def _logprobs(
-    head: nn.Module, hidden_ND: torch.Tensor, targets_N: torch.Tensor, temperature: float, with_entropy: bool
+    head: nn.Module,
+    hidden_ND: torch.Tensor,
+    targets_N: torch.Tensor,
+    temperature: float,
+    with_entropy: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     logits_NV = head(hidden_ND).float() / temperature
     normaliser_N = logits_NV.logsumexp(-1)

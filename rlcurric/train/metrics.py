@@ -15,7 +15,10 @@ VOLATILE = ("time/", "throughput/")
 def batch_metrics(batch: Batch) -> dict[str, float]:
     """Rewards and their parts, correctness, lengths over the samples of the final batch."""
     samples = [sample for group in batch.groups for sample in group.samples]
-    metrics: dict[str, float] = {"batch/groups/sum": len(batch.groups), "batch/rollouts/sum": len(samples)}
+    metrics: dict[str, float] = {
+        "batch/groups/sum": len(batch.groups),
+        "batch/rollouts/sum": len(samples),
+    }
     if not samples:
         return metrics
     metrics["reward/total/mean"] = _mean([sample.reward for sample in samples])

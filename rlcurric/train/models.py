@@ -25,9 +25,13 @@ def local_path(path: str, base_dir: str = ".") -> Path | None:
     for candidate in (Path(path).expanduser(), Path(base_dir) / path):
         if candidate.is_dir():
             if not (candidate / "config.json").is_file():
-                raise ValueError(f"model.path: {candidate} is no Hugging Face model: it has no config.json")
+                raise ValueError(
+                    f"model.path: {candidate} is no Hugging Face model: it has no config.json"
+                )
             return candidate
-    looks_local = path.startswith(("/", ".", "~")) or path.count("/") != 1 or Path(path).parent.is_dir()
+    looks_local = (
+        path.startswith(("/", ".", "~")) or path.count("/") != 1 or Path(path).parent.is_dir()
+    )
     if looks_local and path.count("/") != 0:
         raise ValueError(
             f"model.path: the folder {path!r} does not exist. Give a folder with config.json, or a hub id ('owner/name')."
@@ -46,7 +50,9 @@ def tokenizer_of(recipe: Recipe, path: Path | str | None = None) -> PreTrainedTo
 
     where = path or _base_path(recipe)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(where), trust_remote_code=recipe.model.trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(where), trust_remote_code=recipe.model.trust_remote_code
+        )
     except (OSError, ValueError) as error:
         raise ValueError(_cannot_load("tokenizer", str(where), error)) from None
     if tokenizer.pad_token_id is None:
@@ -115,7 +121,9 @@ def context_length(recipe: Recipe, config: Any = None) -> int:
         allowed = getattr(config, "max_position_embeddings", None)
     asked = recipe.model.context
     if asked is not None and allowed is not None and asked > allowed:
-        raise ValueError(f"model.context is {asked}, but the model allows {allowed} positions; set at most {allowed}")
+        raise ValueError(
+            f"model.context is {asked}, but the model allows {allowed} positions; set at most {allowed}"
+        )
     return asked or allowed or 4096
 
 
@@ -142,9 +150,13 @@ def eos_token_ids_of(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tupl
             configured = GenerationConfig.from_pretrained(str(_base_path(recipe))).eos_token_id
     ids: list[int] = []
     for value in (tokenizer.eos_token_id, configured):
-        ids.extend(value if isinstance(value, list | tuple) else [value] if value is not None else [])
+        ids.extend(
+            value if isinstance(value, list | tuple) else [value] if value is not None else []
+        )
     if not ids:
-        raise ValueError("The tokenizer has no end-of-sequence token, so no completion could end; set one")
+        raise ValueError(
+            "The tokenizer has no end-of-sequence token, so no completion could end; set one"
+        )
     return tuple(dict.fromkeys(ids))
 
 
@@ -164,7 +176,9 @@ def set_environment(recipe: Recipe) -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    remote_model = recipe.model.path is not None and local_path(recipe.model.path, recipe.base_dir) is None
+    remote_model = (
+        recipe.model.path is not None and local_path(recipe.model.path, recipe.base_dir) is None
+    )
     remote_init = any("/" in s.init and not Path(s.init).exists() for s in recipe.stages)
     remote_data = any(d.source.name == "hub" for d in recipe.distributions.values())
     if not (remote_model or remote_data or remote_init):
@@ -181,5 +195,3 @@ def _base_path(recipe: Recipe) -> Path | str:
 def _cannot_load(what: str, where: str, error: Exception) -> str:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return f"model.path: cannot load the {what} of {where!r}: {reason}. Give a folder in Hugging Face format or a hub id."
-
-

@@ -41,7 +41,9 @@ Lead = Generator[Directive, list[Any], str]
 class RlLeader:
     """Rank 0's side of one RL stage."""
 
-    def __init__(self, run: RunContext, stage: RlStage, controller: Controller, state: RunState) -> None:
+    def __init__(
+        self, run: RunContext, stage: RlStage, controller: Controller, state: RunState
+    ) -> None:
         self.run = run
         self.stage = stage
         self.controller = controller
@@ -77,11 +79,15 @@ class RlLeader:
             answers = yield Generate(tuple(self.controller.requests()), weights, args)
         deliveries = [delivery for answer in answers for delivery in answer.deliveries]
         self.run.failures.observe(deliveries)
-        self._seconds["grade"] = self._seconds.get("grade", 0.0) + max(a.grade_seconds for a in answers)
+        self._seconds["grade"] = self._seconds.get("grade", 0.0) + max(
+            a.grade_seconds for a in answers
+        )
         self._seconds["rollout"] -= max(a.grade_seconds for a in answers)
         return deliveries
 
-    def _train(self, batch: Batch, progress: Progress) -> Generator[Directive, list[Any], dict[str, Any]]:
+    def _train(
+        self, batch: Batch, progress: Progress
+    ) -> Generator[Directive, list[Any], dict[str, Any]]:
         """Advantages, updates, sync; the step's line of metrics."""
         advantages = batch_advantages(self.objective.spec, batch)
         row = {
@@ -120,7 +126,9 @@ class RlLeader:
                 order = draw.permutation(len(batch.groups))
             for part in np.array_split(order, optim.minibatches):
                 samples = tuple(
-                    TrainSample(group.group_id, sample.sample, advantages[group.group_id, sample.sample])
+                    TrainSample(
+                        group.group_id, sample.sample, advantages[group.group_id, sample.sample]
+                    )
                     for group in (batch.groups[index] for index in sorted(part.tolist()))
                     for sample in group.samples
                 )
@@ -133,13 +141,19 @@ class RlLeader:
         rate = value_at(self.stage.optim.learning_rate, progress)
         warmup = self.stage.optim.warmup_steps
         first = self.state.stage_updates
-        return tuple(rate * min(1.0, (first + k + 1) / warmup) if warmup else rate for k in range(updates))
+        return tuple(
+            rate * min(1.0, (first + k + 1) / warmup) if warmup else rate for k in range(updates)
+        )
 
-    def _finish_step(self, row: dict[str, Any], batch: Batch, started: float) -> Lead | Generator[Any, Any, None]:
+    def _finish_step(
+        self, row: dict[str, Any], batch: Batch, started: float
+    ) -> Lead | Generator[Any, Any, None]:
         """Everything after the update: evaluation, logs, checkpoint."""
         step, evaluation = self.state.step, self.stage.evaluation
         last = self.state.stage_step == self.stage.until.steps
-        if (evaluation.every and self.state.stage_step % evaluation.every == 0) or (last and evaluation.at_end):
+        if (evaluation.every and self.state.stage_step % evaluation.every == 0) or (
+            last and evaluation.at_end
+        ):
             with self._timed("evaluate"):
                 answers = yield Evaluate(step, self.state.policy_version)
             row |= merge_evaluation(answers)
@@ -155,19 +169,25 @@ class RlLeader:
             count = -(-log.max_per_step // max(1, len(batch.groups[0].samples)))
             groups = batch.groups[:count]
             answers = yield Fetch(tuple(group.group_id for group in groups))
-            rollouts = {rollout_key: value for answer in answers for rollout_key, value in answer.items()}
+            rollouts = {
+                rollout_key: value for answer in answers for rollout_key, value in answer.items()
+            }
             write_rollouts(self.run.directory, self.state.step, groups, rollouts, log)
         seconds = time.perf_counter() - started
         row |= {f"time/{name}/s": round(value, 4) for name, value in self._seconds.items()}
         row["time/step/s"] = round(seconds, 4)
-        row["throughput/generated/tokens_per_s"] = round(row["tokens/generated/sum"] / max(seconds, 1e-9), 1)
+        row["throughput/generated/tokens_per_s"] = round(
+            row["tokens/generated/sum"] / max(seconds, 1e-9), 1
+        )
         row["tokens/total/sum"] = self.state.generated_tokens
         self.run.directory.append("decisions.jsonl", self.controller.decisions())
         self.run.log_step(row)
 
     def _save(self) -> Generator[Any, Any, None]:
         self.run.reporter.phase("save")
-        state = self.state.to_json(curriculum=self.controller.state_dict(), failures=self.run.failures.state_dict())
+        state = self.state.to_json(
+            curriculum=self.controller.state_dict(), failures=self.run.failures.state_dict()
+        )
         yield Save(state)
 
     def _stop(self) -> Generator[Any, Any, str]:
@@ -180,7 +200,9 @@ class RlLeader:
         prompts = self.run.data.probe_prompts(self.stage)
         self.run.reporter.phase("parity probe")
         answers = yield Probe(prompts, self.state.policy_version)
-        self.run.directory.event("parity_probe", self.state.step, stage=self.stage.name, **answers[0])
+        self.run.directory.event(
+            "parity_probe", self.state.step, stage=self.stage.name, **answers[0]
+        )
 
     def _progress(self) -> Progress:
         return Progress(self.state.step, self.state.stage_step, self.stage.until.steps)

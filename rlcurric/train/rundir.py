@@ -114,7 +114,9 @@ class RunDirectory:
                 rows = read_jsonl(path)
                 kept = [row for row in rows if row["step"] <= step]
                 dropped = max(dropped, len({row["step"] for row in rows if row["step"] > step}))
-                write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+                write_atomic(
+                    path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
+                )
         for file in self.rollouts.glob("step-*.parquet*"):
             if file.suffix != ".parquet" or int(file.stem.removeprefix("step-")) > step:
                 file.unlink()

@@ -34,7 +34,9 @@ def completions(
             sample=number,
             completion_ids_T=sample.completion_ids_T,
             rollout_logprobs_T=sample.rollout_logprobs_T,
-            policy_version_T=np.full(len(sample.completion_ids_T), sample.policy_version, dtype=np.int64),
+            policy_version_T=np.full(
+                len(sample.completion_ids_T), sample.policy_version, dtype=np.int64
+            ),
             finish_reason=sample.finish_reason,
             text=text,
         )

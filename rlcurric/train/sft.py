@@ -100,7 +100,9 @@ def _make_trainer(run: RunContext, stage: SftStage, model: Any, follower: _Follo
         log_level="error",
     )
     optimizer = adamw(model, stage.optim)
-    scheduler = LambdaLR(optimizer, lambda update: _learning_rate(stage, follower.first_step, update))
+    scheduler = LambdaLR(
+        optimizer, lambda update: _learning_rate(stage, follower.first_step, update)
+    )
     trainer = SFTTrainer(
         model=model,
         args=config,
@@ -115,7 +117,9 @@ def _make_trainer(run: RunContext, stage: SftStage, model: Any, follower: _Follo
 
 
 def _learning_rate(stage: SftStage, first_step: int, update: int) -> float:
-    rate = value_at(stage.optim.learning_rate, Progress(first_step + update, update, stage.until.steps))
+    rate = value_at(
+        stage.optim.learning_rate, Progress(first_step + update, update, stage.until.steps)
+    )
     warmup = stage.optim.warmup_steps
     return rate * min(1.0, (update + 1) / warmup) if warmup else rate
 
@@ -163,7 +167,9 @@ class _Follower:
             def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
                 follower.step_end(state.global_step, control)
 
-            def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            def on_log(
+                self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any
+            ) -> None:
                 if logs and "loss" in logs:
                     follower.log(logs)
 
@@ -218,7 +224,10 @@ class _Follower:
             self.run.reporter.phase("save")
             written = Path(self.trainer.args.output_dir) / f"checkpoint-{stage_step}"
             self.run.store.save(
-                self.state.step, self.state.to_json(), lambda folder: _adopt(written, folder), self.run.kept_steps()
+                self.state.step,
+                self.state.to_json(),
+                lambda folder: _adopt(written, folder),
+                self.run.kept_steps(),
             )
             shutil.rmtree(written, ignore_errors=True)
         self.run.ranks.barrier()

@@ -19,14 +19,26 @@ def run_rl(run: RunContext, stage: RlStage, state: RunState) -> tuple[str, RunSt
     assert run.origin is not None or not resumed
     source = run.origin.model if resumed and run.origin else run.initial_weights(stage)
     model = load_model(run.recipe, source)
-    learner = Learner(model, stage.optim, run.parts.objective(stage), run.ranks, settings=run.learner_settings(stage))
+    learner = Learner(
+        model,
+        stage.optim,
+        run.parts.objective(stage),
+        run.ranks,
+        settings=run.learner_settings(stage),
+    )
     engine = run.engines.get(stage, learner.model, run.tokenizer)
     worker = RlWorker(run, stage, learner, engine)
     saved = run.origin.state() if run.origin else {}
-    controller_state = saved.get("curriculum") if not run.forked or _same(run, "curriculum", "mixture") else None
+    controller_state = (
+        saved.get("curriculum") if not run.forked or _same(run, "curriculum", "mixture") else None
+    )
     if resumed and run.origin and (not run.forked or _same(run, "optim")):
         worker.load(run.origin.path)
-    elif run.origin and "optimizer" in stage.carry and (run.origin.path / "optimizer.safetensors").exists():
+    elif (
+        run.origin
+        and "optimizer" in stage.carry
+        and (run.origin.path / "optimizer.safetensors").exists()
+    ):
         learner.load(run.origin.path)
     leader: RlLeader | None = None
     if run.ranks.is_main:
@@ -56,4 +68,8 @@ def _same(run: RunContext, *sections: str) -> bool:
     name = run.origin.manifest["stage"]
     mine = next((s for s in dump(run.recipe)["stages"] if s["name"] == name), None)
     theirs = next((s for s in old["stages"] if s["name"] == name), None)
-    return mine is not None and theirs is not None and all(mine.get(k) == theirs.get(k) for k in sections)
+    return (
+        mine is not None
+        and theirs is not None
+        and all(mine.get(k) == theirs.get(k) for k in sections)
+    )

@@ -36,7 +36,12 @@ class StopRequest:
 
     def requested(self, step: int | None = None) -> str | None:
         """Why to stop, or None. `step`: steps done, where the run stands between two steps."""
-        if self.reason is None and step is not None and self._stop_at is not None and step >= self._stop_at:
+        if (
+            self.reason is None
+            and step is not None
+            and self._stop_at is not None
+            and step >= self._stop_at
+        ):
             self.reason = f"step {self._stop_at} was to be the last"
         if self.reason is None and self._file is not None and self._file.exists():
             self.reason = f"the file {self._file.name}"

@@ -15,7 +15,17 @@ from rlcurric import seeds
 from rlcurric.recipe.schema import RlStage
 from rlcurric.rewards.rubric import GradeRequest
 from rlcurric.rollout.engine import Engine, SampleRequest, SamplingSpec
-from rlcurric.train.directives import Directive, Evaluate, Fetch, Forget, Generate, Probe, Save, Sync, Update
+from rlcurric.train.directives import (
+    Directive,
+    Evaluate,
+    Fetch,
+    Forget,
+    Generate,
+    Probe,
+    Save,
+    Sync,
+    Update,
+)
 from rlcurric.train.evaluation import EvalSample, evaluate
 from rlcurric.train.learner import Learner, TrainRow
 from rlcurric.train.run import RunContext
@@ -41,7 +51,9 @@ class RlWorker:
     def __init__(self, run: RunContext, stage: RlStage, learner: Learner, engine: Engine) -> None:
         self.run, self.stage, self.learner, self.engine = run, stage, learner, engine
         self.held: Held = {}
-        self._spec = SamplingSpec(stage.rollout.max_new_tokens, stage.rollout.temperature, run.engines.eos_token_ids)
+        self._spec = SamplingSpec(
+            stage.rollout.max_new_tokens, stage.rollout.temperature, run.engines.eos_token_ids
+        )
 
     def obey(self, directive: Directive) -> Any:
         """Do what rank 0 decided; the answer is gathered from all ranks."""
@@ -55,9 +67,13 @@ class RlWorker:
             case Probe():
                 return self._probe(directive)
             case Fetch():
-                return {group: self.held[group] for group in directive.group_ids if group in self.held}
+                return {
+                    group: self.held[group] for group in directive.group_ids if group in self.held
+                }
             case Forget():
-                self.held = {group: held for group, held in self.held.items() if group in set(directive.keep)}
+                self.held = {
+                    group: held for group, held in self.held.items() if group in set(directive.keep)
+                }
                 return None
             case Evaluate():
                 return self._evaluate()
@@ -71,7 +87,9 @@ class RlWorker:
             self.engine,
             self.run.tokenizer,
             [
-                SampleRequest(request.prompt.prompt_ids, seeds.sample_seed(request.seed_key, sample))
+                SampleRequest(
+                    request.prompt.prompt_ids, seeds.sample_seed(request.seed_key, sample)
+                )
                 for request, sample in named
             ],
             [(request.group_id, sample) for request, sample in named],
@@ -85,7 +103,9 @@ class RlWorker:
             self.held[request.group_id] = (request.prompt, earlier + members)
             grades.append(GradeRequest(request.group_id, request.prompt, members))
         started = time.perf_counter()
-        outcomes = self.run.parts.rubric(self.stage).score(grades, directive.weights, directive.args)
+        outcomes = self.run.parts.rubric(self.stage).score(
+            grades, directive.weights, directive.args
+        )
         deliveries = tuple(
             Delivery(grade.group_id, grade.prompt.distribution, tuple(group))
             for grade, group in zip(grades, outcomes, strict=True)
@@ -94,7 +114,11 @@ class RlWorker:
 
     def _update(self, directive: Update) -> dict[str, float]:
         windows = [
-            [self._row(sample.group_id, sample.sample, sample.advantage) for sample in window if self._has(sample.group_id)]
+            [
+                self._row(sample.group_id, sample.sample, sample.advantage)
+                for sample in window
+                if self._has(sample.group_id)
+            ]
             for window in directive.minibatches
         ]
         report = self.learner.update(windows, directive.learning_rates, directive.version)
@@ -109,7 +133,9 @@ class RlWorker:
         return TrainRow(prompt.prompt_ids, rollout, advantage)
 
     def _probe(self, directive: Probe) -> dict[str, float]:
-        mine = directive.prompts[self.run.ranks.rank :: self.run.ranks.world] or directive.prompts[:1]
+        mine = (
+            directive.prompts[self.run.ranks.rank :: self.run.ranks.world] or directive.prompts[:1]
+        )
         rollouts = completions(
             self.engine,
             self.run.tokenizer,
@@ -117,7 +143,9 @@ class RlWorker:
             [(GroupId("probe", prompt.uid, 0), 0) for prompt in mine],
             self._spec,
         )
-        rows = [TrainRow(p.prompt_ids, rollout, 0.0) for p, rollout in zip(mine, rollouts, strict=True)]
+        rows = [
+            TrainRow(p.prompt_ids, rollout, 0.0) for p, rollout in zip(mine, rollouts, strict=True)
+        ]
         return self.learner.measure_parity(rows, directive.version)
 
     def _evaluate(self) -> list[EvalSample]:
