@@ -1,0 +1,1 @@
+"""Rollout engines: who samples completions, with which weights, and how exactly."""

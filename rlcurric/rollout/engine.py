@@ -1,0 +1,66 @@
+"""What an engine is: token ids in, token ids and log-probs out, the weights by version."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from rlcurric.types import FinishReason
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingSpec:
+    """How completions are sampled: the full softmax at `temperature`, or its argmax."""
+
+    max_new_tokens: int
+    temperature: float
+    eos_token_ids: tuple[int, ...]
+    greedy: bool = False  # log-probs are then at temperature 1
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRequest:
+    """One completion that is wanted."""
+
+    prompt_ids: tuple[int, ...]
+    seed: int  # in [0, 2**63); the completion is a function of prompt, seed and weights
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One completion. Arrays have its length, end-of-sequence included."""
+
+    completion_ids_T: np.ndarray  # int64
+    rollout_logprobs_T: np.ndarray  # float32, nats, at the sampling temperature
+    finish_reason: FinishReason
+    policy_version: int
+
+
+class Engine(Protocol):
+    """Samples completions from the weights it was last given."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> int:
+        """Policy version of the weights it holds; -1 before the first `sync`."""
+        ...
+
+    def generate(self, requests: Sequence[SampleRequest], spec: SamplingSpec) -> list[Sample]:
+        """One sample for each request, in their order. The same list gives the same bits."""
+        ...
+
+    def sync(self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
+        """Take these weights, a tied output head by its own name included, as `version`."""
+        ...
+
+    def close(self) -> None:
+        """Free what the engine holds; another may then be made in this process."""
+        ...

@@ -1,0 +1,116 @@
+"""The embedded engine: transformers' generate on the learner's own module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from rlcurric.rollout.engine import Sample, SampleRequest, SamplingSpec
+from rlcurric.rollout.gumbel import gumbel_noise
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class _GumbelMax:
+    """Logits processor: adds each sample's own noise, so that the argmax is a draw from the softmax.
+
+    Keeps the log-probs of every position before the noise. Gumbel-max needs no generator, global or other.
+    """
+
+    def __init__(self, seeds_B: torch.Tensor, spec: SamplingSpec) -> None:
+        self._seeds_B, self._spec = seeds_B, spec
+        self.logprobs: list[torch.Tensor] = []  # one (B, V) a position
+
+    def __call__(self, input_ids: torch.Tensor, scores_BV: torch.Tensor) -> torch.Tensor:
+        temperature = 1.0 if self._spec.greedy else self._spec.temperature
+        logprobs_BV = (scores_BV.float() / temperature).log_softmax(-1)
+        position = len(self.logprobs)
+        self.logprobs.append(logprobs_BV)
+        if self._spec.greedy:
+            return logprobs_BV
+        return logprobs_BV + gumbel_noise(self._seeds_B, position, scores_BV.shape[-1])
+
+
+class TorchEngine:
+    """Samples with the module that is being trained: a sync only names the version."""
+
+    name = "torch"
+
+    def __init__(self, model: PreTrainedModel, pad_token_id: int, max_batch: int = 64) -> None:
+        if max_batch < 1:
+            raise ValueError(f"rollout.torch.max_batch must be at least 1, got {max_batch}")
+        self.version = -1
+        self._model, self._pad, self._max_batch = model, pad_token_id, max_batch
+
+    def sync(self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
+        """The weights are the learner's own; only their version is noted."""
+        self.version = version
+
+    def close(self) -> None:
+        """Nothing is held beside the learner's module."""
+
+    def generate(self, requests: Sequence[SampleRequest], spec: SamplingSpec) -> list[Sample]:
+        """Batches of `max_batch`, by prompt length so that little is padded."""
+        order = sorted(range(len(requests)), key=lambda index: (len(requests[index].prompt_ids), index))
+        samples: list[Sample | None] = [None] * len(requests)
+        was_training = self._model.training
+        self._model.eval()
+        try:
+            for start in range(0, len(order), self._max_batch):
+                chosen = order[start : start + self._max_batch]
+                for index, sample in zip(chosen, self._batch([requests[i] for i in chosen], spec), strict=True):
+                    samples[index] = sample
+        finally:
+            self._model.train(was_training)
+        return [sample for sample in samples if sample is not None]
+
+    @torch.no_grad()
+    def _batch(self, requests: Sequence[SampleRequest], spec: SamplingSpec) -> list[Sample]:
+        from transformers import GenerationConfig, LogitsProcessorList
+
+        device = self._model.device
+        longest = max(len(request.prompt_ids) for request in requests)
+        ids_BT = torch.full((len(requests), longest), self._pad, dtype=torch.int64)
+        mask_BT = torch.zeros_like(ids_BT)
+        for row, request in enumerate(requests):
+            ids_BT[row, longest - len(request.prompt_ids) :] = torch.tensor(request.prompt_ids)
+            mask_BT[row, longest - len(request.prompt_ids) :] = 1
+        noise = _GumbelMax(torch.tensor([r.seed for r in requests], dtype=torch.int64, device=device), spec)
+        config = GenerationConfig(
+            max_new_tokens=spec.max_new_tokens,
+            do_sample=False,
+            eos_token_id=list(spec.eos_token_ids),
+            pad_token_id=self._pad,
+            use_cache=True,
+        )
+        output: Any = self._model.generate(
+            input_ids=ids_BT.to(device),
+            attention_mask=mask_BT.to(device),
+            generation_config=config,
+            logits_processor=LogitsProcessorList([noise]),
+        )
+        completions_BT = output[:, longest:]
+        logprobs_BT = torch.stack(
+            [row_BV.gather(-1, ids_B[:, None])[:, 0] for row_BV, ids_B in zip(noise.logprobs, completions_BT.T, strict=True)],
+            dim=1,
+        )
+        return [
+            _sample(ids_T, logprobs_T, spec, self.version)
+            for ids_T, logprobs_T in zip(completions_BT.cpu().numpy(), logprobs_BT.cpu().numpy(), strict=True)
+        ]
+
+
+def _sample(ids_T: np.ndarray, logprobs_T: np.ndarray, spec: SamplingSpec, version: int) -> Sample:
+    """Cut a row of the batch at its end-of-sequence token."""
+    ends = np.flatnonzero(np.isin(ids_T, spec.eos_token_ids))
+    length = int(ends[0]) + 1 if len(ends) else len(ids_T)
+    return Sample(
+        completion_ids_T=ids_T[:length].astype(np.int64),
+        rollout_logprobs_T=logprobs_T[:length].astype(np.float32),
+        finish_reason="stop" if len(ends) else "length",
+        policy_version=version,
+    )
