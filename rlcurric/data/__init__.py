@@ -1,4 +1,6 @@
-"""Data: sources, distributions with a held-out split, prompt templates, pools of prompts, a character tokenizer."""
+"""Data: sources, distributions with a held-out split, prompt templates, pools of prompts, a
+character tokenizer.
+"""
 
 from rlcurric.data.distributions import (
     Counts,

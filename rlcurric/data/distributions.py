@@ -26,9 +26,10 @@ class DistributionSpec:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What became of the rows that a source gave: read = duplicates + overlapping + limited + train + held_out."""
+    """What became of the rows that a source gave: `read` is the sum of the others."""
 
     read: int
+    unanswered: int  # without an answer, and left out as the recipe asked
     duplicates: int  # the same question, answer and demonstration again
     overlapping: (
         int  # left out of training since the question is held out, here or in another distribution
@@ -40,7 +41,9 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """The rows of one distribution. No question stands in `train` and in any distribution's `held_out`."""
+    """The rows of one distribution. No question stands in `train` and in any distribution's
+    `held_out`.
+    """
 
     name: str
     train: tuple[Row, ...]
@@ -49,16 +52,17 @@ class Distribution:
 
 
 def content_hash(question: str) -> int:
-    """Hash of a question that case, white space and the form of Unicode characters do not change."""
+    """Hash of a question that case, white space and Unicode composition do not change."""
     return hash64(" ".join(unicodedata.normalize("NFKC", question).casefold().split()))
 
 
 def load_distributions(specs: Iterable[DistributionSpec]) -> dict[str, Distribution]:
-    """Read all distributions of a recipe and split them, disjoint across all of them by content hash.
+    """Read all distributions of a recipe and split them, disjoint across all of them by content
+    hash.
 
-    Pass every distribution that any stage uses: what one holds out, no other may train on. The split depends on the
-    rows alone, not on the run's seed: with a fraction, a question is held out by its own hash, so that rows added
-    later move no other.
+    Pass every distribution that any stage uses: what one holds out, no other may train on. The
+    split depends on the rows alone, not on the run's seed: with a fraction, a question is held out
+    by its own hash, so that rows added later move no other.
     """
     read = [_read(spec) for spec in specs]
     names = [one.spec.name for one in read]
@@ -83,10 +87,11 @@ def training_rows(distributions: Mapping[str, Distribution]) -> dict[str, tuple[
         if not distribution.train:
             counts = distribution.counts
             raise ValueError(
-                f"The distribution {name!r} has no training rows: of {counts.read} rows {counts.held_out} are held "
-                f"out, {counts.overlapping} share a question with a held-out row of this or another distribution, "
-                f"{counts.duplicates} are duplicates. Lower its `held_out`, give it more rows, or take it out of the "
-                f"mixture."
+                f"The distribution {name!r} has no training rows: of {counts.read} rows "
+                f"{counts.held_out} are held out, {counts.overlapping} share a question with a "
+                f"held-out row of this or another distribution, {counts.duplicates} are "
+                "duplicates. Lower its `held_out`, give it more rows, or take it out of the "
+                "mixture."
             )
     return {name: distribution.train for name, distribution in distributions.items()}
 
@@ -94,7 +99,7 @@ def training_rows(distributions: Mapping[str, Distribution]) -> dict[str, tuple[
 def held_out_rows(
     distributions: Mapping[str, Distribution], count: int | None = None
 ) -> dict[str, tuple[Row, ...]]:
-    """Held-out rows by distribution, at most `count` of each: always the same ones, drawn by hash."""
+    """Held-out rows by distribution, at most `count` of each: always the same, drawn by hash."""
     return {
         name: _sample(distribution.held_out, count) for name, distribution in distributions.items()
     }
@@ -103,7 +108,9 @@ def held_out_rows(
 def require_columns(
     rows: Iterable[Row], columns: Mapping[str, str] | Sequence[str], needed_by: str = ""
 ) -> None:
-    """ValueError, naming file and row, unless every row has these columns. A mapping tells who needs each."""
+    """ValueError, naming file and row, unless every row has these columns. A mapping tells who
+    needs each.
+    """
     reasons = columns if isinstance(columns, Mapping) else dict.fromkeys(columns, needed_by)
     for row in rows:
         for column, reason in reasons.items():
@@ -122,23 +129,26 @@ class _Read:
     train: list[Row]
     held_out: list[Row]
     read: int
+    unanswered: int
 
 
 def _read(spec: DistributionSpec) -> _Read:
-    train, n_train = _distinct(spec.name, spec.source.rows())
-    if not n_train:
+    train, n_read, n_unanswered = _distinct(spec.name, spec.source.rows())
+    if not n_read:
         raise ValueError(f"The source of the distribution {spec.name!r} gives no rows")
     explicit = spec.source.held_out_rows()
-    if explicit is not None:
-        if spec.held_out:
-            raise ValueError(
-                f"The distribution {spec.name!r} has held-out rows of its own; leave out `held_out: {spec.held_out}`"
-            )
-        held_out, n_held_out = _distinct(spec.name, explicit)
-        return _Read(spec, train, held_out, n_train + n_held_out)
-    chosen = _choose_held_out(spec, train)
-    held_out = [row for row in train if row.content in chosen]
-    return _Read(spec, [row for row in train if row.content not in chosen], held_out, n_train)
+    if explicit is None:
+        chosen = _choose_held_out(spec, train)
+        held_out = [row for row in train if row.content in chosen]
+        train = [row for row in train if row.content not in chosen]
+        return _Read(spec, train, held_out, n_read, n_unanswered)
+    if spec.held_out:
+        raise ValueError(
+            f"The source of the distribution {spec.name!r} has held-out rows of its own; leave out "
+            f"its `held_out: {spec.held_out:g}`"
+        )
+    held_out, n_more, n_more_unanswered = _distinct(spec.name, explicit)
+    return _Read(spec, train, held_out, n_read + n_more, n_unanswered + n_more_unanswered)
 
 
 def _choose_held_out(spec: DistributionSpec, rows: Sequence[Row]) -> set[int]:
@@ -146,20 +156,21 @@ def _choose_held_out(spec: DistributionSpec, rows: Sequence[Row]) -> set[int]:
     wanted, contents = spec.held_out, {row.content for row in rows}
     if wanted < 0 or (wanted >= 1 and wanted != int(wanted)):
         raise ValueError(
-            f"distributions.{spec.name}.held_out must be a fraction below 1 or a whole number, got {wanted}"
+            f"distributions.{spec.name}.held_out must be a fraction below 1 or a whole number, got "
+            f"{wanted}"
         )
     if wanted >= 1:
         if wanted > len(contents):
             raise ValueError(
-                f"distributions.{spec.name}.held_out is {int(wanted)}, but the source has {len(contents)} different "
-                f"questions; hold out fewer"
+                f"distributions.{spec.name}.held_out is {int(wanted)}, but the source has "
+                f"{len(contents)} different questions; hold out fewer"
             )
         return set(sorted(contents)[: int(wanted)])
     chosen = {content for content in contents if content < wanted * 2**64}
     if wanted and not chosen:
         raise ValueError(
-            f"distributions.{spec.name}.held_out is {wanted}, which of {len(contents)} questions chooses none; give a "
-            f"larger fraction or a number of rows"
+            f"distributions.{spec.name}.held_out is {wanted}, which of {len(contents)} questions "
+            "chooses none; give a larger fraction or a number of rows"
         )
     return chosen
 
@@ -171,7 +182,8 @@ def _finish(one: _Read, held_out: set[int]) -> Distribution:
     overlapping = len(one.train) - len(apart)
     counts = Counts(
         read=one.read,
-        duplicates=one.read - len(one.train) - len(one.held_out),
+        unanswered=one.unanswered,
+        duplicates=one.read - one.unanswered - len(one.train) - len(one.held_out),
         overlapping=overlapping,
         limited=len(apart) - len(train),
         train=len(train),
@@ -181,21 +193,29 @@ def _finish(one: _Read, held_out: set[int]) -> Distribution:
 
 
 def _sample(rows: Sequence[Row], count: int | None) -> tuple[Row, ...]:
-    """`count` rows chosen by their hash, in the order they stood in: a smaller sample is part of a larger one."""
+    """`count` rows chosen by their hash, in the order they stood in: a smaller sample is part of a
+    larger one.
+    """
     if count is None or count >= len(rows):
         return tuple(rows)
     chosen = sorted(range(len(rows)), key=lambda index: hash64("sample", rows[index].uid))[:count]
     return tuple(rows[index] for index in sorted(chosen))
 
 
-def _distinct(name: str, located: Iterator[Located]) -> tuple[list[Row], int]:
-    """Rows with their identities, each once, and how many were read."""
+def _distinct(name: str, located: Iterator[Located]) -> tuple[list[Row], int, int]:
+    """Rows with their identities, each once; how many were read, and how many of them have no
+    answer.
+    """
     rows: dict[int, Row] = {}
-    number = 0
-    for number, one in enumerate(located, start=1):
+    n_read = n_unanswered = 0
+    for one in located:
+        n_read += 1
+        if one.left_out:
+            n_unanswered += 1
+            continue
         row = _row(name, one)
         rows.setdefault(row.uid, row)
-    return list(rows.values()), number
+    return list(rows.values()), n_read, n_unanswered
 
 
 def _row(name: str, located: Located) -> Row:
@@ -212,8 +232,8 @@ def _checked(name: str, located: Located) -> Mapping[str, Any]:
     for column in ("question", "answer"):
         if column not in columns:
             raise ValueError(
-                f"{where}: no column {column!r}. {nearest(column, map(str, columns))} Name the right one with "
-                f"`columns: {{{column}: ...}}` in the distribution's source."
+                f"{where}: no column {column!r}. {nearest(column, map(str, columns))} Name the "
+                f"right one with `columns: {{{column}: ...}}` in the distribution's source."
             )
     question, answer = columns["question"], columns["answer"]
     if not isinstance(question, str) or not question.strip():

@@ -1,4 +1,4 @@
-"""Local data files: jsonl, json, csv, parquet. Every message names the file, and the line or row."""
+"""Local data files: jsonl, json, csv, parquet. Messages name the file, and the line or row."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def expand_path(path: str, base_dir: str | Path = ".") -> Path:
 
 
 def read_rows(file: Path) -> Iterator[Located]:
-    """Rows of a file; what it holds is told by its ending. ValueError where it is absent, empty or broken."""
+    """Rows of a file; what it holds is told by its ending. ValueError where it is absent, empty or
+    broken.
+    """
     reader = _READERS.get(file.suffix.lower())
     if reader is None:
         raise ValueError(
@@ -65,24 +67,23 @@ def _read_json(file: Path) -> Iterator[Located]:
     if not isinstance(rows, list):
         raise ValueError(f"{file} must hold an array of objects, got {_json_type(rows)}")
     for number, row in enumerate(rows):
-        place = Place(f"{file}, row", number)
+        place = Place(f"{file}, index", number)
         yield Located(_object(row, place), place)
 
 
 def _read_csv(file: Path) -> Iterator[Located]:
     with file.open(encoding="utf-8-sig", newline="") as lines:
         reader = csv.DictReader(lines, strict=True)
-        number = 0
         try:
-            for number, row in enumerate(reader, start=1):
-                place = Place(f"{file}, row", number)
+            for row in reader:
+                place = Place(f"{file}, line", reader.line_num)
                 columns: dict[Any, Any] = dict(row)
                 if None in columns or None in columns.values():
                     raise ValueError(f"{place}: not as many fields as the header has names")
                 yield Located(columns, place)
         except (csv.Error, UnicodeDecodeError) as error:
             raise ValueError(
-                f"{file}, after row {number}: not valid CSV in UTF-8: {error}"
+                f"{file}, line {reader.line_num}: not valid CSV in UTF-8: {error}"
             ) from None
 
 
@@ -95,10 +96,10 @@ def _read_parquet(file: Path) -> Iterator[Located]:
         with pyarrow.parquet.ParquetFile(file) as table:
             for batch in table.iter_batches():
                 for columns in batch.to_pylist():
-                    yield Located(columns, Place(f"{file}, row", number))
+                    yield Located(columns, Place(f"{file}, index", number))
                     number += 1
     except pyarrow.ArrowException as error:
-        raise ValueError(f"{file}, after row {number}: not valid parquet: {error}") from None
+        raise ValueError(f"{file}, index {number}: not valid parquet: {error}") from None
 
 
 _READERS: dict[str, Callable[[Path], Iterator[Located]]] = {

@@ -1,4 +1,6 @@
-"""Prompts of a stage by index, tokenised when they are asked for, and the examples of supervised fine-tuning."""
+"""Prompts of a stage by index, tokenised when they are asked for, and the examples of supervised
+fine-tuning.
+"""
 
 from __future__ import annotations
 
@@ -26,20 +28,20 @@ class Room:
         """ValueError if the prompt leaves no room for a whole completion."""
         length = len(prompt.prompt_ids)
         if length + self.completion > self.context:
+            most = self.context - length
+            lower = f"lower rollout.max_new_tokens to at most {most}, " if most > 0 else ""
             raise ValueError(
-                f"distribution {prompt.distribution!r}, {row.place}: the prompt has {length} tokens, and with "
-                f"{self.completion} tokens for the completion it exceeds the context of {self.context}. Lower "
-                f"rollout.max_new_tokens to at most {self.context - length}, raise model.context, shorten the prompt "
-                f"template, or leave the row out of the data."
-                if length < self.context
-                else f"distribution {prompt.distribution!r}, {row.place}: the prompt has {length} tokens, more than "
-                f"the context of {self.context} can hold. Raise model.context, shorten the prompt template, or leave "
-                f"the row out of the data."
+                f"distribution {prompt.distribution!r}, {row.place}: the prompt has {length} "
+                f"tokens; with {self.completion} more for the completion that exceeds the context "
+                f"of {self.context}. Raise model.context, {lower}shorten the prompt template, or "
+                "leave the row out of the data."
             )
 
 
 class Pool:
-    """Prompts by (distribution, index): `types.PromptPool`. Rows are rendered on access; the latest are kept."""
+    """Prompts by (distribution, index): `types.PromptPool`. Rows are rendered on access; the latest
+    are kept.
+    """
 
     def __init__(
         self,
@@ -58,7 +60,9 @@ class Pool:
         return self._sizes
 
     def prompt(self, distribution: str, index: int) -> Prompt:
-        """One prompt; ValueError for a row that lacks a column, does not fit the context or cannot be encoded."""
+        """One prompt; ValueError for a row that lacks a column, does not fit the context or cannot
+        be encoded.
+        """
         if distribution not in self.rows:
             raise ValueError(
                 f"Unknown distribution {distribution!r}. {nearest(distribution, self.rows)}"
@@ -72,7 +76,9 @@ class Pool:
                 yield self._render(name, index)
 
     def check(self) -> dict[str, int]:
-        """Render every prompt once: the longest of each distribution, in tokens, or the first row's ValueError."""
+        """Render every prompt once: the longest of each distribution, in tokens, or the first row's
+        ValueError.
+        """
         longest = dict.fromkeys(self._sizes, 0)
         for prompt in self:
             name = prompt.distribution
@@ -89,7 +95,9 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class SftExample:
-    """A prompt and its demonstration. Both are what RL would see: the prompt's ids, and a finished completion."""
+    """A prompt and its demonstration. Both are what RL would see: the prompt's ids, and a finished
+    completion.
+    """
 
     uid: int
     distribution: str
@@ -97,7 +105,9 @@ class SftExample:
     completion_ids: tuple[int, ...]  # with end-of-sequence
 
     def features(self) -> dict[str, Any]:
-        """`input_ids`, `completion_mask` (1 where the loss counts) and `labels` (-100 where it does not)."""
+        """`input_ids`, `completion_mask` (1 where the loss counts) and `labels` (-100 where it does
+        not).
+        """
         n_prompt, n_completion = len(self.prompt_ids), len(self.completion_ids)
         return {
             "input_ids": [*self.prompt_ids, *self.completion_ids],
@@ -109,7 +119,9 @@ class SftExample:
 def sft_examples(
     rows: Mapping[str, Iterable[Row]], renderer: Renderer, context: int
 ) -> Iterator[SftExample]:
-    """Examples of all rows, distribution by distribution, in the order of a `Pool` over the same rows."""
+    """Examples of all rows, distribution by distribution, in the order of a `Pool` over the same
+    rows.
+    """
     for name, members in rows.items():
         for row in members:
             prompt_ids, _ = renderer.prompt(row, name)
@@ -117,8 +129,8 @@ def sft_examples(
             length = len(prompt_ids) + len(completion_ids)
             if length > context:
                 raise ValueError(
-                    f"distribution {name!r}, {row.place}: prompt and demonstration have {length} tokens, "
-                    f"{len(prompt_ids)} and {len(completion_ids)}, more than the context of {context} can hold. Raise "
-                    f"model.context, or leave the row out of the data."
+                    f"distribution {name!r}, {row.place}: prompt and demonstration have {length} "
+                    f"tokens, {len(prompt_ids)} and {len(completion_ids)}, more than the context "
+                    f"of {context} can hold. Raise model.context, or leave the row out of the data."
                 )
             yield SftExample(row.uid, name, prompt_ids, completion_ids)

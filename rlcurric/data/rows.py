@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 
 
 class Place(NamedTuple):
-    """Where a row was read: `prefix` is shared by all rows of a file, so that a row keeps a number only."""
+    """Where a row was read: `prefix` is shared by all rows of a file, so that a row keeps a number
+    only.
+    """
 
-    prefix: str  # e.g. "train.jsonl, line"
+    prefix: str  # e.g. "train.jsonl, line" (from 1) or "train.json, index" (from 0)
     number: int
 
     def __str__(self) -> str:
@@ -23,6 +25,7 @@ class Located:
 
     columns: dict[str, Any]
     place: Place
+    left_out: bool = False  # the recipe asked to leave such a row out; it is only counted
 
 
 @dataclass(frozen=True, slots=True)

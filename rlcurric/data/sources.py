@@ -1,9 +1,10 @@
 """Where data rows come from: files, the hub, reasoning-gym, and a recipe's own Python builders.
 
-A source is a registered class or function, or an import path (`file.py:function`, relative to the recipe). It is called
-with the arguments that stand beside its name in the recipe and gives a `Source`, a `Split`, or simply an iterable of
-row dicts. A row needs `question` and `answer`; supervised fine-tuning needs `demonstration` too. All other columns are
-kept, for prompt templates and rewards.
+A source is a registered class or function, or an import path (`file.py:function`, relative to the
+recipe). It is called with the arguments that stand beside its name in the recipe and gives a
+`Source`, a `Split`, or simply an iterable of row dicts. A row needs `question` and `answer`;
+supervised fine-tuning needs `demonstration` too. All other columns are kept, for prompt templates
+and rewards.
 """
 
 from __future__ import annotations
@@ -51,19 +52,24 @@ class Split:
 class Columns:
     """How the columns of a source become ours.
 
-    `columns` maps our name to theirs, or to several of theirs in braces (`"{Body} {Question}"`). `answer_pattern` is a
-    regular expression that takes the gold out of the answer: its first group, or all it matches.
+    `columns` maps our name to theirs, or to several of theirs in braces (`"{Body} {Question}"`).
+    `answer_pattern` is a regular expression that takes the gold out of the answer: its first group,
+    or all it matches. A row without an answer is an error, or left out and counted where
+    `drop_unanswered`.
     """
 
     columns: Mapping[str, str]
     answer_pattern: re.Pattern[str] | None
+    drop_unanswered: bool
 
     @classmethod
-    def of(cls, columns: Mapping[str, str] | None, answer_pattern: str | None) -> Columns:
+    def of(
+        cls, columns: Mapping[str, str] | None, answer_pattern: str | None, drop_unanswered: bool
+    ) -> Columns:
         if answer_pattern is None:
-            return cls(columns or {}, None)
+            return cls(columns or {}, None, drop_unanswered)
         try:
-            return cls(columns or {}, re.compile(answer_pattern))
+            return cls(columns or {}, re.compile(answer_pattern), drop_unanswered)
         except re.error as error:
             raise ValueError(
                 f"answer_pattern {answer_pattern!r} is no regular expression: {error}"
@@ -73,9 +79,12 @@ class Columns:
         """The row under our names; its other columns stay as they are."""
         taken = {ours: self._take(row, ours, theirs) for ours, theirs in self.columns.items()}
         values = {**row.columns, **taken}
-        if self.answer_pattern is not None:
-            values["answer"] = self._gold(values.get("answer"), row.place)
-        return Located(values, row.place)
+        if "answer" not in values:  # said where every row is checked
+            return Located(values, row.place)
+        gold = self._gold(values["answer"])
+        if gold is None and not self.drop_unanswered:
+            raise ValueError(f"{row.place}: {self._no_gold(values['answer'])}")
+        return Located({**values, "answer": gold}, row.place, left_out=gold is None)
 
     def _take(self, row: Located, ours: str, theirs: str) -> Any:
         names = re.findall(r"\{(\w+)\}", theirs) or [theirs]
@@ -89,23 +98,31 @@ class Columns:
             return row.columns[theirs]
         return re.sub(r"\{(\w+)\}", lambda match: str(row.columns[match[1]]), theirs)
 
-    def _gold(self, answer: Any, place: Place) -> str:
-        assert self.answer_pattern is not None
+    def _gold(self, answer: Any) -> Any:
+        """The gold answer; None where there is none."""
+        if self.answer_pattern is None:
+            return None if isinstance(answer, str) and not answer.strip() else answer
         found = self.answer_pattern.search(answer) if isinstance(answer, str) else None
-        gold = (found[1] if self.answer_pattern.groups else found[0]) if found else None
-        if gold is None or not gold.strip():
-            raise ValueError(
-                f"{place}: answer_pattern {self.answer_pattern.pattern!r} finds nothing in the answer {answer!r:.200}"
-            )
-        return gold.strip()
+        if found is None:
+            return None
+        gold = found[1] if self.answer_pattern.groups else found[0]
+        return (gold or "").strip() or None
+
+    def _no_gold(self, answer: Any) -> str:
+        remedy = "Set drop_unanswered: true in the source to leave such rows out."
+        if self.answer_pattern is None or answer is None:
+            return f"the answer is empty ({answer!r}). {remedy}"
+        pattern = self.answer_pattern.pattern
+        return f"answer_pattern {pattern!r} finds nothing in the answer {answer!r:.200}. {remedy}"
 
 
 @register("source", "file")
 class FileSource:
-    """Rows of a .jsonl, .json (an array), .csv or .parquet file; `held_out_path` names a second one, never trained on.
+    """Rows of a .jsonl, .json (an array), .csv or .parquet file; `held_out_path` names a second
+    one, never trained on.
 
-    `${NAME}` in a path is an environment variable; relative paths start from the recipe's folder (`base_dir`, which is
-    filled in, not written in recipes).
+    `${NAME}` in a path is an environment variable; relative paths start from the recipe's folder
+    (`base_dir`, which is filled in, not written in recipes).
     """
 
     def __init__(
@@ -114,10 +131,11 @@ class FileSource:
         held_out_path: str | None = None,
         columns: dict[str, str] | None = None,
         answer_pattern: str | None = None,
+        drop_unanswered: bool = False,
         base_dir: str = ".",
     ) -> None:
         self.path, self.held_out_path, self.base_dir = path, held_out_path, base_dir
-        self.columns = Columns.of(columns, answer_pattern)
+        self.columns = Columns.of(columns, answer_pattern, drop_unanswered)
 
     def rows(self) -> Iterator[Located]:
         return self._read(self.path)
@@ -142,11 +160,12 @@ class HubSource:
         revision: str | None = None,
         columns: dict[str, str] | None = None,
         answer_pattern: str | None = None,
+        drop_unanswered: bool = False,
         base_dir: str = ".",
     ) -> None:
         self.path, self.config, self.revision = path, config, revision
         self.split, self.held_out_split, self.base_dir = split, held_out_split, base_dir
-        self.columns = Columns.of(columns, answer_pattern)
+        self.columns = Columns.of(columns, answer_pattern, drop_unanswered)
 
     def rows(self) -> Iterator[Located]:
         return self._load(self.split)
@@ -165,18 +184,21 @@ class HubSource:
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise ValueError(
-                f"The dataset {self.path!r} (config {self.config!r}, split {split!r}) cannot be loaded: {error}. "
-                f"Check the id, config and split, and the network; a local copy is read with the source `file`."
+                f"The dataset {self.path!r} (config {self.config!r}, split {split!r}) cannot be "
+                f"loaded: {error}. Check the id, config and split, and the network; a local copy "
+                "is read with the source `file`."
             ) from error
         for number, columns in enumerate(loaded):
             yield self.columns.apply(
-                Located(dict(columns), Place(f"{self.path} ({split}), row", number))
+                Located(dict(columns), Place(f"{self.path} ({split}), index", number))
             )
 
 
 @register("source", "reasoning_gym")
 class ReasoningGymSource:
-    """`size` rows of a procedural task; `config` holds the task's difficulty knobs. See `reasoning_gym_rows`."""
+    """`size` rows of a procedural task; `config` holds the task's difficulty knobs. See
+    `reasoning_gym_rows`.
+    """
 
     def __init__(
         self, task: str, size: int = 1000, seed: int = 0, config: dict[str, Any] | None = None
@@ -187,7 +209,9 @@ class ReasoningGymSource:
         for number, row in enumerate(
             reasoning_gym_rows(self.task, self.size, self.seed, self.config)
         ):
-            yield Located(row, Place(f"reasoning_gym {self.task} (seed {self.seed}), row", number))
+            yield Located(
+                row, Place(f"reasoning_gym {self.task} (seed {self.seed}), index", number)
+            )
 
     def held_out_rows(self) -> None:
         return None
@@ -196,10 +220,12 @@ class ReasoningGymSource:
 def reasoning_gym_rows(
     task: str, size: int, seed: int = 0, config: Mapping[str, Any] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Rows of a reasoning-gym task: question, answer, and `reasoning_gym: {task, entry}` for its own scorer.
+    """Rows of a reasoning-gym task: question, answer, and `reasoning_gym: {task, entry}` for its
+    own scorer.
 
-    The entry is kept as the task made it (some scorers tell tuples from lists). `answer` is None where the task has no
-    single gold answer. ValueError for an unknown task or knob, or for values that the task refuses.
+    The entry is kept as the task made it (some scorers tell tuples from lists). `answer` is None
+    where the task has no single gold answer. ValueError for an unknown task or knob, or for values
+    that the task refuses.
     """
     import reasoning_gym
     from reasoning_gym.factory import DATASETS
@@ -233,12 +259,12 @@ class BuiltSource:
 
     def rows(self) -> Iterator[Located]:
         rows = self.split.train if isinstance(self.split, Split) else self.split
-        return self._locate(rows, f"{self.label}, row")
+        return self._locate(rows, f"{self.label}, index")
 
     def held_out_rows(self) -> Iterator[Located] | None:
         if not isinstance(self.split, Split):
             return None
-        return self._locate(self.split.held_out, f"{self.label}, held-out row")
+        return self._locate(self.split.held_out, f"{self.label}, held-out index")
 
     def _locate(self, rows: Iterable[Any], prefix: str) -> Iterator[Located]:
         for number, row in enumerate(rows):
@@ -262,12 +288,14 @@ def as_source(made: Any, label: str) -> Source:
     ):
         return BuiltSource(label, made)
     raise ValueError(
-        f"The source {label!r} must return an iterable of row dicts, a Split or a Source, got {type(made).__name__}"
+        f"The source {label!r} must return an iterable of row dicts, a Split or a Source, got "
+        f"{type(made).__name__}"
     )
 
 
 def source_factory(name: str, base_dir: str | Path = ".") -> Callable[..., Any]:
-    """The class or function that `name` stands for: registered, `file.py:function` or `package.module:function`.
+    """The class or function that `name` stands for: registered, `file.py:function` or
+    `package.module:function`.
 
     A parameter `base_dir` of it is bound to the recipe's folder.
     """
@@ -283,19 +311,26 @@ def source_factory(name: str, base_dir: str | Path = ".") -> Callable[..., Any]:
 def make_source(name: str, args: Mapping[str, Any], base_dir: str | Path = ".") -> Source:
     """The source that a recipe names, with its arguments."""
     factory = source_factory(name, base_dir)
-    signature = inspect.signature(factory)
+    parameters = inspect.signature(factory).parameters
+    known = [parameter for parameter in parameters if parameter != "base_dir"]
+    takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    for argument in args:
+        if argument not in known and not takes_any:
+            hint = nearest(argument, known)
+            raise ValueError(f"The source {name!r} has no argument {argument!r}. {hint}")
     try:
-        signature.bind(**args)
+        inspect.signature(factory).bind(**args)
     except TypeError as error:
-        known = [parameter for parameter in signature.parameters if parameter != "base_dir"]
         raise ValueError(
-            f"The source {name!r}: {error}. Its arguments: {', '.join(known) or 'none'}"
+            f"The source {name!r}: {error}. Its arguments: {', '.join(known)}"
         ) from None
     return as_source(factory(**args), name)
 
 
 def import_attribute(path: str, base_dir: str | Path = ".") -> Any:
-    """The object at `file.py:attribute` (a file relative to `base_dir`) or at `package.module:attribute`."""
+    """The object at `file.py:attribute` (a file relative to `base_dir`) or at
+    `package.module:attribute`.
+    """
     origin, _, attribute = path.rpartition(":")
     module = _module_of_file(origin, base_dir) if origin.endswith(".py") else _module(origin, path)
     if not hasattr(module, attribute):

@@ -23,9 +23,10 @@ _PLACEHOLDER = re.compile(r"\{\{([A-Za-z_]\w*)\}\}|\{([A-Za-z_]\w*)\}")
 class PromptTemplate:
     """The prompt of a stage.
 
-    `template` and `system` are text in which `{question}` and any other column of the row are filled in. With `chat`
-    they become a system and a user message in the tokenizer's chat template; without, the system text stands above the
-    prompt. `prefill` is the start of the completion, already part of the prompt's tokens.
+    `template` and `system` are text in which `{question}` and any other column of the row are
+    filled in. With `chat` they become a system and a user message in the tokenizer's chat template;
+    without, the system text stands above the prompt. `prefill` is the start of the completion,
+    already part of the prompt's tokens.
     """
 
     template: str = "{question}"
@@ -36,7 +37,8 @@ class PromptTemplate:
     def __post_init__(self) -> None:
         if not _columns(self.template):
             raise ValueError(
-                f"prompt.template must name a column of the row, such as {{question}}; got {self.template!r:.200}"
+                f"prompt.template must name a column of the row, such as {{question}}; got "
+                f"{self.template!r:.200}"
             )
 
     @property
@@ -46,18 +48,18 @@ class PromptTemplate:
 
 
 class Renderer:
-    """One template with one tokenizer: the only way from a row to token ids, for RL, SFT and evaluation alike."""
+    """One template with one tokenizer: the only way from a row to token ids, in every stage."""
 
     def __init__(self, template: PromptTemplate, tokenizer: PreTrainedTokenizerBase) -> None:
         self.template, self.tokenizer = template, tokenizer
         self._alphabet = alphabet_of(tokenizer)
         empty = list(tokenizer("").input_ids)
-        # Plain prompts begin as the tokenizer begins every text; a chat template writes that token itself.
+        # Plain prompts begin as the tokenizer begins any text; a chat template writes that itself.
         self._start = empty[:1] if empty and empty[0] == tokenizer.bos_token_id else []
         if template.chat and not getattr(tokenizer, "chat_template", None):
             raise ValueError(
-                "prompt.chat is true, but the model's tokenizer has no chat template; set prompt.chat: false, or use "
-                "an instruction-tuned model"
+                "prompt.chat is true, but the model's tokenizer has no chat template; set "
+                "prompt.chat: false, or use an instruction-tuned model"
             )
 
     def text(self, columns: Mapping[str, Any], where: str) -> str:
@@ -78,7 +80,9 @@ class Renderer:
         return (*start, *self._encode(text, where, "prompt")), text
 
     def demonstration(self, row: Row, distribution: str) -> tuple[int, ...]:
-        """Token ids of the row's demonstration, with end-of-sequence; a prefill it begins with is left out of it."""
+        """Token ids of the row's demonstration, with end-of-sequence; a prefill it begins with is
+        left out of it.
+        """
         where = f"distribution {distribution!r}, {row.place}"
         text = row.columns.get("demonstration")
         if not text:
@@ -101,8 +105,8 @@ class Renderer:
             )
         except TemplateError as error:
             raise ValueError(
-                f"The tokenizer's chat template refuses the prompt: {error}. If it takes no system message, put that "
-                f"text into prompt.template."
+                f"The tokenizer's chat template refuses the prompt: {error}. If it takes no system "
+                "message, put that text into prompt.template."
             ) from None
         assert isinstance(rendered, str)
         return rendered
@@ -113,8 +117,9 @@ class Renderer:
             if missing:
                 shown = ", ".join(map(repr, missing))
                 raise ValueError(
-                    f"{where}: the tokenizer has no token for {shown} in the {what} {text!r:.120}. Add what is "
-                    f"missing to model.tokenizer.characters, or change the data or the prompt template."
+                    f"{where}: the tokenizer has no token for {shown} in the {what} {text!r:.120}. "
+                    "Add what is missing to model.tokenizer.characters, or change the data or the "
+                    "prompt template."
                 )
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
@@ -130,8 +135,8 @@ def _fill(template: str, columns: Mapping[str, Any], where: str) -> str:
             return f"{{{literal}}}"
         if name not in columns:
             raise ValueError(
-                f"{where}: no column {name!r}, which the prompt template needs. {nearest(name, columns)} "
-                f"Text in braces is written {{{{{name}}}}}."
+                f"{where}: no column {name!r}, which the prompt template needs. "
+                f"{nearest(name, columns)} Text in braces is written {{{{{name}}}}}."
             )
         value = columns[name]
         return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

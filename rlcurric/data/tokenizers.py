@@ -16,9 +16,10 @@ PAD, EOS = "<pad>", "<eos>"
 def character_tokenizer(characters: str, tags: Sequence[str] = ()) -> PreTrainedTokenizerFast:
     """A Hugging Face tokenizer with one token for each character and one for each tag.
 
-    Ids: padding 0, end-of-sequence 1, then tags, then characters, in the order given. There is no unknown token: a
-    character outside the vocabulary cannot be encoded (`Alphabet.missing` tells which). Tags are no special tokens, so
-    that decoding with `skip_special_tokens` keeps them. `decode(encode(text)) == text`.
+    Ids: padding 0, end-of-sequence 1, then tags, then characters, in the order given. There is no
+    unknown token: a character outside the vocabulary cannot be encoded (`Alphabet.missing` tells
+    which). Tags are no special tokens, so that decoding with `skip_special_tokens` keeps them.
+    `decode(encode(text)) == text`.
     """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -52,7 +53,9 @@ class Alphabet:
 
 
 def alphabet_of(tokenizer: PreTrainedTokenizerBase) -> Alphabet | None:
-    """The alphabet of a character tokenizer, also of a saved and loaded one; None for any other tokenizer."""
+    """The alphabet of a character tokenizer, also of a saved and loaded one; None for any other
+    tokenizer.
+    """
     from tokenizers import models
 
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -77,6 +80,6 @@ def _check_vocabulary(characters: str, tags: Sequence[str]) -> None:
     for number, tag in enumerate(tags):
         if len(tag) < 2 or tag in tags[:number] or tag in (PAD, EOS):
             raise ValueError(
-                f"model.tokenizer.tags must be different texts of at least two characters, other than {PAD} and "
-                f"{EOS}; got {tag!r}"
+                "model.tokenizer.tags must be different texts of at least two characters, other "
+                f"than {PAD} and {EOS}; got {tag!r}"
             )
