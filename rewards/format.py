@@ -10,7 +10,11 @@ import rlcurric
 
 @rlcurric.reward("format", where="inline")
 def format_tags(
-    prompts: list[str], completions: list[str], think: float = 0.5, answer: float = 0.5, **columns: Any
+    prompts: list[str],
+    completions: list[str],
+    think: float = 0.5,
+    answer: float = 0.5,
+    **columns: Any,
 ) -> list[float]:
     """Parts for one well-formed <think>...</think> and one <answer>...</answer> behind it (2508.08940, section 3).
 

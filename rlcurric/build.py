@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from rlcurric.curriculum.controller import Controller, ControllerSettings
 from rlcurric.data import (
     Counts,
     DistributionSpec,
@@ -25,10 +29,13 @@ from rlcurric.data import (
     source_factory,
     training_rows,
 )
-from rlcurric.recipe.schema import Recipe, StageBase
+from rlcurric.recipe.schema import Recipe, RewardComponent, RlStage, StageBase, parse_number
 from rlcurric.registry import nearest, registry
-from rlcurric.schedules import Schedule
-from rlcurric.types import Prompt
+from rlcurric.rewards.protocol import discover_builtin, get_reward, load_reward_files
+from rlcurric.rewards.rubric import Component, GradeRequest, Rubric
+from rlcurric.rewards.runner import RewardRunner
+from rlcurric.schedules import Progress, Schedule, value_at
+from rlcurric.types import GroupId, Prompt, PromptPool, Rollout, SampleOutcome
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -122,7 +129,13 @@ class RunData:
     def held_out(self, stage: StageBase) -> list[Prompt]:
         """The stage's held-out prompts, distribution by distribution: the same ones at every call."""
         rows = held_out_rows(select(self._distributions, stage.mixture), stage.evaluation.prompts)
-        return list(self._pool(stage, rows))
+        longest = stage.evaluation.max_new_tokens or stage.rollout.max_new_tokens
+        return list(self._pool(stage, rows, longest))
+
+    def check_prompts(self, stage: StageBase) -> None:
+        """Render every prompt of the stage once; ValueError at the first that cannot be."""
+        self.pool(stage).check()
+        self.held_out(stage)
 
     def probe_prompts(self, stage: StageBase) -> tuple[Prompt, ...]:
         """A few training prompts over the distributions, always the same."""
@@ -149,5 +162,205 @@ class RunData:
             self._tokenizer,
         )
 
-    def _pool(self, stage: StageBase, rows: Mapping[str, Sequence[Row]]) -> Pool:
-        return Pool(rows, self._renderer(stage), Room(self._context, stage.rollout.max_new_tokens))
+    def _pool(
+        self, stage: StageBase, rows: Mapping[str, Sequence[Row]], completion: int | None = None
+    ) -> Pool:
+        room = Room(self._context, completion or stage.rollout.max_new_tokens)
+        return Pool(rows, self._renderer(stage), room)
+
+
+@dataclass(frozen=True)
+class GoldCheck:
+    """How the rows of a distribution are graded when the completion is the gold answer, nothing, and garbage."""
+
+    gold: list[float | None]
+    empty: list[float | None]
+    garbage: list[float | None]
+    problems: list[str]  # a line for every row that is not 1, 0, 0
+
+
+GARBAGE = "<think>%%</think><answer>@#!~</answer>"
+
+
+class Parts:
+    """The recipe's rewards, objectives and curricula, bound to what their names stand for."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        discover_builtin()
+        load_reward_files(Path(recipe.base_dir) / file for file in recipe.reward_files)
+        self._recipe = recipe
+        self._rewards = {
+            component.name: get_reward(component.name, recipe.base_dir)
+            for stage in recipe.stages
+            for component in stage.rewards
+        }
+        grading = recipe.stages[0].grading
+        workers = max(stage.grading.workers for stage in recipe.stages)
+        self._runner = RewardRunner(
+            list(self._rewards.values()), workers, grading.deadline, recipe.base_dir
+        )
+        self._rubrics: dict[str, Rubric] = {}
+
+    def close(self) -> None:
+        """End the reward workers."""
+        self._runner.close()
+
+    def start(self) -> None:
+        """Start the reward workers: they load while the model does."""
+        self._runner.start()
+
+    def validate(self) -> None:
+        """Names and arguments of every part; ValueError at the first that is wrong."""
+        for stage in self._recipe.stages:
+            begin = Progress(0, 0, stage.until.steps)
+            value_at(stage.optim.learning_rate, begin)
+            self.rubric(stage)
+            self.reward_values(stage, begin)
+            if isinstance(stage, RlStage):
+                self.objective(stage)
+                self._sampler(stage)
+                self._gate(stage)
+                self._settings(stage)
+
+    def rubric(self, stage: StageBase) -> Rubric:
+        """The stage's rewards."""
+        if stage.name not in self._rubrics:
+            where = f"stages.{stage.name}.rewards"
+            for component in stage.rewards:
+                self._reward_args(component, where, Progress(0, 0, stage.until.steps))
+            components = [
+                Component(one.component, self._rewards[one.name], one.name) for one in stage.rewards
+            ]
+            first = next((one.name for one in components if one.reward.correctness), None)
+            correct = stage.correct or first
+            if correct is None:
+                raise ValueError(
+                    f"{where}: no reward verifies correctness, which gates, bandits and evaluation read. Add `verifier`, "
+                    f"register one with correctness=True, or name one of yours with `correct:`"
+                )
+            self._rubrics[stage.name] = Rubric(components, correct, self._runner)
+        return self._rubrics[stage.name]
+
+    def reward_values(
+        self, stage: StageBase, progress: Progress
+    ) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
+        """Weights and arguments of the stage's rewards at this point of the run."""
+        where = f"stages.{stage.name}.rewards"
+        weights = {one.component: value_at(one.weight, progress) for one in stage.rewards}
+        args = {one.component: self._reward_args(one, where, progress) for one in stage.rewards}
+        return weights, args
+
+    def judge(
+        self, stage: StageBase, groups: Sequence[tuple[Prompt, tuple[Rollout, ...]]]
+    ) -> list[tuple[SampleOutcome, ...]]:
+        """Correctness alone of these rollouts."""
+        whole = self.rubric(stage)
+        only = [component for component in whole.components if component.name == whole.correct]
+        rubric = Rubric(only, whole.correct, self._runner)
+        requests = [
+            GradeRequest(GroupId("held-out", prompt.uid, 0), prompt, rollouts)
+            for prompt, rollouts in groups
+        ]
+        _, args = self.reward_values(stage, Progress(0, 0, stage.until.steps))
+        return rubric.score(
+            requests, dict.fromkeys((one.name for one in only), 1.0), args, stage.prompt.prefill
+        )
+
+    def grade_gold(self, stage: StageBase, distribution: str, rows: Sequence[Row]) -> GoldCheck:
+        """Grade every row's gold answer, an empty completion and a garbage one."""
+        answers = [row.columns.get("answer") for row in rows]
+        texts = [f"<answer>{answer}</answer>" for answer in answers]
+        gold = self._judge_texts(stage, distribution, rows, texts)
+        empty = self._judge_texts(stage, distribution, rows, [""] * len(rows))
+        garbage = self._judge_texts(stage, distribution, rows, [GARBAGE] * len(rows))
+        problems = []
+        for row, answer, scores in zip(
+            rows, answers, zip(gold, empty, garbage, strict=True), strict=True
+        ):
+            if answer is None:
+                continue  # tasks without one gold answer
+            for what, score, right in zip(
+                ("gold", "empty", "garbage"), scores, (1.0, 0.0, 0.0), strict=True
+            ):
+                if score is None or (score != right if what == "gold" else score >= 0.5):
+                    problems.append(
+                        f"  {row.place}: the {what} completion scores {score}; the answer is {answer!r:.80}"
+                    )
+        return GoldCheck(gold, empty, garbage, problems)
+
+    def objective(self, stage: RlStage) -> Any:
+        """The stage's `objective.presets.ObjectiveSpec`."""
+        import rlcurric.objective.presets  # noqa: F401  (registers; brings torch)
+
+        function = resolve("objective", stage.objective.name, self._recipe.base_dir)
+        where = f"stages.{stage.name}.objective"
+        return function(**validated(function, stage.objective.args, where))
+
+    def controller(self, stage: RlStage, pool: PromptPool, run_seed: int) -> Controller:
+        """The stage's curriculum."""
+        return Controller(
+            pool,
+            self._sampler(stage),
+            self._gate(stage),
+            self._settings(stage),
+            run_seed,
+            stage.name,
+        )
+
+    def _sampler(self, stage: RlStage) -> Any:
+        part, where = stage.curriculum.sampler, f"stages.{stage.name}.curriculum.sampler"
+        function = resolve("sampler", part.name, self._recipe.base_dir)
+        return function(
+            mixture=stage.mixture, **validated(function, part.args, where, given=("mixture",))
+        )
+
+    def _gate(self, stage: RlStage) -> Any:
+        part = stage.curriculum.gate
+        if part is None:
+            return None
+        function = resolve("gate", part.name, self._recipe.base_dir)
+        return function(**validated(function, part.args, f"stages.{stage.name}.curriculum.gate"))
+
+    def _settings(self, stage: RlStage) -> ControllerSettings:
+        chosen = stage.curriculum
+        return ControllerSettings(
+            chosen.prompts_per_step,
+            chosen.group_size,
+            chosen.refill_rounds,
+            chosen.refill_fallback,
+            chosen.oversample,
+            chosen.max_empty_steps,
+        )
+
+    def _reward_args(self, part: RewardComponent, where: str, progress: Progress) -> dict[str, Any]:
+        """Arguments with schedules resolved, checked against the reward's signature."""
+        entry = self._rewards[part.name]
+        args = {
+            name: value_at(parse_number(value), progress)
+            if isinstance(value, dict) and "schedule" in value
+            else value
+            for name, value in part.args.items()
+        }
+        for name in args:
+            if name not in entry.arguments:
+                raise ValueError(
+                    f"{where}.{part.component}: unknown argument {name!r}. {nearest(name, entry.arguments)}"
+                )
+        given = [
+            name
+            for name in inspect.signature(entry.function).parameters
+            if name not in entry.arguments
+        ]
+        return validated(entry.function, args, f"{where}.{part.component}", given)
+
+    def _judge_texts(
+        self, stage: StageBase, distribution: str, rows: Sequence[Row], texts: Sequence[str]
+    ) -> list[float | None]:
+        nothing = np.zeros(0, dtype=np.int64)
+        groups = []
+        for row, text in zip(rows, texts, strict=True):
+            prompt = Prompt(row.uid, distribution, (), "", row.columns)
+            group = GroupId("check", row.uid, 0)
+            rollout = Rollout(group, 0, nothing, nothing.astype(np.float32), nothing, "stop", text)
+            groups.append((prompt, (rollout,)))
+        return [group[0].correct for group in self.judge(stage, groups)]

@@ -16,9 +16,6 @@ def run_check(recipe: str, overrides: Sequence[str]) -> int:
     """Names and arguments of every part, data, held-out split, prompt lengths, gold answers against the verifier."""
     console = Console()
     resolved = load_recipe(recipe, overrides)
-    from rlcurric.rewards.runner import start_forkserver
-
-    start_forkserver()
     from rlcurric.build import Parts, RunData
     from rlcurric.train.models import context_length, model_config, set_environment, tokenizer_of
 
@@ -32,26 +29,28 @@ def run_check(recipe: str, overrides: Sequence[str]) -> int:
         tokenizer = tokenizer_of(resolved)
         data = RunData(resolved, tokenizer, context_length(resolved, model_config(resolved)))
         table = Table(
-            "distribution",
-            "train",
-            "held out",
-            "removed as held out elsewhere",
-            "gold",
-            "empty",
-            "garbage",
+            "distribution", "train", "held out", "left out", "gold = 1", "empty = 0", "garbage = 0"
         )
         wrong: list[str] = []
         for stage in resolved.stages:
             data.check_prompts(stage)
         for name in resolved.distributions:
-            sizes = data.sizes(name)
-            stage = next((stage for stage in resolved.stages if name in stage.mixture), None)
-            grades = ("-", "-", "-")
-            if stage is not None:
-                gold = parts.grade_gold(stage, data.rows(name)[:MAX_GOLD], console)
-                grades = tuple(f"{sum(scores)}/{len(scores)}" for scores in gold.scores)  # type: ignore[assignment]
-                wrong += gold.problems
-            table.add_row(name, str(sizes.train), str(sizes.held_out), str(sizes.removed), *grades)
+            user = next((one for one in resolved.stages if name in one.mixture), None)
+            if user is None:
+                console.print(f"note: no stage uses the distribution {name}")
+                continue
+            counts, rows = data.counts(name), data.rows(name)[:MAX_GOLD]
+            graded = parts.grade_gold(user, name, rows)
+            wrong += graded.problems
+            table.add_row(
+                name,
+                str(counts.train),
+                str(counts.held_out),
+                str(counts.read - counts.train - counts.held_out),
+                f"{sum(score == 1 for score in graded.gold)}/{len(rows)}",
+                f"{sum(score == 0 for score in graded.empty)}/{len(rows)}",
+                f"{sum(score == 0 for score in graded.garbage)}/{len(rows)}",
+            )
         console.print(table)
     finally:
         parts.close()

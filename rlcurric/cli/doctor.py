@@ -52,9 +52,6 @@ def run_doctor(engine: str) -> int:
             console.print(f"{package} {version(package)}")
         except PackageNotFoundError:
             console.print(f"{package} not installed{' (needed)' if package in _PACKAGES else ''}")
-    from rlcurric.rewards.runner import start_forkserver
-
-    start_forkserver()
     import torch
 
     for index in range(torch.cuda.device_count()):
@@ -85,11 +82,11 @@ def run_doctor(engine: str) -> int:
     from rlcurric.rollout.engine import SampleRequest, SamplingSpec
     from rlcurric.types import GroupId
 
-    with open_context(recipe, _Say(), None) as run:  # type: ignore[arg-type]
+    with open_context(recipe, _Say(), None) as run:
         model = load_model(recipe)
         learner = Learner(
             model, stage.optim, run.parts.objective(stage), run.ranks, run.learner_settings(stage)
-        )  # type: ignore[arg-type]
+        )
         started = time.perf_counter()
         found = run.engines.get(stage, learner.model, run.tokenizer)
         run.engines.sync(found, learner.model, 0)

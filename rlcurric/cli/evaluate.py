@@ -25,9 +25,6 @@ def run_eval(
     names = [stage.name for stage in resolved.stages]
     if stage_name is not None and stage_name not in names:
         raise ValueError(f"--stage: unknown stage {stage_name!r}. Known: {', '.join(names)}")
-    from rlcurric.rewards.runner import start_forkserver
-
-    start_forkserver()
     from rlcurric.eval.standalone import evaluate_model
 
     stage = resolved.stages[names.index(stage_name) if stage_name else -1]

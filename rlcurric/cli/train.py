@@ -19,9 +19,6 @@ def run_train(
     """Train, draw progress, say at the end what came of it."""
     console = Console()
     resolved = load_recipe(recipe, overrides)
-    from rlcurric.rewards.runner import start_forkserver
-
-    start_forkserver()  # before torch and vLLM are imported
     from rlcurric.train.session import train
 
     with TerminalReporter(console) as reporter:

@@ -69,9 +69,6 @@ def _command(args: Sequence[str], run_dir: Path, steps: int) -> list[str]:
 
 def child(args: Sequence[str]) -> int:
     """In the child process: train up to a step."""
-    from rlcurric.rewards.runner import start_forkserver
-
-    start_forkserver()
     from rlcurric.train.session import train
 
     run_dir, steps, recipe, *overrides = args

@@ -21,7 +21,16 @@ from rlcurric.curriculum.ledger import Entry, GroupState, Ledger
 from rlcurric.curriculum.samplers import Sampler
 from rlcurric.errors import RunError
 from rlcurric.schedules import Progress
-from rlcurric.types import AdmittedGroup, Batch, Delivery, Disposition, GroupId, GroupOutcome, PromptPool, Request
+from rlcurric.types import (
+    AdmittedGroup,
+    Batch,
+    Delivery,
+    Disposition,
+    GroupId,
+    GroupOutcome,
+    PromptPool,
+    Request,
+)
 
 STATE_VERSION = 1
 
@@ -38,7 +47,12 @@ class ControllerSettings:
     max_empty_steps: int = 5  # steps in a row without an admitted group before the run stops
 
     def __post_init__(self) -> None:
-        if self.prompts_per_step < 1 or self.group_size < 2 or self.refill_rounds < 0 or self.oversample < 1:
+        if (
+            self.prompts_per_step < 1
+            or self.group_size < 2
+            or self.refill_rounds < 0
+            or self.oversample < 1
+        ):
             raise ValueError(
                 "A curriculum needs prompts_per_step >= 1, group_size >= 2, refill_rounds >= 0 and oversample >= 1, "
                 f"got {self}"
@@ -60,7 +74,9 @@ class Controller:
         self._pool, self._sampler, self._gate, self._settings = pool, sampler, gate, settings
         self._run_seed, self._stage = run_seed, stage
         self._ledger = Ledger()
-        self._drawn = dict.fromkeys(pool.sizes, 0)  # prompts drawn from each distribution in this stage
+        self._drawn = dict.fromkeys(
+            pool.sizes, 0
+        )  # prompts drawn from each distribution in this stage
         self._seen = dict.fromkeys(pool.sizes, 0)  # of them for the first time
         self._empty_steps = 0
         self._step, self._progress = 0, Progress(0, 0)
@@ -94,7 +110,9 @@ class Controller:
         opened = []
         for name, index in chosen:
             prompt = self._pool.prompt(name, index)
-            opened.append(self._ledger.open(self._stage, prompt, self._settings.group_size, self._step))
+            opened.append(
+                self._ledger.open(self._stage, prompt, self._settings.group_size, self._step)
+            )
         self._log.append(
             {
                 "kind": "draw",
@@ -104,14 +122,20 @@ class Controller:
                 "part": "sampler",
                 "probabilities": probabilities,
                 "groups": [
-                    {"distribution": name, "index": index, "uid": f"{group.uid:016x}", "visit": group.visit}
+                    {
+                        "distribution": name,
+                        "index": index,
+                        "uid": f"{group.uid:016x}",
+                        "visit": group.visit,
+                    }
                     for (name, index), group in zip(chosen, opened, strict=True)
                 ],
             }
         )
         self._round += 1
         return [
-            self._ledger.request(group_id, seeds.hash64(self._run_seed, *group_id)) for group_id in sorted(opened)
+            self._ledger.request(group_id, seeds.hash64(self._run_seed, *group_id))
+            for group_id in sorted(opened)
         ]
 
     def deliver(self, deliveries: Iterable[Delivery]) -> None:
@@ -134,13 +158,23 @@ class Controller:
             batch_ids = [*batch_ids, *spare]
         groups = tuple(self._admitted(group_id) for group_id in sorted(batch_ids))
         ended: dict[GroupId, Disposition] = {**dict.fromkeys(batch_ids, "trained"), **self._refused}
-        outcomes = [self._outcome(group, self._ledger.entries[group], ended[group]) for group in sorted(ended)]
+        outcomes = [
+            self._outcome(group, self._ledger.entries[group], ended[group])
+            for group in sorted(ended)
+        ]
         for outcome in outcomes:
             state = GroupState.TRAINED if outcome.disposition == "trained" else GroupState.DROPPED
             self._ledger.end(outcome.group_id, state)
         self._sampler.observe(outcomes)
         self._ledger.balance()
-        self._log.append({"kind": "outcomes", "step": self._step + 1, "stage": self._stage, "groups": [_log_outcome(o) for o in outcomes]})
+        self._log.append(
+            {
+                "kind": "outcomes",
+                "step": self._step + 1,
+                "stage": self._stage,
+                "groups": [_log_outcome(o) for o in outcomes],
+            }
+        )
         self._metrics = self._measure(outcomes, groups)
         self._watch_empty_steps(groups, outcomes)
         return Batch(self._step, groups)
@@ -177,7 +211,9 @@ class Controller:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse; ValueError if the state is of another release or of other distributions."""
         if state["version"] != STATE_VERSION:
-            raise ValueError(f"The curriculum's state has version {state['version']}, this release reads {STATE_VERSION}")
+            raise ValueError(
+                f"The curriculum's state has version {state['version']}, this release reads {STATE_VERSION}"
+            )
         if set(state["drawn"]) != set(self._drawn):
             raise ValueError(
                 f"The curriculum's state is of the distributions {sorted(state['drawn'])}, the stage has "
@@ -208,7 +244,9 @@ class Controller:
         admitted = self._ledger.of(GroupState.ADMITTED)
         return sorted(admitted, key=lambda group: (self._ledger.entries[group].step, group))
 
-    def _draw_distributions(self, step: int, round_: int, probabilities: Mapping[str, float], count: int) -> list[str]:
+    def _draw_distributions(
+        self, step: int, round_: int, probabilities: Mapping[str, float], count: int
+    ) -> list[str]:
         return draw_distributions(self._run_seed, self._stage, step, round_, probabilities, count)
 
     def _next_index(self, name: str) -> int:
@@ -250,13 +288,17 @@ class Controller:
         judged = tuple(sample for sample in entry.samples if not sample.status.is_failure)
         return AdmittedGroup(group_id, entry.prompt.distribution, judged)
 
-    def _measure(self, outcomes: Sequence[GroupOutcome], groups: Sequence[AdmittedGroup]) -> dict[str, float]:
+    def _measure(
+        self, outcomes: Sequence[GroupOutcome], groups: Sequence[AdmittedGroup]
+    ) -> dict[str, float]:
         draws = [line for line in self._log if line["kind"] == "draw"]
         metrics: dict[str, float] = {
             "curriculum/rounds": len(draws),
             "curriculum/groups/ended": len(outcomes),
             "curriculum/groups/gated": sum(outcome.disposition == "gated" for outcome in outcomes),
-            "curriculum/groups/failed": sum(outcome.disposition == "failed" for outcome in outcomes),
+            "curriculum/groups/failed": sum(
+                outcome.disposition == "failed" for outcome in outcomes
+            ),
             "curriculum/groups/carried": len(self.carried()),
             "curriculum/samples/failed": sum(outcome.n_failed for outcome in outcomes),
             "curriculum/coverage": sum(self._seen.values()) / sum(self._pool.sizes.values()),
@@ -264,22 +306,41 @@ class Controller:
         if outcomes:
             informative = sum(len(set(outcome.correct)) > 1 for outcome in outcomes)
             metrics["curriculum/informative"] = informative / len(outcomes)
-        probabilities = draws[-1]["probabilities"] if draws else self._sampler.probabilities(self._progress)
-        metrics |= {f"curriculum/probability/{name}": value for name, value in probabilities.items()}
+        probabilities = (
+            draws[-1]["probabilities"] if draws else self._sampler.probabilities(self._progress)
+        )
+        metrics |= {
+            f"curriculum/probability/{name}": value for name, value in probabilities.items()
+        }
         for name in self._pool.sizes:
-            rates = [o.pass_rate for o in outcomes if o.distribution == name and o.pass_rate is not None]
+            rates = [
+                o.pass_rate for o in outcomes if o.distribution == name and o.pass_rate is not None
+            ]
             if rates:
                 metrics[f"curriculum/pass_rate/{name}"] = sum(rates) / len(rates)
-        return {**metrics, **self._sampler.metrics(), **(self._gate.metrics() if self._gate else {})}
+        return {
+            **metrics,
+            **self._sampler.metrics(),
+            **(self._gate.metrics() if self._gate else {}),
+        }
 
-    def _watch_empty_steps(self, groups: Sequence[AdmittedGroup], outcomes: Sequence[GroupOutcome]) -> None:
+    def _watch_empty_steps(
+        self, groups: Sequence[AdmittedGroup], outcomes: Sequence[GroupOutcome]
+    ) -> None:
         self._empty_steps = 0 if groups else self._empty_steps + 1
         if self._empty_steps >= self._settings.max_empty_steps:
             rates = {
-                name: [o.pass_rate for o in outcomes if o.distribution == name and o.pass_rate is not None]
+                name: [
+                    o.pass_rate
+                    for o in outcomes
+                    if o.distribution == name and o.pass_rate is not None
+                ]
                 for name in self._pool.sizes
             }
-            shown = ", ".join(f"{name} {sum(r) / len(r):.2f}" for name, r in rates.items() if r) or "none was judged"
+            shown = (
+                ", ".join(f"{name} {sum(r) / len(r):.2f}" for name, r in rates.items() if r)
+                or "none was judged"
+            )
             raise RunError(
                 f"no group was admitted in {self._empty_steps} steps in a row (curriculum.max_empty_steps). Pass rates in "
                 f"the last step: {shown}. Where all are 0 or 1 the prompts are too hard or too easy for the policy: "
@@ -289,7 +350,12 @@ class Controller:
 
 
 def draw_distributions(
-    run_seed: int, stage: str, step: int, round_: int, probabilities: Mapping[str, float], count: int
+    run_seed: int,
+    stage: str,
+    step: int,
+    round_: int,
+    probabilities: Mapping[str, float],
+    count: int,
 ) -> list[str]:
     """The distributions of one round: a pure function of the run's seed, the place and the probabilities."""
     names = list(probabilities)
@@ -299,7 +365,10 @@ def draw_distributions(
         total += probabilities[name]
         cumulative.append(total)
     points = generator.random(count) * total
-    return [names[min(len(names) - 1, sum(point >= edge for edge in cumulative))] for point in points.tolist()]
+    return [
+        names[min(len(names) - 1, sum(point >= edge for edge in cumulative))]
+        for point in points.tolist()
+    ]
 
 
 def prompt_index(run_seed: int, stage: str, name: str, epoch: int, cursor: int, size: int) -> int:
@@ -310,7 +379,12 @@ def prompt_index(run_seed: int, stage: str, name: str, epoch: int, cursor: int, 
 def replay_draw(run_seed: int, line: Mapping[str, Any]) -> list[str]:
     """Recompute the distributions that a `draw` line of the decision log chose."""
     return draw_distributions(
-        run_seed, line["stage"], line["step"] - 1, line["round"], line["probabilities"], len(line["groups"])
+        run_seed,
+        line["stage"],
+        line["step"] - 1,
+        line["round"],
+        line["probabilities"],
+        len(line["groups"]),
     )
 
 

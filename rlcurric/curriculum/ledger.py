@@ -55,13 +55,19 @@ class Ledger:
         if entry is None:
             raise ValueError(f"Delivery for a group that is not in flight: {delivery.group_id}")
         if entry.state not in (GroupState.REQUESTED, GroupState.PARTIAL):
-            raise ValueError(f"Delivery for a group that is {entry.state} already: {delivery.group_id}")
+            raise ValueError(
+                f"Delivery for a group that is {entry.state} already: {delivery.group_id}"
+            )
         known = {sample.sample for sample in entry.samples}
         for sample in delivery.samples:
             if sample.sample in known or not 0 <= sample.sample < entry.wanted:
-                raise ValueError(f"Sample {sample.sample} of {delivery.group_id} was delivered twice or never requested")
+                raise ValueError(
+                    f"Sample {sample.sample} of {delivery.group_id} was delivered twice or never requested"
+                )
             known.add(sample.sample)
-        entry.samples = tuple(sorted(entry.samples + delivery.samples, key=lambda sample: sample.sample))
+        entry.samples = tuple(
+            sorted(entry.samples + delivery.samples, key=lambda sample: sample.sample)
+        )
         entry.state = GroupState.PARTIAL
         return entry
 
@@ -79,7 +85,10 @@ class Ledger:
     def balance(self) -> None:
         """Every requested group is in flight, trained or dropped, and once."""
         ended = self.counts["trained"] + self.counts["dropped"]
-        assert self.counts["requested"] == ended + len(self.entries), (self.counts, len(self.entries))
+        assert self.counts["requested"] == ended + len(self.entries), (
+            self.counts,
+            len(self.entries),
+        )
         assert self.counts["requested"] == sum(self.visits.values())
 
     def request(self, group_id: GroupId, seed_key: int) -> Request:
@@ -117,7 +126,8 @@ class Ledger:
                     item["step"],
                     GroupState(item["state"]),
                     tuple(
-                        SampleOutcome(**{**sample, "status": Status(sample["status"])}) for sample in item["samples"]
+                        SampleOutcome(**{**sample, "status": Status(sample["status"])})
+                        for sample in item["samples"]
                     ),
                 )
             else:

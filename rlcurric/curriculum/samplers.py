@@ -99,9 +99,13 @@ class Ucb:
     def probabilities(self, progress: Progress) -> dict[str, float]:
         scores = self._scores()
         top = max(scores.values())
-        weights = {name: math.exp((score - top) / self._temperature) for name, score in scores.items()}
+        weights = {
+            name: math.exp((score - top) / self._temperature) for name, score in scores.items()
+        }
         total, share = sum(weights.values()), self._floor / len(weights)
-        return {name: (1 - self._floor) * weight / total + share for name, weight in weights.items()}
+        return {
+            name: (1 - self._floor) * weight / total + share for name, weight in weights.items()
+        }
 
     def observe(self, outcomes: Sequence[GroupOutcome]) -> None:
         for outcome in outcomes:

@@ -134,15 +134,14 @@ def _deep_merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """Mappings merge key by key, all else is replaced; so is a part or schedule of another name, and `mixture`."""
     result = copy.deepcopy(below)
     for key, value in above.items():
-        old = result.get(key)
-        same_part = (
-            isinstance(old, dict)
-            and isinstance(value, dict)
-            and all(value.get(tag, old.get(tag)) == old.get(tag) for tag in ("name", "schedule"))
-        )
-        result[key] = (
-            _deep_merge(old, value) if same_part and key != "mixture" else copy.deepcopy(value)
-        )  # type: ignore[arg-type]
+        old: Any = result.get(key)
+        merge = isinstance(old, dict) and isinstance(value, dict) and key != "mixture"
+        if merge and all(
+            value.get(tag, old.get(tag)) == old.get(tag) for tag in ("name", "schedule")
+        ):
+            result[key] = _deep_merge(old, value)
+        else:
+            result[key] = copy.deepcopy(value)
     return result
 
 

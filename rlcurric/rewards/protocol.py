@@ -21,7 +21,7 @@ Where = Literal["worker", "inline", "service"]
 RewardFunction = Callable[..., Sequence[float | None | Score]]
 
 # What every reward is given beside prompts and completions and the row's own columns.
-COLUMNS = ("completion_ids", "lengths", "truncated")
+COLUMNS = ("completion_ids", "lengths", "truncated", "correct")
 ENTRY_POINTS = "rlcurric.rewards"
 
 
@@ -39,12 +39,12 @@ class Reward:
 
     @property
     def arguments(self) -> dict[str, inspect.Parameter]:
-        """Parameters that a recipe may set: those with a default."""
+        """Parameters that a recipe may set: those with a default that are no columns."""
         parameters = inspect.signature(self.function).parameters
         return {
             name: parameter
             for name, parameter in parameters.items()
-            if parameter.default is not parameter.empty and name not in COLUMNS
+            if parameter.default is not parameter.empty and not _is_column(parameter)
         }
 
     @property
@@ -69,8 +69,8 @@ def reward(
 ) -> Callable[[RewardFunction], RewardFunction]:
     """Register a reward function, under TRL's convention for reward functions.
 
-    The function takes `prompts` and `completions` (lists of strings), the columns of the data rows as lists by
-    keyword, and the recipe's arguments as keywords with defaults; it returns a score for each completion: a number, a
+    The function takes `prompts` and `completions` (lists of strings), by keyword the columns of the data rows as lists
+    (a parameter with a default is a column if it is annotated as a list), and the recipe's arguments as keywords with defaults; it returns a score for each completion: a number, a
     `Score`, or None where it does not apply.
 
     Args:
@@ -90,14 +90,20 @@ def reward(
     def add(function: RewardFunction) -> RewardFunction:
         parameters = list(inspect.signature(function).parameters.values())
         names = [parameter.name for parameter in parameters]
-        if names[:2] != ["prompts", "completions"] or parameters[-1].kind is not inspect.Parameter.VAR_KEYWORD:
+        if (
+            names[:2] != ["prompts", "completions"]
+            or parameters[-1].kind is not inspect.Parameter.VAR_KEYWORD
+        ):
             raise ValueError(
                 f"reward {name!r}: a function (prompts, completions, ..., **columns) is required, got "
                 f"({', '.join(names)})"
             )
         file = inspect.getsourcefile(function) or ""
         registry("reward").add(
-            name, Reward(name, function, scope, where, correctness, tuple(preload), str(Path(file).resolve()))
+            name,
+            Reward(
+                name, function, scope, where, correctness, tuple(preload), str(Path(file).resolve())
+            ),
         )
         return function
 
@@ -154,8 +160,16 @@ def get_reward(name: str, base_dir: str | Path = ".") -> Reward:
     module = sys.modules[f"rlcurric_rewards_{hash64(str(file.resolve())):016x}"]
     function = getattr(module, attribute, None)
     if not callable(function):
-        raise ValueError(f"{file} has no reward {attribute!r}. It registers: {sorted(set(registry('reward')) - before)}")
+        raise ValueError(
+            f"{file} has no reward {attribute!r}. It registers: {sorted(set(registry('reward')) - before)}"
+        )
     return Reward(name, function, "group", "worker", file=str(file.resolve()))
+
+
+def _is_column(parameter: inspect.Parameter) -> bool:
+    """Columns are lists: one value a completion."""
+    annotation = str(parameter.annotation)
+    return parameter.name in COLUMNS or annotation.startswith(("list[", "Sequence["))
 
 
 @dataclass(frozen=True)
@@ -180,7 +194,9 @@ def describe_rewards() -> list[Description]:
     return found
 
 
-def call(function: RewardFunction, prompts: list[str], completions: list[str], columns: dict[str, Any]) -> list[Score]:
+def call(
+    function: RewardFunction, prompts: list[str], completions: list[str], columns: dict[str, Any]
+) -> list[Score]:
     """Call a reward and bring what it returns into one form. ValueError for a result of the wrong length or kind."""
     result = function(prompts, completions, **columns)
     if result is None or isinstance(result, str) or len(result) != len(completions):

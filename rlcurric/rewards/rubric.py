@@ -34,7 +34,9 @@ class GradeRequest:
 class Rubric:
     """The rewards of a stage. `correct` names the component whose unshaped value is verified correctness."""
 
-    def __init__(self, components: Sequence[Component], correct: str | None, runner: RewardRunner) -> None:
+    def __init__(
+        self, components: Sequence[Component], correct: str | None, runner: RewardRunner
+    ) -> None:
         self.components, self.correct, self._runner = tuple(components), correct, runner
 
     def score(
@@ -60,10 +62,20 @@ class Rubric:
             groups.append(list(range(start, start + len(request.rollouts))))
         prompts = [prompt.text for prompt in owners]
         completions = [prefill + rollout.text for rollout in rollouts]
-        scores = {
-            component.name: self._component(component, prompts, completions, owners, rollouts, groups, args)
-            for component in self.components
-        }
+        columns = _columns(owners, rollouts)
+        scores: dict[str, list[Score]] = {}
+        # The correctness goes first: other components may look at it.
+        for component in sorted(
+            self.components, key=lambda component: component.name != self.correct
+        ):
+            own = dict(args.get(component.name, {}))
+            scores[component.name] = self._component(
+                component, prompts, completions, columns, own, groups
+            )
+            if component.name == self.correct:
+                columns["correct"] = [score.value for score in scores[component.name]]
+        order = [component.name for component in self.components]
+        scores = {name: scores[name] for name in order}
         judged = [self._outcome(k, rollout, scores, weights) for k, rollout in enumerate(rollouts)]
         return [tuple(judged[k] for k in group) for group in groups]
 
@@ -72,35 +84,35 @@ class Rubric:
         component: Component,
         prompts: list[str],
         completions: list[str],
-        owners: Sequence[Prompt],
-        rollouts: Sequence[Rollout],
+        columns: Mapping[str, list[Any]],
+        own: dict[str, Any],
         groups: Sequence[Sequence[int]],
-        args: Mapping[str, Mapping[str, Any]],
     ) -> list[Score]:
         reward = component.reward
-        own = dict(args.get(component.name, {}))
-        columns: dict[str, Any] = {
-            name: [prompt.columns.get(name) for prompt in owners]
-            for name in sorted({name for prompt in owners for name in prompt.columns})
-            if name not in ("prompts", "completions") and name not in own
-        }
-        columns["completion_ids"] = [rollout.completion_ids_T.tolist() for rollout in rollouts]
-        columns["lengths"] = [rollout.length for rollout in rollouts]
-        columns["truncated"] = [rollout.truncated for rollout in rollouts]
-        missing = [name for name in reward.columns if name not in columns]
+        missing = [name for name in reward.columns if name not in columns and name not in own]
         if missing:
             raise ValueError(
-                f"The reward {component.name!r} needs the column {missing[0]!r}, which no row has. Columns: {sorted(columns)}"
+                f"The reward {component.name!r} needs the column {missing[0]!r}, which no row has. "
+                f"Columns: {', '.join(columns)}"
             )
+        given = {name: values for name, values in columns.items() if name not in own}
         if reward.where == "worker":
-            return self._runner.run(reward, prompts, completions, columns, own, groups, component.reference)
+            return self._runner.run(
+                reward, prompts, completions, given, own, groups, component.reference
+            )
         try:
-            return call(reward.function, prompts, completions, {**columns, **own})
+            return call(reward.function, prompts, completions, {**given, **own})
         except Exception as error:
-            return [Score(None, Status.ERROR, f"{type(error).__name__}: {error}")] * len(completions)
+            return [Score(None, Status.ERROR, f"{type(error).__name__}: {error}")] * len(
+                completions
+            )
 
     def _outcome(
-        self, index: int, rollout: Rollout, scores: Mapping[str, Sequence[Score]], weights: Mapping[str, float]
+        self,
+        index: int,
+        rollout: Rollout,
+        scores: Mapping[str, Sequence[Score]],
+        weights: Mapping[str, float],
     ) -> SampleOutcome:
         mine = {name: values[index] for name, values in scores.items()}
         correct = mine[self.correct] if self.correct is not None else None
@@ -113,20 +125,45 @@ class Rubric:
             None,
         )
         if failure is None and correct is not None and correct.value is None:
-            failure = (self.correct or "", Score(None, Status.ERROR, "the correctness reward returned None or NaN"))
+            failure = (
+                self.correct or "",
+                Score(None, Status.ERROR, "the correctness reward returned None or NaN"),
+            )
         unparseable = any(score.status is Status.UNPARSEABLE for score in mine.values())
-        total = sum(weights.get(name, 0.0) * score.value for name, score in mine.items() if score.value is not None)
+        total = sum(
+            weights.get(name, 0.0) * score.value
+            for name, score in mine.items()
+            if score.value is not None
+        )
         return SampleOutcome(
             sample=rollout.sample,
             reward=0.0 if failure else float(total),
             correct=None if failure or correct is None else correct.value,
-            status=failure[1].status if failure else Status.UNPARSEABLE if unparseable else Status.SCORED,
+            status=failure[1].status
+            if failure
+            else Status.UNPARSEABLE
+            if unparseable
+            else Status.SCORED,
             length=rollout.length,
             truncated=rollout.truncated,
-            policy_version=int(rollout.policy_version_T.min(initial=0) if rollout.length == 0 else rollout.policy_version_T.min()),
+            policy_version=int(rollout.policy_version_T.min()) if rollout.length else 0,
             breakdown={name: score.value for name, score in mine.items()},
             detail=f"{failure[0]}: {failure[1].detail}" if failure else "",
         )
+
+
+def _columns(owners: Sequence[Prompt], rollouts: Sequence[Rollout]) -> dict[str, list[Any]]:
+    """What every reward is given: the rows' columns, None where a row lacks one, and what is known of the rollouts."""
+    names = sorted(
+        {name for prompt in owners for name in prompt.columns} - {"prompts", "completions"}
+    )
+    columns: dict[str, list[Any]] = {
+        name: [prompt.columns.get(name) for prompt in owners] for name in names
+    }
+    columns["completion_ids"] = [rollout.completion_ids_T.tolist() for rollout in rollouts]
+    columns["lengths"] = [rollout.length for rollout in rollouts]
+    columns["truncated"] = [rollout.truncated for rollout in rollouts]
+    return columns
 
 
 class RewardFailureError(RunError):
@@ -138,13 +175,17 @@ class FailureBudget:
 
     def __init__(self, max_fraction: float, window: int) -> None:
         self._max_fraction, self._window = max_fraction, window
-        self._recent: deque[str] = deque(maxlen=window)  # "" for a judged sample, else what went wrong
+        self._recent: deque[str] = deque(
+            maxlen=window
+        )  # "" for a judged sample, else what went wrong
 
     def observe(self, deliveries: Iterable[Delivery]) -> None:
         """Count; RewardFailureError when more than `max_fraction` of the last `window` samples failed."""
         for delivery in sorted(deliveries, key=lambda delivery: delivery.group_id):
             for sample in delivery.samples:
-                self._recent.append(f"{sample.status}: {sample.detail}" if sample.status.is_failure else "")
+                self._recent.append(
+                    f"{sample.status}: {sample.detail}" if sample.status.is_failure else ""
+                )
         causes = Counter(cause for cause in self._recent if cause)
         failed = sum(causes.values())
         if failed > self._max_fraction * self._window:

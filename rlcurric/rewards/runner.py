@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,7 +58,9 @@ class RewardRunner:
     The scores do not depend on the number of workers: calls are cut the same way whoever runs them.
     """
 
-    def __init__(self, rewards: Sequence[Reward], workers: int, deadline: float, base_dir: str = ".") -> None:
+    def __init__(
+        self, rewards: Sequence[Reward], workers: int, deadline: float, base_dir: str = "."
+    ) -> None:
         self._files = sorted({reward.file for reward in rewards if reward.file})
         self._preload = sorted({module for reward in rewards for module in reward.preload})
         self._n_workers, self._deadline, self._base_dir = workers, deadline, base_dir
@@ -98,7 +100,7 @@ class RewardRunner:
         reward: Reward,
         prompts: Sequence[str],
         completions: Sequence[str],
-        columns: dict[str, Sequence[Any]],
+        columns: Mapping[str, Sequence[Any]],
         arguments: dict[str, Any],
         groups: Sequence[Sequence[int]],
         name: str,
@@ -111,7 +113,10 @@ class RewardRunner:
                 name,
                 [prompts[i] for i in part],
                 [completions[i] for i in part],
-                {**{key: [values[i] for i in part] for key, values in columns.items()}, **arguments},
+                {
+                    **{key: [values[i] for i in part] for key, values in columns.items()},
+                    **arguments,
+                },
                 list(part),
                 splittable=reward.scope == "sample",
             )
@@ -159,7 +164,9 @@ class RewardRunner:
         now = time.monotonic()
         for worker in list(self._workers):
             if worker.child is None and now - worker.born > START_SECONDS:
-                raise RunError(f"a reward worker did not start within {START_SECONDS:.0f} s; files: {self._files}")
+                raise RunError(
+                    f"a reward worker did not start within {START_SECONDS:.0f} s; files: {self._files}"
+                )
             if worker.deadline is not None and now > worker.deadline and not worker.expired:
                 worker.expired = True
                 assert worker.child is not None
@@ -167,11 +174,19 @@ class RewardRunner:
                     os.kill(worker.child, signal.SIGKILL)
 
     def _hear(
-        self, worker: _Worker, message: dict[str, Any], waiting: deque[Call], results: list[Score | None]
+        self,
+        worker: _Worker,
+        message: dict[str, Any],
+        waiting: deque[Call],
+        results: list[Score | None],
     ) -> None:
         call = worker.call
         if "hello" in message:
-            worker.child, worker.layers, worker.born = message["hello"], tuple(message["layers"]), time.monotonic()
+            worker.child, worker.layers, worker.born = (
+                message["hello"],
+                tuple(message["layers"]),
+                time.monotonic(),
+            )
             if call is not None:  # the child before this one was killed or died over the call
                 self._failed(worker, call, waiting, results)
         elif call is not None and "start" in message:
@@ -195,19 +210,29 @@ class RewardRunner:
         if call.splittable and len(call.slots) > 1:
             waiting.extend(_split(call, self._listed))
         elif expired:
-            _fill(results, call, Score(None, Status.TIMEOUT, f"no answer within {self._deadline:g} s"))
+            _fill(
+                results, call, Score(None, Status.TIMEOUT, f"no answer within {self._deadline:g} s")
+            )
         elif call.tries + 1 < TRIES:
             call.tries += 1
             waiting.append(call)
         else:
-            _fill(results, call, Score(None, Status.ERROR, f"the worker died {TRIES} times over this sample"))
+            _fill(
+                results,
+                call,
+                Score(None, Status.ERROR, f"the worker died {TRIES} times over this sample"),
+            )
 
     def _replace(self, worker: _Worker, waiting: deque[Call], results: list[Score | None]) -> None:
         """The whole worker is gone: a new one takes its place."""
         self._end(worker)
         self._workers.remove(worker)
         if worker.child is None:
-            stderr = worker.process.stderr.read().decode(errors="replace") if worker.process.stderr else ""
+            stderr = (
+                worker.process.stderr.read().decode(errors="replace")
+                if worker.process.stderr
+                else ""
+            )
             raise RunError(f"a reward worker could not start:\n{stderr.strip()[-1500:]}")
         if worker.call is not None:
             self._failed(worker, worker.call, waiting, results)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import sys
 from typing import Any, BinaryIO
 
 from rlcurric.rewards import sandbox, wire
@@ -59,7 +58,9 @@ def _serve(requests: BinaryIO, answers: BinaryIO, layers: list[str]) -> None:
 def _grade(request: dict[str, Any]) -> dict[str, Any]:
     try:
         entry = get_reward(request["reward"], request["base_dir"])
-        scores = call(entry.function, request["prompts"], request["completions"], request["columns"])
+        scores = call(
+            entry.function, request["prompts"], request["completions"], request["columns"]
+        )
         return {"scores": [wire.pack_score(score) for score in scores]}
     except MemoryError:
         os._exit(70)  # what is left of this process is not to be trusted

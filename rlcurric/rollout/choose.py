@@ -21,7 +21,13 @@ def choose_engine(asked: str) -> tuple[str, str]:
     import torch
 
     if not torch.cuda.is_available():
-        return "torch", "engine: torch (auto: there is no CUDA device; rollout.engine=vllm asks for vLLM on CPU)"
+        return (
+            "torch",
+            "engine: torch (auto: there is no CUDA device; rollout.engine=vllm asks for vLLM on CPU)",
+        )
     if not installed:
-        return "torch", "engine: torch (auto: vLLM is not installed; it is many times faster on GPUs)"
+        return (
+            "torch",
+            "engine: torch (auto: vLLM is not installed; it is many times faster on GPUs)",
+        )
     return "vllm", "engine: vllm (auto: there is a CUDA device and vLLM is installed)"

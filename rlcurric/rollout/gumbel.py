@@ -18,7 +18,9 @@ def _mulhilo(factor: int, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (product >> 32) & _LOW, product & _LOW
 
 
-def philox4x32(counter: tuple[torch.Tensor, ...], key: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+def philox4x32(
+    counter: tuple[torch.Tensor, ...], key: tuple[torch.Tensor, torch.Tensor]
+) -> tuple[torch.Tensor, ...]:
     """Philox4x32-10 (Salmon et al., SC 2011): four 32-bit words for each counter of four words and key of two.
 
     Words are int64 tensors with values in [0, 2**32), of shapes that broadcast.

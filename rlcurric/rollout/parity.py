@@ -16,7 +16,9 @@ class ParityLimits:
     mean_abs: float | None
 
     @classmethod
-    def of(cls, dtype: str, max_abs: float | None = None, mean_abs: float | None = None) -> ParityLimits:
+    def of(
+        cls, dtype: str, max_abs: float | None = None, mean_abs: float | None = None
+    ) -> ParityLimits:
         """The limits asked for, else by dtype: 1e-4 at most in float32; 0.05 on average in bfloat16.
 
         In bfloat16 single tokens of low probability differ by whole nats, so the maximum says nothing.
@@ -33,7 +35,9 @@ class ParityStats:
     n: int = 0
     max_abs: float = 0.0
     sum_abs: float = 0.0
-    sum_k3: float = 0.0  # of exp(d) - d - 1, an estimate of KL(engine || trainer) (J. Schulman, 2020)
+    sum_k3: float = (
+        0.0  # of exp(d) - d - 1, an estimate of KL(engine || trainer) (J. Schulman, 2020)
+    )
 
     def add(self, trainer_N: np.ndarray, engine_N: np.ndarray) -> ParityStats:
         """These statistics and those of more tokens. NaN anywhere makes `max_abs` NaN."""
@@ -77,7 +81,10 @@ class ParityStats:
 
     def problem(self, limits: ParityLimits) -> str | None:
         """What is wrong, with the numbers and the likely causes; None within the limits."""
-        for what, value, limit in (("max", self.max_abs, limits.max_abs), ("mean", self.mean_abs, limits.mean_abs)):
+        for what, value, limit in (
+            ("max", self.max_abs, limits.max_abs),
+            ("mean", self.mean_abs, limits.mean_abs),
+        ):
             if limit is not None and not value <= limit:
                 return (
                     f"trainer and engine disagree on the log-probs of sampled tokens: max |difference| {self.max_abs:.3g} "

@@ -55,14 +55,18 @@ class TorchEngine:
 
     def generate(self, requests: Sequence[SampleRequest], spec: SamplingSpec) -> list[Sample]:
         """Batches of `max_batch`, by prompt length so that little is padded."""
-        order = sorted(range(len(requests)), key=lambda index: (len(requests[index].prompt_ids), index))
+        order = sorted(
+            range(len(requests)), key=lambda index: (len(requests[index].prompt_ids), index)
+        )
         samples: list[Sample | None] = [None] * len(requests)
         was_training = self._model.training
         self._model.eval()
         try:
             for start in range(0, len(order), self._max_batch):
                 chosen = order[start : start + self._max_batch]
-                for index, sample in zip(chosen, self._batch([requests[i] for i in chosen], spec), strict=True):
+                for index, sample in zip(
+                    chosen, self._batch([requests[i] for i in chosen], spec), strict=True
+                ):
                     samples[index] = sample
         finally:
             self._model.train(was_training)
@@ -79,7 +83,9 @@ class TorchEngine:
         for row, request in enumerate(requests):
             ids_BT[row, longest - len(request.prompt_ids) :] = torch.tensor(request.prompt_ids)
             mask_BT[row, longest - len(request.prompt_ids) :] = 1
-        noise = _GumbelMax(torch.tensor([r.seed for r in requests], dtype=torch.int64, device=device), spec)
+        noise = _GumbelMax(
+            torch.tensor([r.seed for r in requests], dtype=torch.int64, device=device), spec
+        )
         config = GenerationConfig(
             max_new_tokens=spec.max_new_tokens,
             do_sample=False,
@@ -95,12 +101,17 @@ class TorchEngine:
         )
         completions_BT = output[:, longest:]
         logprobs_BT = torch.stack(
-            [row_BV.gather(-1, ids_B[:, None])[:, 0] for row_BV, ids_B in zip(noise.logprobs, completions_BT.T, strict=True)],
+            [
+                row_BV.gather(-1, ids_B[:, None])[:, 0]
+                for row_BV, ids_B in zip(noise.logprobs, completions_BT.T, strict=True)
+            ],
             dim=1,
         )
         return [
             _sample(ids_T, logprobs_T, spec, self.version)
-            for ids_T, logprobs_T in zip(completions_BT.cpu().numpy(), logprobs_BT.cpu().numpy(), strict=True)
+            for ids_T, logprobs_T in zip(
+                completions_BT.cpu().numpy(), logprobs_BT.cpu().numpy(), strict=True
+            )
         ]
 
 

@@ -70,7 +70,9 @@ class VllmEngine:
 
     def sync(self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Reload all weights in place. A tied head must be among them: vLLM keeps a packed copy on CPU."""
-        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(list(named_tensors))})
+        self._llm.collective_rpc(
+            "reload_weights", kwargs={"weights_iterator": iter(list(named_tensors))}
+        )
         self.version = version
 
     def generate(self, requests: Sequence[SampleRequest], spec: SamplingSpec) -> list[Sample]:
@@ -80,7 +82,9 @@ class VllmEngine:
         if not requests:
             return []
         if not self._llm.reset_prefix_cache():
-            raise RuntimeError("vLLM did not reset its prefix cache: requests of an earlier call are still running")
+            raise RuntimeError(
+                "vLLM did not reset its prefix cache: requests of an earlier call are still running"
+            )
         outputs = self._llm.generate(
             [TokensPrompt(prompt_token_ids=list(request.prompt_ids)) for request in requests],
             [
@@ -116,7 +120,9 @@ class VllmEngine:
 
     def _sample(self, output: Any) -> Sample:
         ids = list(output.token_ids)
-        logprobs = [position[token].logprob for token, position in zip(ids, output.logprobs, strict=True)]
+        logprobs = [
+            position[token].logprob for token, position in zip(ids, output.logprobs, strict=True)
+        ]
         return Sample(
             completion_ids_T=np.array(ids, dtype=np.int64),
             rollout_logprobs_T=np.array(logprobs, dtype=np.float32),

@@ -69,9 +69,6 @@ class Forget:
 class Evaluate:
     """Greedy accuracy on the held-out prompts of the stage."""
 
-    step: int
-    version: int
-
 
 @dataclass(frozen=True, slots=True)
 class Save:

@@ -19,6 +19,7 @@ from rlcurric.objective.loss import policy_loss
 from rlcurric.objective.presets import ObjectiveSpec
 from rlcurric.recipe.schema import Optim
 from rlcurric.rollout.parity import ParityLimits, ParityStats
+from rlcurric.schedules import Progress, value_at
 from rlcurric.train.coordinator import Coordinator
 from rlcurric.train.logprobs import PolicyForward
 from rlcurric.types import Rollout
@@ -59,6 +60,12 @@ def adamw(model: torch.nn.Module, optim: Optim) -> torch.optim.AdamW:
     return torch.optim.AdamW(
         [g for g in groups if g["params"]], lr=1.0, betas=optim.betas, eps=optim.eps
     )
+
+
+def learning_rate(optim: Optim, progress: Progress, update: int) -> float:
+    """The schedule's value at this step, times a linear warm-up over the stage's first updates."""
+    rate = value_at(optim.learning_rate, progress)
+    return rate * min(1.0, (update + 1) / optim.warmup_steps) if optim.warmup_steps else rate
 
 
 class Learner:
@@ -106,7 +113,7 @@ class Learner:
         stale = any(_version(row) != version for window in windows for row in window)
         several = len(windows) > 1 or bool(self._any(stale))
         old: dict[int, torch.Tensor] = {}
-        parity = ParityStats.empty()
+        parity = ParityStats()
         if several:
             old, parity = self._old_logprobs(windows, version)
             self._check_parity(parity)
@@ -170,7 +177,7 @@ class Learner:
         batches = self._micro_batches(window)
         counts = self._counts(window)
         sums: dict[str, torch.Tensor] = {}
-        parity = ParityStats.empty()
+        parity = ParityStats()
         for number, rows in enumerate(batches):
             packed = self._packed(rows)
             last = number == len(batches) - 1
@@ -219,7 +226,7 @@ class Learner:
     ) -> tuple[dict[int, torch.Tensor], ParityStats]:
         """Log-probs of every row under the weights as they are, by row; and their parity with the engine's."""
         old: dict[int, torch.Tensor] = {}
-        parity = ParityStats.empty()
+        parity = ParityStats()
         with torch.no_grad(), self.accelerator.autocast():
             for rows in self._micro_batches([row for window in windows for row in window]):
                 packed = self._packed(rows)

@@ -12,12 +12,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 
 from rlcurric import seeds
 from rlcurric.curriculum.controller import Controller
-from rlcurric.objective.advantages import batch_advantages
+from rlcurric.objective.advantages import group_advantages
+from rlcurric.objective.presets import ObjectiveSpec
 from rlcurric.recipe.schema import RlStage
-from rlcurric.schedules import Progress, value_at
+from rlcurric.schedules import Progress
 from rlcurric.train.directives import (
     Directive,
     Evaluate,
@@ -30,12 +32,17 @@ from rlcurric.train.directives import (
     TrainSample,
     Update,
 )
+from rlcurric.train.learner import learning_rate
 from rlcurric.train.metrics import batch_metrics, merge_evaluation
 from rlcurric.train.rolloutlog import write_rollouts
 from rlcurric.train.run import RunContext, RunState
-from rlcurric.types import Batch, Delivery
+from rlcurric.train.rundir import DECISIONS
+from rlcurric.train.worker import Generated
+from rlcurric.types import Batch, Delivery, GroupId
 
 Lead = Generator[Directive, list[Any], str]
+Turn = Generator[Directive, list[Any], None]
+Advantages = dict[tuple[GroupId, int], float]
 
 
 class RlLeader:
@@ -48,15 +55,16 @@ class RlLeader:
         self.stage = stage
         self.controller = controller
         self.state = state
-        self.objective = run.parts.objective(stage)
+        self.objective: ObjectiveSpec = run.parts.objective(stage)
         self._seconds: dict[str, float] = {}
+        self._generated = 0  # tokens sampled in this step
 
     def lead(self) -> Lead:
         """Train until the stage ends or a stop is asked for; "done" or "stopped"."""
         yield Sync(self.state.policy_version)
         yield from self._probe()
         while self.state.stage_step < self.stage.until.steps:
-            self._seconds, started = {}, time.perf_counter()
+            self._seconds, self._generated, started = {}, 0, time.perf_counter()
             progress = self._progress()
             self.controller.begin(self.state.step, progress)
             while not self.controller.ready():
@@ -66,55 +74,64 @@ class RlLeader:
                 deliveries = yield from self._rollouts(progress)
                 self.controller.deliver(deliveries)
             batch = self.controller.take()
-            row = yield from self._train(batch, progress)
-            self.state = self.state.stepped(row["tokens/generated/sum"])
-            yield from self._finish_step(row, batch, started)
-            if self.run.stop.requested(self.state.step):
+            advantages = batch_advantages(self.objective, batch)
+            row = yield from self._train(batch, advantages, progress)
+            self.state = self.state.stepped(self._generated)
+            yield from self._evaluate(row)
+            yield from self._log(row, batch, advantages, started)
+            yield from self._save_if_due()
+            if self.run.stop.requested(self.state.step) and not self._finished:
                 return (yield from self._stop())
         return "done"
 
+    @property
+    def _finished(self) -> bool:
+        return self.state.stage_step >= self.stage.until.steps
+
     def _rollouts(self, progress: Progress) -> Generator[Directive, list[Any], list[Delivery]]:
+        """One round of requests, sampled and graded by all ranks."""
         weights, args = self.run.parts.reward_values(self.stage, progress)
-        with self._timed("rollout"):
-            answers = yield Generate(tuple(self.controller.requests()), weights, args)
+        started = time.perf_counter()
+        self.run.reporter.phase("rollout")
+        answers: list[Generated] = yield Generate(tuple(self.controller.requests()), weights, args)
+        grading = max(answer.grade_seconds for answer in answers)
+        self._add_time("rollout", time.perf_counter() - started - grading)
+        self._add_time("grade", grading)
         deliveries = [delivery for answer in answers for delivery in answer.deliveries]
+        self._generated += sum(one.length for delivery in deliveries for one in delivery.samples)
         self.run.failures.observe(deliveries)
-        self._seconds["grade"] = self._seconds.get("grade", 0.0) + max(
-            a.grade_seconds for a in answers
-        )
-        self._seconds["rollout"] -= max(a.grade_seconds for a in answers)
         return deliveries
 
     def _train(
-        self, batch: Batch, progress: Progress
+        self, batch: Batch, advantages: Advantages, progress: Progress
     ) -> Generator[Directive, list[Any], dict[str, Any]]:
-        """Advantages, updates, sync; the step's line of metrics."""
-        advantages = batch_advantages(self.objective.spec, batch)
-        row = {
+        """Updates and sync; the step's line of metrics."""
+        row: dict[str, Any] = {
             "step": self.state.step + 1,
             "stage": self.stage.name,
             "stage_step": self.state.stage_step + 1,
             "policy_version": self.state.policy_version,
             **batch_metrics(batch),
             **self.controller.metrics(),
+            "tokens/generated/sum": self._generated,
+            "tokens/total/sum": self.state.generated_tokens + self._generated,
         }
-        row["tokens/generated/sum"] = int(row.get("curriculum/generated_tokens", 0))
         minibatches = self._minibatches(batch, advantages)
-        if minibatches:
-            rates = self._learning_rates(progress, len(minibatches))
-            with self._timed("update"):
-                answers = yield Update(minibatches, rates, self.state.policy_version)
-            row |= answers[0]
-            row["optim/learning_rate"] = rates[-1]
-            self.state = self.state.updated(len(minibatches))
-            with self._timed("sync"):
-                yield Sync(self.state.policy_version)
-        else:
+        if not minibatches:
             self._warn("empty_step", "no group was admitted in this step; nothing was trained")
+            return row
+        rates = self._learning_rates(progress, len(minibatches))
+        with self._timed("update"):
+            answers = yield Update(minibatches, rates, self.state.policy_version)
+        row |= answers[0]
+        row["optim/learning_rate"] = rates[-1]
+        self.state = self.state.updated(len(minibatches))
+        with self._timed("sync"):
+            yield Sync(self.state.policy_version)
         return row
 
     def _minibatches(
-        self, batch: Batch, advantages: dict[tuple[Any, int], float]
+        self, batch: Batch, advantages: Advantages
     ) -> tuple[tuple[TrainSample, ...], ...]:
         """The batch in windows: each epoch deals the groups anew, by a counter-based shuffle."""
         optim = self.stage.optim
@@ -122,15 +139,14 @@ class RlLeader:
         for epoch in range(optim.epochs):
             order = np.arange(len(batch.groups))
             if optim.updates_per_step > 1:
-                draw = seeds.philox(self.run.recipe.seed, "minibatches", self.state.step, epoch)
+                part = f"minibatches/{self.stage.name}"
+                draw = seeds.philox(self.run.recipe.seed, part, self.state.step, epoch)
                 order = draw.permutation(len(batch.groups))
-            for part in np.array_split(order, optim.minibatches):
+            for chosen in np.array_split(order, optim.minibatches):
                 samples = tuple(
-                    TrainSample(
-                        group.group_id, sample.sample, advantages[group.group_id, sample.sample]
-                    )
-                    for group in (batch.groups[index] for index in sorted(part.tolist()))
-                    for sample in group.samples
+                    TrainSample(group.group_id, one.sample, advantages[group.group_id, one.sample])
+                    for group in (batch.groups[index] for index in sorted(chosen.tolist()))
+                    for one in group.samples
                 )
                 if samples:
                     windows.append(samples)
@@ -138,64 +154,56 @@ class RlLeader:
 
     def _learning_rates(self, progress: Progress, updates: int) -> tuple[float, ...]:
         """Schedule by step, times a linear warm-up by update."""
-        rate = value_at(self.stage.optim.learning_rate, progress)
-        warmup = self.stage.optim.warmup_steps
         first = self.state.stage_updates
         return tuple(
-            rate * min(1.0, (first + k + 1) / warmup) if warmup else rate for k in range(updates)
+            learning_rate(self.stage.optim, progress, first + number) for number in range(updates)
         )
 
-    def _finish_step(
-        self, row: dict[str, Any], batch: Batch, started: float
-    ) -> Lead | Generator[Any, Any, None]:
-        """Everything after the update: evaluation, logs, checkpoint."""
-        step, evaluation = self.state.step, self.stage.evaluation
-        last = self.state.stage_step == self.stage.until.steps
-        if (evaluation.every and self.state.stage_step % evaluation.every == 0) or (
-            last and evaluation.at_end
-        ):
+    def _evaluate(self, row: dict[str, Any]) -> Turn:
+        asked = self.stage.evaluation
+        due = asked.every and self.state.stage_step % asked.every == 0
+        if due or (self._finished and asked.at_end):
             with self._timed("evaluate"):
-                answers = yield Evaluate(step, self.state.policy_version)
+                answers = yield Evaluate()
             row |= merge_evaluation(answers)
-        yield from self._log(row, batch, started)
-        yield Forget(tuple(self.controller.carried()))
-        every = self.run.recipe.run.checkpoints.every
-        if last or (every and step % every == 0):
-            yield from self._save()
 
-    def _log(self, row: dict[str, Any], batch: Batch, started: float) -> Generator[Any, Any, None]:
+    def _log(
+        self, row: dict[str, Any], batch: Batch, advantages: Advantages, started: float
+    ) -> Turn:
+        """The step's lines in every log, and its rollouts where they are due."""
         log = self.run.recipe.run.rollouts
         if log.every and self.state.step % log.every == 0 and batch.groups:
-            count = -(-log.max_per_step // max(1, len(batch.groups[0].samples)))
-            groups = batch.groups[:count]
+            groups = batch.groups[: -(-log.max_per_step // self.stage.curriculum.group_size)]
             answers = yield Fetch(tuple(group.group_id for group in groups))
-            rollouts = {
-                rollout_key: value for answer in answers for rollout_key, value in answer.items()
-            }
-            write_rollouts(self.run.directory, self.state.step, groups, rollouts, log)
+            rollouts = {group: held for answer in answers for group, held in answer.items()}
+            write_rollouts(self.run.directory, self.state.step, groups, rollouts, advantages, log)
         seconds = time.perf_counter() - started
         row |= {f"time/{name}/s": round(value, 4) for name, value in self._seconds.items()}
         row["time/step/s"] = round(seconds, 4)
-        row["throughput/generated/tokens_per_s"] = round(
-            row["tokens/generated/sum"] / max(seconds, 1e-9), 1
-        )
-        row["tokens/total/sum"] = self.state.generated_tokens
-        self.run.directory.append("decisions.jsonl", self.controller.decisions())
+        row["throughput/generated/tokens_per_s"] = round(self._generated / seconds, 1)
+        self.run.directory.append(DECISIONS, self.controller.decisions())
         self.run.log_step(row)
+        yield Forget(tuple(self.controller.carried()))
 
-    def _save(self) -> Generator[Any, Any, None]:
+    def _save_if_due(self) -> Turn:
+        every = self.run.recipe.run.checkpoints.every
+        if self._finished or (every and self.state.step % every == 0):
+            yield from self._save()
+
+    def _save(self) -> Turn:
         self.run.reporter.phase("save")
-        state = self.state.to_json(
-            curriculum=self.controller.state_dict(), failures=self.run.failures.state_dict()
+        yield Save(
+            self.state.to_json(
+                curriculum=self.controller.state_dict(), failures=self.run.failures.state_dict()
+            )
         )
-        yield Save(state)
 
-    def _stop(self) -> Generator[Any, Any, str]:
+    def _stop(self) -> Lead:
         if not self.run.saved(self.state.step):
             yield from self._save()
         return "stopped"
 
-    def _probe(self) -> Generator[Any, Any, None]:
+    def _probe(self) -> Turn:
         """Parity before anything is trained: at the start of a stage and after every resume."""
         prompts = self.run.data.probe_prompts(self.stage)
         self.run.reporter.phase("parity probe")
@@ -211,9 +219,29 @@ class RlLeader:
         self.run.directory.event(kind, self.state.step + 1, message=text)
         self.run.reporter.message(f"step {self.state.step + 1}: {text}")
 
+    def _add_time(self, phase: str, seconds: float) -> None:
+        self._seconds[phase] = self._seconds.get(phase, 0.0) + seconds
+
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:
         self.run.reporter.phase(phase)
         started = time.perf_counter()
         yield
-        self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - started
+        self._add_time(phase, time.perf_counter() - started)
+
+
+def batch_advantages(objective: ObjectiveSpec, batch: Batch) -> Advantages:
+    """The advantage of every sample of the batch, on rank 0, so that no group is cut by a rank."""
+    keys = [(group.group_id, one.sample) for group in batch.groups for one in group.samples]
+    rewards_B = torch.tensor(
+        [one.reward for group in batch.groups for one in group.samples], dtype=torch.float64
+    )
+    group_B = torch.tensor([k for k, group in enumerate(batch.groups) for _ in group.samples])
+    if not keys:
+        return {}
+    advantages_B = group_advantages(
+        rewards_B, group_B, objective.normalise, objective.ddof, objective.eps
+    )
+    weight_B = [group.weight for group in batch.groups for _ in group.samples]
+    values = (advantages_B * torch.tensor(weight_B, dtype=torch.float64)).tolist()
+    return dict(zip(keys, values, strict=True))

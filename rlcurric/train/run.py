@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from rlcurric.build import Parts, RunData
 from rlcurric.recipe.schema import Recipe, StageBase
-from rlcurric.rewards.runner import FailureBudget
+from rlcurric.rewards.rubric import FailureBudget
+from rlcurric.rollout.parity import ParityLimits
 from rlcurric.train.checkpoint import Checkpoint, CheckpointStore
 from rlcurric.train.coordinator import Coordinator
 from rlcurric.train.engines import Engines
+from rlcurric.train.learner import LearnerSettings
 from rlcurric.train.reporter import Reporter
 from rlcurric.train.rundir import METRICS, RunDirectory
 from rlcurric.train.stop import StopRequest
@@ -86,6 +88,21 @@ class RunContext:
         """Whether the newest checkpoint is of this step."""
         known = self.store.all()
         return bool(known) and known[-1].step == step
+
+    def learner_settings(self, stage: StageBase) -> LearnerSettings:
+        """What the learner needs of a stage beside its optimizer."""
+        import torch
+
+        bf16 = torch.cuda.is_available() and self.recipe.model.dtype != "float32"
+        parity = stage.rollout.parity
+        return LearnerSettings(
+            temperature=stage.rollout.temperature,
+            max_new_tokens=stage.rollout.max_new_tokens,
+            mixed_precision="bf16" if bf16 else "no",
+            parity=ParityLimits.of(
+                "bfloat16" if bf16 else "float32", parity.max_abs, parity.mean_abs
+            ),
+        )
 
     def kept_steps(self) -> set[int]:
         """Checkpoints that later stages start from: the last step of every stage that an `init` names."""

@@ -69,10 +69,7 @@ def train(
     Raises:
         ValueError: the recipe, the data, the model path, the run directory or a checkpoint is wrong; says what to do.
     """
-    from rlcurric.rewards.runner import start_forkserver
-
     resolved = load_recipe(recipe, overrides)
-    start_forkserver()  # before torch and vLLM, so that workers start small
     return _Session(resolved, run_dir, start_from, reporter or Silent(), stop_at).run()
 
 
@@ -317,6 +314,7 @@ def _context(
         parts = Parts(recipe)
         stack.callback(parts.close)
         parts.validate()
+        parts.start()
         engines = Engines(recipe, ranks, reporter, context, eos_token_ids_of(recipe, tokenizer))
         stack.callback(engines.close)
         grading = recipe.stages[0].grading

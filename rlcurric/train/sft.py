@@ -17,9 +17,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from rlcurric import seeds
 from rlcurric.recipe.schema import SftStage
-from rlcurric.schedules import Progress, value_at
+from rlcurric.schedules import Progress
 from rlcurric.train.evaluation import evaluate, summarise
-from rlcurric.train.learner import adamw
+from rlcurric.train.learner import adamw, learning_rate
 from rlcurric.train.models import load_model
 from rlcurric.train.run import RunContext, RunState
 
@@ -101,7 +101,12 @@ def _make_trainer(run: RunContext, stage: SftStage, model: Any, follower: _Follo
     )
     optimizer = adamw(model, stage.optim)
     scheduler = LambdaLR(
-        optimizer, lambda update: _learning_rate(stage, follower.first_step, update)
+        optimizer,
+        lambda update: learning_rate(
+            stage.optim,
+            Progress(follower.first_step + update, update, stage.until.steps),
+            update,
+        ),
     )
     trainer = SFTTrainer(
         model=model,
@@ -114,14 +119,6 @@ def _make_trainer(run: RunContext, stage: SftStage, model: Any, follower: _Follo
     trainer.add_callback(follower.callback())
     follower.trainer = trainer
     return trainer
-
-
-def _learning_rate(stage: SftStage, first_step: int, update: int) -> float:
-    rate = value_at(
-        stage.optim.learning_rate, Progress(first_step + update, update, stage.until.steps)
-    )
-    warmup = stage.optim.warmup_steps
-    return rate * min(1.0, (update + 1) / warmup) if warmup else rate
 
 
 def _printer() -> type:

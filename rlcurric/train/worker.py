@@ -104,7 +104,7 @@ class RlWorker:
             grades.append(GradeRequest(request.group_id, request.prompt, members))
         started = time.perf_counter()
         outcomes = self.run.parts.rubric(self.stage).score(
-            grades, directive.weights, directive.args
+            grades, directive.weights, directive.args, self.stage.prompt.prefill
         )
         deliveries = tuple(
             Delivery(grade.group_id, grade.prompt.distribution, tuple(group))
