@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from rlcurric.recipe.load import load_recipe
@@ -20,9 +21,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """`train` and `read_run` are imported when first used: they bring torch and pyarrow."""
     if name == "train":
-        from rlcurric.train.session import train
-
-        return train
+        return importlib.import_module("rlcurric.train")
     if name == "read_run":
         from rlcurric.report.tables import read_run
 

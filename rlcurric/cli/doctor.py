@@ -64,6 +64,7 @@ def run_doctor(engine: str) -> int:
     )
     recipe = load_recipe(_TINY, [f"rollout.engine={engine}", "rollout.max_new_tokens=16"])
     stage = recipe.stages[0]
+    from rlcurric.objective.presets import ObjectiveSpec
     from rlcurric.train.learner import Learner, TrainRow
     from rlcurric.train.models import load_model
     from rlcurric.train.sampling import completions
@@ -85,7 +86,7 @@ def run_doctor(engine: str) -> int:
     with open_context(recipe, _Say(), None) as run:
         model = load_model(recipe)
         learner = Learner(
-            model, stage.optim, run.parts.objective(stage), run.ranks, run.learner_settings(stage)
+            model, stage.optim, ObjectiveSpec(), run.ranks, run.learner_settings(stage)
         )
         started = time.perf_counter()
         found = run.engines.get(stage, learner.model, run.tokenizer)

@@ -95,7 +95,8 @@ class Rubric:
                 f"The reward {component.name!r} needs the column {missing[0]!r}, which no row has. "
                 f"Columns: {', '.join(columns)}"
             )
-        given = {name: values for name, values in columns.items() if name not in own}
+        taken = {*own, *reward.arguments}  # a column of that name is not what the parameter means
+        given = {name: values for name, values in columns.items() if name not in taken}
         if reward.where == "worker":
             return self._runner.run(
                 reward, prompts, completions, given, own, groups, component.reference

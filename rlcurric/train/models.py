@@ -176,6 +176,7 @@ def set_environment(recipe: Recipe) -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     remote_model = (
         recipe.model.path is not None and local_path(recipe.model.path, recipe.base_dir) is None
     )
@@ -185,6 +186,9 @@ def set_environment(recipe: Recipe) -> None:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     if recipe.run.threads is not None:
         torch.set_num_threads(recipe.run.threads)
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # bars of milliseconds would tear the run's own view
 
 
 def _base_path(recipe: Recipe) -> Path | str:

@@ -1,0 +1,17 @@
+"""Rows for tests: one-digit sums in a few characters, scored by reasoning-gym's own scorer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+
+def sums(terms: int = 2, size: int = 40, seed: int = 0) -> Iterator[dict[str, Any]]:
+    """`3+4=` with its worked demonstration."""
+    from rlcurric.data import reasoning_gym_rows
+
+    config = {"min_terms": terms, "max_terms": terms, "min_digits": 1, "max_digits": 1}
+    for row in reasoning_gym_rows("chain_sum", size, seed, config):
+        question = row["reasoning_gym"]["entry"]["metadata"]["expression"].replace(" ", "") + "="
+        demonstration = f"<think>{question}</think><answer>{row['answer']}</answer>"
+        yield {**row, "question": question, "demonstration": demonstration}
