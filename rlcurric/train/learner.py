@@ -149,7 +149,9 @@ class Learner:
         save_file(self._optimizer_tensors(), folder / OPTIMIZER)
 
     def load(self, folder: Path) -> None:
-        """Optimizer state as `save` wrote it; the weights are the model's own."""
+        """Optimizer state as `save` wrote it, if the checkpoint has one; the weights are the model's own."""
+        if not (folder / OPTIMIZER).exists():  # of an SFT stage
+            return
         tensors = load_file(folder / OPTIMIZER)
         named = dict(self.model.named_parameters())
         state = self.optimizer.state

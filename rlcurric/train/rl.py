@@ -192,11 +192,8 @@ class RlLeader:
 
     def _save(self) -> Turn:
         self.run.reporter.phase("save")
-        yield Save(
-            self.state.to_json(
-                curriculum=self.controller.state_dict(), failures=self.run.failures.state_dict()
-            )
-        )
+        self.run.curriculum = self.controller.state_dict()
+        yield Save(self.state.to_json(self.run))
 
     def _stop(self) -> Lead:
         if not self.run.saved(self.state.step):

@@ -53,8 +53,10 @@ class RunState:
             self, stage_updates=self.stage_updates + updates, policy_version=self.policy_version + 1
         )
 
-    def to_json(self, **parts: Any) -> dict[str, Any]:
-        return {**dataclasses.asdict(self), **parts}
+    def to_json(self, run: RunContext) -> dict[str, Any]:
+        """The state that goes into a checkpoint: this, and what the run keeps over stages."""
+        kept = {"curriculum": run.curriculum, "failures": run.failures.state_dict()}
+        return {**dataclasses.asdict(self), **kept}
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> RunState:
@@ -78,6 +80,9 @@ class RunContext:
     failures: FailureBudget
     origin: Checkpoint | None = None  # the checkpoint that the current stage goes on from
     forked: bool = False  # `origin` belongs to another run, under another recipe
+    curriculum: dict[str, Any] | None = (
+        None  # the latest state of an RL stage's curriculum: kept through SFT stages
+    )
 
     def log_step(self, row: dict[str, Any]) -> None:
         """One line of metrics.jsonl, also for whoever watches."""

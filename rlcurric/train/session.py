@@ -105,15 +105,18 @@ class _Session:
         if not ranks.is_main:
             self.reporter = Silent()
         with contextlib.ExitStack() as stack:
+            # All that can be wrong with the recipe's parts and data is found before the directory is touched.
+            run = stack.enter_context(
+                _context(self.recipe, ranks, self.directory, self.reporter, self.stop)
+            )
+            for stage in self.recipe.stages:
+                run.data.check_prompts(stage)
             if ranks.is_main:
                 self.directory.lock()
                 stack.callback(self.directory.unlock)
             start = ranks.broadcast((self._open() if ranks.is_main else None,))[0]
             assert start is not None
             stack.enter_context(self.stop)
-            run = stack.enter_context(
-                _context(self.recipe, ranks, self.directory, self.reporter, self.stop)
-            )
             return self._stages(run, start)
 
     def _open(self) -> _Start:
@@ -236,7 +239,9 @@ class _Session:
         stages = self.recipe.stages
         state = RunState(stages[0].name)
         if start.checkpoint is not None:
-            state = RunState.from_json(start.checkpoint.state())
+            saved = start.checkpoint.state()
+            state, run.curriculum = RunState.from_json(saved), saved["curriculum"]
+            run.failures.load_state_dict(saved["failures"])
             run.origin, run.forked = start.checkpoint, start.fork_of is not None
         index = run.stage_index(state.stage)
         while True:

@@ -222,7 +222,7 @@ class _Follower:
             written = Path(self.trainer.args.output_dir) / f"checkpoint-{stage_step}"
             self.run.store.save(
                 self.state.step,
-                self.state.to_json(),
+                self.state.to_json(self.run),
                 lambda folder: _adopt(written, folder),
                 self.run.kept_steps(),
             )

@@ -28,26 +28,21 @@ def run_rl(run: RunContext, stage: RlStage, state: RunState) -> tuple[str, RunSt
     )
     engine = run.engines.get(stage, learner.model, run.tokenizer)
     worker = RlWorker(run, stage, learner, engine)
-    saved = run.origin.state() if run.origin else {}
-    controller_state = (
-        saved.get("curriculum") if not run.forked or _same(run, "curriculum", "mixture") else None
-    )
-    if resumed and run.origin and (not run.forked or _same(run, "optim")):
-        worker.load(run.origin.path)
-    elif (
-        run.origin
-        and "optimizer" in stage.carry
-        and (run.origin.path / "optimizer.safetensors").exists()
-    ):
+    keep_statistics = not run.forked or _same(run, "curriculum", "mixture")
+    optimizer_kept = resumed or "optimizer" in stage.carry
+    if run.origin and optimizer_kept and (not run.forked or _same(run, "optim")):
         learner.load(run.origin.path)
+    if run.origin and resumed and keep_statistics:
+        worker.load_carried(run.origin.path)
     leader: RlLeader | None = None
     if run.ranks.is_main:
         controller = run.parts.controller(stage, run.data.pool(stage), run.recipe.seed)
-        if controller_state is not None:
-            if resumed:
-                controller.load_state_dict(controller_state)
+        if run.curriculum is not None:
+            if resumed and keep_statistics:
+                controller.load_state_dict(run.curriculum)
             else:
-                controller.carry_over(controller_state, statistics="statistics" in stage.carry)
+                carried = "statistics" in stage.carry and keep_statistics
+                controller.carry_over(run.curriculum, statistics=carried)
         leader = RlLeader(run, stage, controller, state)
 
     def lead() -> Any:

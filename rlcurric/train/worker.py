@@ -166,9 +166,8 @@ class RlWorker:
             self.run.store.save(state["step"], state, write, self.run.kept_steps())
         self.run.ranks.barrier()
 
-    def load(self, checkpoint: Path) -> None:
-        """Optimizer and carried rollouts (rank 0 takes them all) of a checkpoint of this stage."""
-        self.learner.load(checkpoint)
+    def load_carried(self, checkpoint: Path) -> None:
+        """Rollouts of carried groups of a checkpoint of this stage; rank 0 takes them all."""
         file = checkpoint / CARRIED
         if self.run.ranks.is_main and file.exists():
             self.held = load_held(json.loads(file.read_text(encoding="utf-8")))

@@ -1,0 +1,176 @@
+"""Stopping at any step and resuming equals not stopping, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import rlcurric
+from rlcurric.report.compare import first_difference
+from rlcurric.report.tables import read_run
+from tests.tiny import tiny_recipe
+
+STEPS = 6
+HERE = Path(__file__).parent
+PROGRAM = """
+import sys
+import rlcurric
+from tests.tiny import tiny_recipe
+run_dir, stop_at, *overrides = sys.argv[1:]
+rlcurric.train(tiny_recipe(*overrides), run_dir, stop_at=int(stop_at) or None)
+"""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that nothing disturbs."""
+    run_dir = tmp_path_factory.mktemp("whole") / "run"
+    assert rlcurric.train(tiny_recipe(), run_dir).status == "done"
+    return run_dir
+
+
+def in_new_process(run_dir: Path, stop_at: int = 0, *overrides: str) -> None:
+    subprocess.run(
+        command(run_dir, stop_at, *overrides), check=True, cwd=HERE.parent, env=environment()
+    )
+
+
+def command(run_dir: Path, stop_at: int, *overrides: str) -> list[str]:
+    return [sys.executable, "-c", PROGRAM, str(run_dir), str(stop_at), *overrides]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def test_a_run_says_what_it_did(whole: Path) -> None:
+    """The run that others are compared with is a real one: it trained, gated, carried and measured parity."""
+    run = read_run(whole)
+    assert [row["step"] for row in run.metrics] == list(range(1, STEPS + 1))
+    assert [row["stage"] for row in run.metrics] == ["cold"] * 2 + ["first"] * 2 + ["second"] * 2
+    for row in run.metrics[2:]:
+        assert row["grad/norm"] > 0
+        assert 0 < row["parity/logprob/max_abs"] < 1e-4
+        assert row["parity/tokens/sum"] > 0
+    assert max(row["curriculum/groups/carried"] for row in run.metrics[2:]) > 0
+    assert sum(row["curriculum/groups/gated"] for row in run.metrics[2:]) > 0
+    assert run.metrics[-1]["optim/updates"] == 2
+    assert run.rollouts().num_rows > 0
+
+
+def test_stopping_at_every_step_changes_nothing(whole: Path, tmp_path: Path) -> None:
+    """One run, stopped after every step; two of the stretches in new processes."""
+    run_dir = tmp_path / "run"
+    for step in range(1, STEPS):
+        if step in (2, 5):
+            in_new_process(run_dir, step)
+        else:
+            result = rlcurric.train(tiny_recipe(), run_dir, stop_at=step)
+            assert (result.status, result.step) == ("stopped", step)
+    assert rlcurric.train(tiny_recipe(), run_dir).status == "done"
+    assert first_difference(whole, run_dir) is None
+    kinds = [event["event"] for event in read_run(run_dir).events]
+    assert kinds.count("resumed") == STEPS - 1
+
+
+def test_a_difference_is_found(whole: Path, tmp_path: Path) -> None:
+    """The comparison that the others rest on can fail."""
+    run_dir = tmp_path / "run"
+    rlcurric.train(tiny_recipe("seed=8"), run_dir)
+    assert first_difference(whole, run_dir) is not None
+
+
+@pytest.mark.parametrize("moment", ["step", "save"])
+def test_kill_9_loses_at_most_the_steps_since_the_last_checkpoint(
+    whole: Path, tmp_path: Path, moment: str
+) -> None:
+    """SIGKILL in the middle of a step, or of writing a checkpoint; then the run goes on and ends the same."""
+    run_dir = tmp_path / "run"
+    child = subprocess.Popen(
+        command(run_dir, 0), cwd=HERE.parent, env=environment(), start_new_session=True
+    )
+    sign = run_dir / "checkpoints" / ("step-000003" if moment == "step" else "step-000004.tmp")
+    while not sign.exists() and child.poll() is None:
+        time.sleep(0.0005)
+    os.killpg(child.pid, signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL, "the run ended before it was killed"
+    reached = max(row["step"] for row in read_run(run_dir).metrics)
+    saved = max(int(path.name[5:]) for path in (run_dir / "checkpoints").glob("step-??????"))
+    assert saved >= reached - 1
+    assert rlcurric.train(tiny_recipe(), run_dir).status == "done"
+    assert first_difference(whole, run_dir) is None
+
+
+def test_a_fork_goes_on_under_another_recipe(whole: Path, tmp_path: Path) -> None:
+    """`--from RUN:stage` begins the next stage from that stage's last checkpoint."""
+    run_dir = tmp_path / "fork"
+    changed = tiny_recipe("stages.second.optim.learning_rate=0.0")
+    result = rlcurric.train(changed, run_dir, start_from=f"{whole}:first")
+    assert (result.status, result.step) == ("done", STEPS)
+    run = read_run(run_dir)
+    assert [row["step"] for row in run.metrics] == [5, 6]
+    assert run.info["origin"].endswith("step-000004")
+    same = tmp_path / "same"
+    rlcurric.train(tiny_recipe(), same, start_from=f"{whole}:4")
+    for ours, theirs in zip(read_run(same).metrics, read_run(whole).metrics[4:], strict=True):
+        assert ours["reward/total/mean"] == theirs["reward/total/mean"]
+        assert ours["loss/policy/mean"] == theirs["loss/policy/mean"]
+
+
+@pytest.mark.vllm
+def test_resuming_with_vllm_changes_nothing(tmp_path: Path) -> None:
+    """The same with vLLM: engines one after another in this process, and one in a new process."""
+    overrides = ["rollout.engine=vllm", "rollout.vllm.max_num_seqs=16"]
+    undisturbed, broken = tmp_path / "undisturbed", tmp_path / "broken"
+    rlcurric.train(tiny_recipe(*overrides), undisturbed)
+    for step in range(1, STEPS):
+        if step in (3, 5):
+            in_new_process(broken, step, *overrides)
+        else:
+            rlcurric.train(tiny_recipe(*overrides), broken, stop_at=step)
+    rlcurric.train(tiny_recipe(*overrides), broken)
+    assert first_difference(undisturbed, broken) is None
+    rows = read_run(undisturbed).metrics[2:]
+    assert all(0 < row["parity/logprob/max_abs"] <= 1e-4 for row in rows)
+
+
+def test_two_ranks_train_three_steps(whole: Path, tmp_path: Path) -> None:
+    """gloo, one engine a rank: the prompts of rank 0's decisions, parity on every rank, one run directory."""
+    run_dir = tmp_path / "run"
+    overrides = [
+        "stages.cold.until.steps=1",
+        "stages.first.until.steps=2",
+        "stages.second.until.steps=1",
+    ]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    done = subprocess.run(
+        [*launcher, str(program), str(run_dir), "0", *overrides],
+        cwd=HERE.parent,
+        env={**environment(), "PYTHONPATH": str(HERE.parent)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    run = read_run(run_dir)
+    assert [row["step"] for row in run.metrics] == [1, 2, 3, 4]
+    single = tmp_path / "single"
+    rlcurric.train(tiny_recipe(*overrides), single)
+    alone = read_run(single)
+    assert run.info["launches"][0]["ranks"] == 2
+    first, reference = run.metrics[1], alone.metrics[1]
+    draws = [line for line in run.decisions if line["kind"] == "draw"]
+    assert draws[0] == next(line for line in alone.decisions if line["kind"] == "draw")
+    assert first["parity/tokens/sum"] == reference["parity/tokens/sum"]
+    assert first["reward/total/mean"] == pytest.approx(reference["reward/total/mean"], abs=1e-12)
+    assert first["grad/norm"] == pytest.approx(reference["grad/norm"], rel=1e-3)
+    shutil.rmtree(run_dir)
