@@ -29,7 +29,14 @@ from rlcurric.data import (
     source_factory,
     training_rows,
 )
-from rlcurric.recipe.schema import Recipe, RewardComponent, RlStage, StageBase, parse_number
+from rlcurric.recipe.schema import (
+    Recipe,
+    RewardComponent,
+    RlStage,
+    SftStage,
+    StageBase,
+    parse_number,
+)
 from rlcurric.registry import nearest, registry
 from rlcurric.rewards.protocol import discover_builtin, get_reward, load_reward_files
 from rlcurric.rewards.rubric import Component, GradeRequest, Rubric
@@ -133,8 +140,10 @@ class RunData:
         return list(self._pool(stage, rows, longest))
 
     def check_prompts(self, stage: StageBase) -> None:
-        """Render every prompt of the stage once; ValueError at the first that cannot be."""
+        """Render every prompt and demonstration of the stage once; ValueError at the first that cannot be."""
         self.pool(stage).check()
+        if isinstance(stage, SftStage):
+            self.sft_examples(stage)
         self.held_out(stage)
 
     def probe_prompts(self, stage: StageBase) -> tuple[Prompt, ...]:

@@ -12,20 +12,23 @@ def main(args: list[str] | None = None) -> None:
 
 
 def _run(args: list[str]) -> int:
-    import click
+    import typer
 
     from rlcurric.cli.app import app
     from rlcurric.errors import RunError
 
+    # typer brings click along under a private name; what it exports leads to the base of all usage errors.
+    usage_error: type[typer.BadParameter] = typer.BadParameter.__bases__[0]
+
     try:
         result = app(args, standalone_mode=False, prog_name="rlcurric")
         return result if isinstance(result, int) else 0
-    except click.exceptions.Exit as ending:
-        return ending.exit_code
-    except click.ClickException as error:
+    except typer.Exit as ending:
+        return int(ending.exit_code)
+    except usage_error as error:
         error.show()
         return 2
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         print("interrupted", file=sys.stderr)
         return 1
     except ValueError as error:

@@ -187,7 +187,9 @@ def _set(node: Any, keys: list[str], value: Any, override: str) -> None:
 
 def _list_index(items: list[Any], key: str, override: str) -> int:
     """Index of a list item by its name or number."""
-    names = [item.get("as", item.get("name")) if isinstance(item, dict) else item for item in items]
+    names = [
+        (item.get("as") or item.get("name")) if isinstance(item, dict) else item for item in items
+    ]
     if key in names:
         return names.index(key)
     if key.isdigit() and int(key) < len(items):

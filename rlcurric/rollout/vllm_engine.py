@@ -45,6 +45,7 @@ class VllmEngine:
         )
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        self._ranked = settings.world_size > 1
         threads = torch.get_num_threads()
         from vllm import LLM
 
@@ -115,7 +116,7 @@ class VllmEngine:
         gc.collect()
         from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
-        if not (torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1):
+        if not self._ranked:
             cleanup_dist_env_and_memory()
 
     def _sample(self, output: Any) -> Sample:

@@ -1,0 +1,115 @@
+"""The demo's data: problems of reasoning-gym in a few characters, with worked demonstrations and guessed ones.
+
+Every row keeps its reasoning-gym entry, and the task's own scorer judges the answers. A demonstration either works
+the problem out between the think tags, or leaves them empty and states the answer at once: a base model, too, knows
+several ways to answer, and choosing the one that works is what RL can teach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rlcurric.seeds import hash64
+
+Row = dict[str, Any]
+
+
+def sums(
+    terms: int, digits: int = 1, size: int = 2000, seed: int = 0, worked: float = 0.4
+) -> Iterator[Row]:
+    """`3+4+9=`, worked as `3+4=7;7+9=16`, digits column by column: chain_sum's problems without a minus sign."""
+    config = {
+        "min_terms": terms,
+        "max_terms": terms,
+        "min_digits": digits,
+        "max_digits": digits,
+    }
+
+    def render(entry: Row) -> tuple[str, str] | None:
+        expression = entry["metadata"]["expression"].replace(" ", "")
+        return None if "-" in expression else (f"{expression}=", _steps(expression))
+
+    return _rows("chain_sum", config, render, size, seed, worked)
+
+
+def bits(
+    smallest: int = 32, largest: int = 4095, size: int = 2000, seed: int = 0, worked: float = 0.4
+) -> Iterator[Row]:
+    """`#1 10110=`, worked as the bits with a running count behind each one: count_bits."""
+
+    def render(entry: Row) -> tuple[str, str]:
+        binary = entry["metadata"]["binary"]
+        return f"#1 {binary}=", _running_count(binary, "1")
+
+    return _rows("count_bits", {"min_n": smallest, "max_n": largest}, render, size, seed, worked)
+
+
+def letters(
+    words: int = 1, longest: int = 12, size: int = 2000, seed: int = 0, worked: float = 0.4
+) -> Iterator[Row]:
+    """`#n banana=`, worked as the letters with a running count behind each match: letter_counting."""
+
+    def render(entry: Row) -> tuple[str, str] | None:
+        text, letter = (
+            "".join(entry["metadata"]["span"]).lower(),
+            entry["metadata"]["target_letter"],
+        )
+        if len(text) > longest or not (text.isascii() and text.isalpha()):
+            return None
+        return f"#{letter} {text}=", _running_count(text, letter)
+
+    config = {"min_words": words, "max_words": words}
+    return _rows("letter_counting", config, render, size, seed, worked)
+
+
+def _steps(expression: str) -> str:
+    """Column by column from the right, a running sum in each: `34+58` is `4+8=12;1+3=4;4+5=9`."""
+    terms = expression.split("+")
+    steps, carry = [], ""
+    for place in range(1, len(terms[0]) + 1):
+        total, *rest = [carry] * bool(carry) + [term[-place] for term in terms]
+        for digit in rest:
+            steps.append(f"{total}+{digit}={int(total) + int(digit)}")
+            total = str(int(total) + int(digit))
+        carry = total[:-1]
+    return ";".join(steps)
+
+
+def _running_count(text: str, letter: str) -> str:
+    count, parts = 0, []
+    for character in text:
+        count += character == letter
+        parts.append(f"{character}{count}" if character == letter else character)
+    return "".join(parts)
+
+
+def _rows(
+    task: str,
+    config: Row,
+    render: Callable[[Row], tuple[str, str] | None],
+    size: int,
+    seed: int,
+    worked: float,
+) -> Iterator[Row]:
+    """`size` rows of those problems that `render` can show; a share `worked` of them worked out."""
+    import reasoning_gym
+
+    dataset = reasoning_gym.create_dataset(task, size=1_000_000_000, seed=seed, **config)
+    made = index = 0
+    while made < size:
+        entry = dataset[index]
+        index += 1
+        shown = render(entry)
+        if shown is None:
+            continue
+        made += 1
+        question, steps = shown
+        works = hash64("worked", task, seed, index) < worked * 2**64
+        thought = f"<think>{steps if works else ''}</think>"
+        yield {
+            "question": question,
+            "answer": entry["answer"],
+            "demonstration": f"{thought}<answer>{entry['answer']}</answer>",
+            "reasoning_gym": {"task": task, "entry": entry},
+        }

@@ -1,0 +1,202 @@
+"""The command line: what it is called, what it prints, how it ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.main import get_command
+
+import rlcurric
+from rlcurric.cli import _run
+from rlcurric.cli.app import app
+from rlcurric.recipe.load import dump, load_recipe
+from tests.tiny import tiny_recipe
+
+COMMANDS = {
+    "train": ["recipe", "overrides", "run_dir", "from_"],
+    "check": ["recipe", "overrides"],
+    "eval": ["recipe", "overrides", "checkpoint", "stage", "output"],
+    "doctor": ["engine"],
+    "verify-resume": ["recipe", "overrides", "steps", "kill_at", "work_dir"],
+    "rewards": {"list": ["file"]},
+    "recipes": {
+        "list": [],
+        "show": ["recipe", "overrides", "schema"],
+        "new": ["path", "like"],
+    },
+}
+
+
+def shape(command: object) -> object:
+    """Names of parameters, or of subcommands with theirs."""
+    if hasattr(command, "commands"):
+        return {name: shape(one) for name, one in command.commands.items()}
+    return [parameter.name for parameter in command.params if parameter.name != "help"]  # type: ignore[attr-defined]
+
+
+def test_commands_and_options_are_what_users_hold_on_to() -> None:
+    assert shape(get_command(app)) == COMMANDS
+
+
+def test_public_names() -> None:
+    assert rlcurric.__all__ == [
+        "Score",
+        "Status",
+        "load_recipe",
+        "read_run",
+        "register",
+        "reward",
+        "train",
+    ]
+    for name in rlcurric.__all__:
+        assert callable(getattr(rlcurric, name))
+    with pytest.raises(AttributeError):
+        rlcurric.absent  # noqa: B018
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    file = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    file.write_text(yaml.safe_dump(dump(tiny_recipe())))
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory, recipe: str) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    assert _run(["train", recipe, "--run-dir", str(folder)]) == 0
+    return folder
+
+
+def test_train_ends_with_a_table_and_a_plot(
+    recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run(["train", recipe, "--run-dir", str(tmp_path / "run")]) == 0
+    printed = capsys.readouterr().out
+    assert "stage 1/3 cold (sft)" in printed and "stage 3/3 second (rl)" in printed
+    assert "accuracy before RL" in printed.replace("\n", " ") or "before" in printed
+    assert "two" in printed and "three" in printed and "mean" in printed
+    assert (tmp_path / "run" / "summary.png").stat().st_size > 10_000
+
+
+def test_train_on_a_finished_run_says_so_again(
+    recipe: str, run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (run_dir / "metrics.jsonl").read_bytes()
+    assert _run(["train", recipe, "--run-dir", str(run_dir)]) == 0
+    assert "resumes" in capsys.readouterr().out
+    assert (run_dir / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_finished_run_goes_on_with_more_steps(recipe: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert _run(["train", recipe, "--run-dir", str(folder)]) == 0
+    assert _run(["train", recipe, "stages.second.until.steps=3", "--run-dir", str(folder)]) == 0
+    run = rlcurric.read_run(folder)
+    assert [row["step"] for row in run.metrics] == list(range(1, 8))
+    assert run.recipe.stages[-1].until.steps == 3
+
+
+def test_check_reports_the_data_and_grades_the_golds(
+    recipe: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run(["check", recipe]) == 0
+    printed = capsys.readouterr().out
+    assert "3 stages, 6 steps" in printed
+    assert "Gold answers score 1, empty and garbage completions 0" in printed
+
+
+def test_check_names_rows_whose_gold_is_not_right(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    row = {"question": "1+1=", "answer": "2", "demonstration": "2"}
+    bad = {"question": "1+2=", "answer": "3</answer>4", "demonstration": "3"}
+    rows.write_text(json.dumps(row) + "\n" + json.dumps(bad) + "\n")
+    source = {"name": "file", "path": str(rows)}
+    changed = tiny_recipe(distributions={"two": {"source": source}, "three": {"source": source}})
+    file = tmp_path / "r.yaml"
+    file.write_text(yaml.safe_dump(dump(changed)))
+    assert _run(["check", str(file)]) == 2
+    error = capsys.readouterr().err
+    assert "rows.jsonl, line 2" in error and "gold completion scores 0.0" in error
+
+
+def test_check_on_gsm8k_grades_every_gold_answer(
+    data_dir: Path, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """7,473 + 1,319 golds, empty and garbage completions, through the recipe a GPU user starts from."""
+    tokenizer = tiny_recipe().model.tokenizer
+    assert tokenizer is not None
+    demo = load_recipe("demo").model
+    source = (
+        "{name: file, path: '${RLCURRIC_DATA}/gsm8k/train.jsonl', held_out_path: '${RLCURRIC_DATA}/gsm8k/test.jsonl', "
+        "answer_pattern: '####\\s*(.+?)\\s*$'}"
+    )
+    file = tmp_path / "gsm8k.yaml"
+    raw = dump(
+        load_recipe("gsm8k_grpo", [f"distributions.gsm8k.source={source}", "prompt.chat=false"])
+    )
+    raw["model"] = demo.model_dump(mode="json")
+    file.write_text(yaml.safe_dump(raw))
+    assert _run(["check", str(file)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("8792/8792") == 3
+
+
+def test_eval_on_a_run_and_on_a_checkpoint(
+    recipe: str, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "metrics.json"
+    assert _run(["eval", recipe, "--checkpoint", str(run_dir), "--output", str(output)]) == 0
+    evaluated = json.loads(output.read_text())
+    final = rlcurric.read_run(run_dir).metrics[-1]
+    assert {key: final[key] for key in evaluated} == evaluated
+    checkpoint = run_dir / "checkpoints" / "step-000002"
+    assert _run(["eval", recipe, "--checkpoint", str(checkpoint), "--stage", "cold"]) == 0
+    assert _run(["eval", recipe, "--checkpoint", str(tmp_path)]) == 2
+    assert _run(["eval", recipe, "--stage", "clod"]) == 2
+    assert "Known: cold, first, second" in capsys.readouterr().err
+
+
+def test_doctor_runs_an_engine(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(["doctor", "--engine", "torch"]) == 0
+    printed = capsys.readouterr().out
+    assert "parity of log-probs: max" in printed and "all good" in printed
+
+
+def test_verify_resume(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(["verify-resume", recipe, "--steps", "4", "--kill-at", "3"]) == 0
+    assert "Equal bit for bit over 4 steps" in capsys.readouterr().out
+    assert _run(["verify-resume", recipe, "--steps", "4", "--kill-at", "4"]) == 2
+
+
+def test_listings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(["rewards", "list"]) == 0
+    printed = capsys.readouterr().out
+    assert "verifier" in printed and "length_budget" in printed and "worker" in printed
+    assert _run(["recipes", "list"]) == 0
+    assert "gsm8k_grpo" in capsys.readouterr().out
+    assert _run(["recipes", "show", "gsm8k_grpo", "seed=5"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["seed"] == 5
+    new = tmp_path / "mine.yaml"
+    assert _run(["recipes", "new", str(new)]) == 0
+    assert load_recipe(new).name == "mine"
+    assert (tmp_path / "recipe.schema.json").is_file()
+    assert _run(["recipes", "new", str(new)]) == 2
+    assert _run(["recipes", "show"]) == 2
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["recipes", "--help"]])
+def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(arguments) == 0
+    assert "Usage: rlcurric" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["trian"], ["train"], ["train", "demo", "--absent"]])
+def test_wrong_usage_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(arguments) == 2
+    assert "Traceback" not in capsys.readouterr().err
