@@ -1,8 +1,8 @@
 """The demo's data: problems of reasoning-gym in a few characters, with worked demonstrations and guessed ones.
 
 Every row keeps its reasoning-gym entry, and the task's own scorer judges the answers. A demonstration either works
-the problem out between the think tags, or leaves them empty and states the answer at once: a base model, too, knows
-several ways to answer, and choosing the one that works is what RL can teach.
+the problem out between the think tags, or leaves them empty and guesses a number near the right one. A base model,
+too, knows several ways to answer; to choose the one that works is what RL can teach.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Row = dict[str, Any]
 def sums(
     terms: int, digits: int = 1, size: int = 2000, seed: int = 0, worked: float = 0.4
 ) -> Iterator[Row]:
-    """`3+4+9=`, worked as `3+4=7;7+9=16`, digits column by column: chain_sum's problems without a minus sign."""
+    """`3+4+9=`, worked as `3+4=7;7+9=16`: chain_sum's problems without a minus sign."""
     config = {
         "min_terms": terms,
         "max_terms": terms,
@@ -28,7 +28,7 @@ def sums(
 
     def render(entry: Row) -> tuple[str, str] | None:
         expression = entry["metadata"]["expression"].replace(" ", "")
-        return None if "-" in expression else (f"{expression}=", _steps(expression))
+        return None if "-" in expression else (f"{expression}=", _running_sum(expression))
 
     return _rows("chain_sum", config, render, size, seed, worked)
 
@@ -63,16 +63,12 @@ def letters(
     return _rows("letter_counting", config, render, size, seed, worked)
 
 
-def _steps(expression: str) -> str:
-    """Column by column from the right, a running sum in each: `34+58` is `4+8=12;1+3=4;4+5=9`."""
-    terms = expression.split("+")
-    steps, carry = [], ""
-    for place in range(1, len(terms[0]) + 1):
-        total, *rest = [carry] * bool(carry) + [term[-place] for term in terms]
-        for digit in rest:
-            steps.append(f"{total}+{digit}={int(total) + int(digit)}")
-            total = str(int(total) + int(digit))
-        carry = total[:-1]
+def _running_sum(expression: str) -> str:
+    first, *rest = (int(term) for term in expression.split("+"))
+    steps, total = [], first
+    for term in rest:
+        steps.append(f"{total}+{term}={total + term}")
+        total += term
     return ";".join(steps)
 
 
@@ -82,6 +78,11 @@ def _running_count(text: str, letter: str) -> str:
         count += character == letter
         parts.append(f"{character}{count}" if character == letter else character)
     return "".join(parts)
+
+
+def _guess(answer: int, chance: int) -> int:
+    """A number at most three away, each as likely as any other: right once in seven times."""
+    return abs(answer + chance % 7 - 3)
 
 
 def _rows(
@@ -107,9 +108,10 @@ def _rows(
         question, steps = shown
         works = hash64("worked", task, seed, index) < worked * 2**64
         thought = f"<think>{steps if works else ''}</think>"
+        stated = entry["answer"] if works else _guess(int(entry["answer"]), hash64("guess", task, seed, index))
         yield {
             "question": question,
             "answer": entry["answer"],
-            "demonstration": f"{thought}<answer>{entry['answer']}</answer>",
+            "demonstration": f"{thought}<answer>{stated}</answer>",
             "reasoning_gym": {"task": task, "entry": entry},
         }

@@ -32,7 +32,7 @@ def verifier(
 
 def _judge(completion: str, gold: Any, entry: Any, numbers: bool) -> Score:
     given = extract_answer(completion, numbers)
-    if given is None:
+    if not given:
         return Score(0.0, Status.UNPARSEABLE, "no answer found")
     return Score(_by_task(given, entry) if entry else _by_mathematics(given, str(gold)))
 
