@@ -108,7 +108,11 @@ def _rows(
         question, steps = shown
         works = hash64("worked", task, seed, index) < worked * 2**64
         thought = f"<think>{steps if works else ''}</think>"
-        stated = entry["answer"] if works else _guess(int(entry["answer"]), hash64("guess", task, seed, index))
+        stated = (
+            entry["answer"]
+            if works
+            else _guess(int(entry["answer"]), hash64("guess", task, seed, index))
+        )
         yield {
             "question": question,
             "answer": entry["answer"],

@@ -203,11 +203,8 @@ class Parts:
             for stage in recipe.stages
             for component in stage.rewards
         }
-        grading = recipe.stages[0].grading
         workers = max(stage.grading.workers for stage in recipe.stages)
-        self._runner = RewardRunner(
-            list(self._rewards.values()), workers, grading.deadline, recipe.base_dir
-        )
+        self._runner = RewardRunner(list(self._rewards.values()), workers, recipe.base_dir)
         self._rubrics: dict[str, Rubric] = {}
 
     def close(self) -> None:
@@ -247,7 +244,9 @@ class Parts:
                     f"{where}: no reward verifies correctness, which gates, bandits and evaluation read. Add `verifier`, "
                     f"register one with correctness=True, or name one of yours with `correct:`"
                 )
-            self._rubrics[stage.name] = Rubric(components, correct, self._runner)
+            self._rubrics[stage.name] = Rubric(
+                components, correct, self._runner, stage.grading.deadline
+            )
         return self._rubrics[stage.name]
 
     def reward_values(
@@ -265,7 +264,7 @@ class Parts:
         """Correctness alone of these rollouts."""
         whole = self.rubric(stage)
         only = [component for component in whole.components if component.name == whole.correct]
-        rubric = Rubric(only, whole.correct, self._runner)
+        rubric = Rubric(only, whole.correct, self._runner, stage.grading.deadline)
         requests = [
             GradeRequest(GroupId("held-out", prompt.uid, 0), prompt, rollouts)
             for prompt, rollouts in groups

@@ -116,7 +116,10 @@ def test_check_names_rows_whose_gold_is_not_right(
     row: dict[str, object] = {"question": "1+1=", "answer": "2", "demonstration": "2"}
     entry = {"question": "1+2=", "answer": "3", "metadata": {}}
     bad: dict[str, object] = {"question": "1+2=", "answer": "4", "demonstration": "3"}
-    bad["reasoning_gym"] = {"task": "chain_sum", "entry": entry}  # the task does not agree with the row
+    bad["reasoning_gym"] = {
+        "task": "chain_sum",
+        "entry": entry,
+    }  # the task does not agree with the row
     rows.write_text(json.dumps(row) + "\n" + json.dumps(bad) + "\n")
     source = {"name": "file", "path": str(rows)}
     changed = tiny_recipe(distributions={"two": {"source": source}, "three": {"source": source}})

@@ -35,9 +35,14 @@ class Rubric:
     """The rewards of a stage. `correct` names the component whose unshaped value is verified correctness."""
 
     def __init__(
-        self, components: Sequence[Component], correct: str | None, runner: RewardRunner
+        self,
+        components: Sequence[Component],
+        correct: str | None,
+        runner: RewardRunner,
+        deadline: float = 10.0,
     ) -> None:
-        self.components, self.correct, self._runner = tuple(components), correct, runner
+        self.components, self.correct = tuple(components), correct
+        self._runner, self._deadline = runner, deadline
 
     def score(
         self,
@@ -99,7 +104,14 @@ class Rubric:
         given = {name: values for name, values in columns.items() if name not in taken}
         if reward.where == "worker":
             return self._runner.run(
-                reward, prompts, completions, given, own, groups, component.reference
+                reward,
+                prompts,
+                completions,
+                given,
+                own,
+                groups,
+                component.reference,
+                self._deadline,
             )
         try:
             return call(reward.function, prompts, completions, {**given, **own})
@@ -179,6 +191,11 @@ class FailureBudget:
         self._recent: deque[str] = deque(
             maxlen=window
         )  # "" for a judged sample, else what went wrong
+
+    def configure(self, max_fraction: float, window: int) -> None:
+        """The limits of another stage; what was seen stays."""
+        self._max_fraction, self._window = max_fraction, window
+        self._recent = deque(self._recent, maxlen=window)
 
     def observe(self, deliveries: Iterable[Delivery]) -> None:
         """Count; RewardFailureError when more than `max_fraction` of the last `window` samples failed."""

@@ -58,12 +58,11 @@ class RewardRunner:
     The scores do not depend on the number of workers: calls are cut the same way whoever runs them.
     """
 
-    def __init__(
-        self, rewards: Sequence[Reward], workers: int, deadline: float, base_dir: str = "."
-    ) -> None:
+    def __init__(self, rewards: Sequence[Reward], workers: int, base_dir: str = ".") -> None:
         self._files = sorted({reward.file for reward in rewards if reward.file})
         self._preload = sorted({module for reward in rewards for module in reward.preload})
-        self._n_workers, self._deadline, self._base_dir = workers, deadline, base_dir
+        self._n_workers, self._base_dir = workers, base_dir
+        self._deadline = 0.0  # seconds, of the calls under way
         self._workers: list[_Worker] = []
         self._selector = selectors.DefaultSelector()
 
@@ -104,9 +103,15 @@ class RewardRunner:
         arguments: dict[str, Any],
         groups: Sequence[Sequence[int]],
         name: str,
+        deadline: float,
     ) -> list[Score]:
-        """Score every completion. `groups`: indices of the samples of each group; `name`: how a recipe names the reward."""
+        """Score every completion.
+
+        `groups` are the indices of each group's samples, `name` is how a recipe names the reward, and `deadline` the
+        seconds that one call may take, from when a worker starts on it.
+        """
         self.start()
+        self._deadline = deadline
         parts = _cut(reward, groups, len(completions))
         waiting = deque(
             Call(

@@ -35,6 +35,7 @@ def main() -> None:
     discover_builtin()
     load_reward_files(setup["files"])
     layers = sandbox.close_off()
+    os.dup2(null, 2)  # a full pipe of warnings would stop the worker
     while True:
         child = os.fork()
         if child == 0:

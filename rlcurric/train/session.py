@@ -255,6 +255,7 @@ class _Session:
                     stage.until.steps,
                     state.stage_step,
                 )
+                run.failures.configure(stage.grading.max_failures, stage.grading.window)
                 self._event("stage_started", state, stage=stage.name, stage_step=state.stage_step)
                 if isinstance(stage, SftStage):
                     status, state = run_sft(run, stage, state)
