@@ -81,7 +81,7 @@ def _running_count(text: str, letter: str) -> str:
 
 
 def _guess(answer: int, chance: int) -> int:
-    """A number at most three away, each as likely as any other: right once in seven times."""
+    """A number at most three away and never negative: right once in seven times, or a little more for counts."""
     return abs(answer + chance % 7 - 3)
 
 

@@ -7,7 +7,8 @@ stops happen inside the four calls of the controller and nowhere else.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections import Counter
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -74,6 +75,7 @@ class RlLeader:
                 deliveries = yield from self._rollouts(progress)
                 self.controller.deliver(deliveries)
             batch = self.controller.take()
+            self._tell_shortage(batch)
             advantages = batch_advantages(self.objective, batch)
             row = yield from self._train(batch, advantages, progress)
             self.state = self.state.stepped(self._generated)
@@ -99,8 +101,29 @@ class RlLeader:
         self._add_time("grade", grading)
         deliveries = [delivery for answer in answers for delivery in answer.deliveries]
         self._generated += sum(one.length for delivery in deliveries for one in delivery.samples)
+        self._tell_failures(deliveries)
         self.run.failures.observe(deliveries)
         return deliveries
+
+    def _tell_failures(self, deliveries: Sequence[Delivery]) -> None:
+        """Graders that failed go into events.jsonl with their causes."""
+        failed = [one for item in deliveries for one in item.samples if one.status.is_failure]
+        if failed:
+            causes = Counter(f"{one.status}: {one.detail}" for one in failed)
+            self.run.directory.event(
+                "grader_failures",
+                self.state.step + 1,
+                samples=len(failed),
+                causes=dict(causes.most_common(3)),
+            )
+
+    def _tell_shortage(self, batch: Batch) -> None:
+        """A batch that is smaller than asked for, after every round of refill."""
+        asked = self.stage.curriculum.prompts_per_step
+        if len(batch.groups) < asked:
+            self.run.directory.event(
+                "short_batch", self.state.step + 1, groups=len(batch.groups), asked=asked
+            )
 
     def _train(
         self, batch: Batch, advantages: Advantages, progress: Progress
