@@ -1,7 +1,7 @@
 r"""Where in a completion the answer stands.
 
 In this order: the last `<answer>` tag, the last `\boxed{}`, the text after the last `####`, and, if asked for, the last
-number. What stands after a closing think tag goes before what stands inside.
+number. Only where nothing of that stands behind the closing think tag do marks inside the thought count.
 """
 
 from __future__ import annotations
@@ -17,18 +17,24 @@ _MAX_CHARACTERS = 20_000  # of the end of a completion that are searched
 def extract_answer(completion: str, numbers: bool = True) -> str | None:
     """The answer as text, stripped; None if there is none."""
     text = completion[-_MAX_CHARACTERS:]
-    tail = text.rpartition("</think>")[2]
-    for part in (tail, text):
-        tags = _ANSWER.findall(part)
-        if tags:
-            return str(tags[-1]).strip()
-        boxed = last_boxed(part)
-        if boxed is not None:
-            return boxed.strip()
-        hashes = _HASHES.findall(part)
-        if hashes:
-            return str(hashes[-1]).strip()
-    found = _NUMBER.findall(tail) if numbers else []
+    thought, _, statement = text.rpartition("</think>")
+    return _marked(statement) or (_last_number(statement) if numbers else None) or _marked(thought)
+
+
+def _marked(text: str) -> str | None:
+    """What tags, a box or hashes mark as the answer."""
+    tags = _ANSWER.findall(text)
+    if tags:
+        return str(tags[-1]).strip()
+    boxed = last_boxed(text)
+    if boxed is not None:
+        return boxed.strip()
+    hashes = _HASHES.findall(text)
+    return str(hashes[-1]).strip() if hashes else None
+
+
+def _last_number(text: str) -> str | None:
+    found = _NUMBER.findall(text)
     return str(found[-1]) if found else None
 
 
