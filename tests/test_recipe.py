@@ -125,18 +125,18 @@ def test_mistakes_name_the_place_and_the_nearest_word(override: str, words: list
 
 
 def test_unknown_keys_of_the_file_are_refused() -> None:
-    with pytest.raises(ValueError, match="Unknown key 'sed'. Did you mean 'seed'"):
+    with pytest.raises(ValueError, match=r"Unknown key 'sed'\. Did you mean 'seed'"):
         load_recipe({**BASE, "sed": 1})
     with pytest.raises(ValueError, match="defaults: unknown key 'curiculum'"):
         load_recipe({**BASE, "defaults": {"curiculum": {}}})
 
 
 def test_a_missing_file_broken_yaml_and_double_keys_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="No recipe file 'gsm8k_grop'.*Did you mean 'gsm8k_grpo'"):
+    with pytest.raises(ValueError, match=r"No recipe file 'gsm8k_grop'.*Did you mean 'gsm8k_grpo'"):
         load_recipe("gsm8k_grop")
     file = tmp_path / "r.yaml"
     file.write_text("name: [")
-    with pytest.raises(ValueError, match="r.yaml is not valid YAML"):
+    with pytest.raises(ValueError, match=r"r\.yaml is not valid YAML"):
         load_recipe(file)
     file.write_text("name: a\nname: b\n")
     with pytest.raises(ValueError, match="'name' stands twice"):

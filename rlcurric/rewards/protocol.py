@@ -18,7 +18,7 @@ from rlcurric.types import Score
 
 Scope = Literal["sample", "group", "batch"]
 Where = Literal["worker", "inline", "service"]
-RewardFunction = Callable[..., Sequence[float | None | Score]]
+RewardFunction = Callable[..., Sequence[float | Score | None]]
 
 # What every reward is given beside prompts and completions and the row's own columns.
 COLUMNS = ("completion_ids", "lengths", "truncated", "correct")
