@@ -1,0 +1,233 @@
+"""Engines: noise by the published vectors, samples that depend on nothing but prompt, seed and weights, parity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+from rlcurric.rollout.choose import choose_engine
+from rlcurric.rollout.engine import Engine, Sample, SampleRequest, SamplingSpec
+from rlcurric.rollout.gumbel import gumbel_noise, philox4x32
+from rlcurric.rollout.parity import ParityLimits, ParityStats
+from rlcurric.rollout.torch_engine import TorchEngine
+from rlcurric.train.models import named_tensors, random_model, tokenizer_of
+from tests.packed import logprobs_alone
+from tests.tiny import tiny_recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+RECIPE = tiny_recipe()
+TOKENIZER = tokenizer_of(RECIPE)
+EOS = int(TOKENIZER.eos_token_id)  # type: ignore[arg-type]
+PAD = int(TOKENIZER.pad_token_id)  # type: ignore[arg-type]
+SPEC = SamplingSpec(max_new_tokens=16, temperature=0.8, eos_token_ids=(EOS,))
+
+
+@pytest.fixture(scope="module")
+def model() -> PreTrainedModel:
+    """Random weights, pushed away from the near-uniform start so that samples and argmax mean something."""
+    made = random_model(RECIPE)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(6)
+    return made
+
+
+def request(text: str, seed: int) -> SampleRequest:
+    return SampleRequest(tuple(TOKENIZER(text)["input_ids"]), seed)
+
+
+REQUESTS = [request("1+2=", 5), request("11+22+33=", 6), request("7=", 2**62), request("1+2=", 8)]
+
+
+def same(left: Sample, right: Sample) -> bool:
+    return (
+        left.completion_ids_T.tolist() == right.completion_ids_T.tolist()
+        and left.finish_reason == right.finish_reason
+    )
+
+
+def engine_of(model: PreTrainedModel, max_batch: int = 64) -> TorchEngine:
+    engine = TorchEngine(model, PAD, max_batch)
+    engine.sync(named_tensors(model), 0)
+    return engine
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "expected"),
+    [
+        ((0,) * 4, (0,) * 2, "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+        ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+        (
+            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+            (0xA4093822, 0x299F31D0),
+            "d16cfe09 94fdcceb 5001e420 24126ea1",
+        ),
+    ],
+)
+def test_philox_gives_the_published_vectors(
+    counter: Sequence[int], key: Sequence[int], expected: str
+) -> None:
+    """Known answers of the generator's authors (Random123, kat_vectors, philox4x32 with 10 rounds)."""
+    words = philox4x32(
+        tuple(torch.tensor(word) for word in counter),
+        (torch.tensor(key[0]), torch.tensor(key[1])),
+    )
+    assert " ".join(f"{int(word):08x}" for word in words) == expected
+
+
+def test_gumbel_noise_has_its_distribution_and_is_a_samples_own() -> None:
+    seeds_B = torch.arange(2000)
+    noise_BV = gumbel_noise(seeds_B, 3, 50)
+    assert torch.equal(noise_BV[17:18], gumbel_noise(torch.tensor([17]), 3, 50))
+    assert not torch.equal(noise_BV, gumbel_noise(seeds_B, 4, 50))
+    values = noise_BV.double().flatten()
+    error = math.pi / math.sqrt(6) / math.sqrt(len(values))
+    assert abs(values.mean().item() - 0.5772157) < 5 * error
+    assert values.var().item() == pytest.approx(math.pi**2 / 6, rel=0.03)
+    # A seed of 63 bits uses both words of the key.
+    assert not torch.equal(
+        gumbel_noise(torch.tensor([1]), 0, 50), gumbel_noise(torch.tensor([1 + 2**40]), 0, 50)
+    )
+
+
+def test_the_argmax_under_noise_draws_from_the_softmax() -> None:
+    logits_V = torch.tensor([2.0, 1.0, 0.0, -1.0, 0.5])
+    n = 20_000
+    drawn = (logits_V + gumbel_noise(torch.arange(n), 0, 5)).argmax(-1)
+    frequency = torch.bincount(drawn, minlength=5) / n
+    assert (frequency - logits_V.softmax(-1)).abs().max() < 5 * 0.5 / math.sqrt(n)
+
+
+def test_a_sample_depends_on_prompt_seed_and_weights_alone(model: PreTrainedModel) -> None:
+    """Not on its neighbours, their order, the batch size or the global generator, which stays as it was."""
+    torch.manual_seed(0)
+    before = torch.random.get_rng_state()
+    together = engine_of(model).generate(REQUESTS, SPEC)
+    assert torch.equal(before, torch.random.get_rng_state())
+    torch.manual_seed(1)
+    assert all(map(same, together, engine_of(model).generate(REQUESTS, SPEC)))
+    assert all(map(same, together, engine_of(model, max_batch=1).generate(REQUESTS, SPEC)))
+    assert all(map(same, together[::-1], engine_of(model).generate(REQUESTS[::-1], SPEC)))
+    assert not same(together[0], together[3])  # the same prompt with another seed
+    assert model.training  # the mode it was in
+
+
+def test_completions_end_with_the_end_of_sequence_or_the_budget(model: PreTrainedModel) -> None:
+    requests = [request("1+2=", seed) for seed in range(40)]
+    samples = engine_of(model).generate(requests, SPEC)
+    assert {sample.finish_reason for sample in samples} == {"stop", "length"}
+    for sample in samples:
+        ids = sample.completion_ids_T.tolist()
+        assert len(ids) == len(sample.rollout_logprobs_T)
+        assert EOS not in ids[:-1]
+        assert (ids[-1] == EOS) == (sample.finish_reason == "stop")
+        assert sample.finish_reason == "stop" or len(ids) == SPEC.max_new_tokens
+        assert sample.policy_version == 0
+
+
+def test_greedy_takes_the_most_likely_token_at_temperature_one(model: PreTrainedModel) -> None:
+    spec = replace(SPEC, greedy=True)
+    for asked, sample in zip(REQUESTS, engine_of(model).generate(REQUESTS, spec), strict=True):
+        logprobs_TV = logprobs_alone(model, asked.prompt_ids, sample.completion_ids_T)
+        assert logprobs_TV.argmax(-1).tolist() == sample.completion_ids_T.tolist()
+        assert sample.rollout_logprobs_T == pytest.approx(logprobs_TV.max(-1).values, abs=1e-5)
+
+
+def parity_of(
+    model: PreTrainedModel, engine: Engine, requests: Sequence[SampleRequest]
+) -> ParityStats:
+    stats = ParityStats()
+    for asked, sample in zip(requests, engine.generate(requests, SPEC), strict=True):
+        logprobs_TV = logprobs_alone(
+            model, asked.prompt_ids, sample.completion_ids_T, SPEC.temperature
+        )
+        ids_T1 = torch.as_tensor(sample.completion_ids_T)[:, None]
+        stats = stats.add(logprobs_TV.gather(-1, ids_T1)[:, 0].numpy(), sample.rollout_logprobs_T)
+    return stats
+
+
+def test_the_torch_engine_agrees_with_a_plain_forward(model: PreTrainedModel) -> None:
+    stats = parity_of(model, engine_of(model), REQUESTS)
+    assert stats.n > 20
+    assert stats.max_abs < 1e-5
+
+
+@pytest.mark.vllm
+def test_vllm_agrees_and_its_samples_are_their_own(model: PreTrainedModel, tmp_path: Path) -> None:
+    """Parity after a sync; without one it fails by far, so the check can tell. A tied head is synced too."""
+    from rlcurric.rollout.vllm_engine import VllmEngine, VllmSettings
+
+    assert model.config.tie_word_embeddings
+    other = random_model(tiny_recipe("seed=9"))
+    other.save_pretrained(tmp_path)
+    TOKENIZER.save_pretrained(tmp_path)
+    engine = VllmEngine(tmp_path, VllmSettings(max_model_len=64, max_num_seqs=8))
+    try:
+        assert engine.version == -1
+        stale = parity_of(model, engine, REQUESTS)
+        assert stale.max_abs > 0.1
+        assert "weights that did not reach" in str(stale.problem(ParityLimits.of("float32")))
+        engine.sync(named_tensors(model), 3)
+        fresh = parity_of(model, engine, REQUESTS)
+        assert fresh.problem(ParityLimits.of("float32")) is None
+        together = engine.generate(REQUESTS, SPEC)
+        assert all(sample.policy_version == 3 for sample in together)
+        assert all(map(same, together, engine.generate(REQUESTS, SPEC)))
+        alone = [engine.generate([asked], SPEC)[0] for asked in REQUESTS]
+        assert all(map(same, together, alone))
+        assert all(map(same, together[::-1], engine.generate(REQUESTS[::-1], SPEC)))
+    finally:
+        engine.close()
+
+
+def test_parity_statistics_by_hand() -> None:
+    trainer, engine = np.array([-1.0, -2.0, -0.5]), np.array([-1.1, -2.0, -0.3])
+    stats = ParityStats().add(trainer[:1], engine[:1]).add(trainer[1:], engine[1:])
+    assert (stats.n, stats.max_abs) == (3, pytest.approx(0.2))
+    assert stats.mean_abs == pytest.approx(0.1)
+    k3 = [math.exp(d) - d - 1 for d in (0.1, 0.0, -0.2)]
+    assert stats.metrics()["parity/logprob/k3"] == pytest.approx(sum(k3) / 3)
+    parts = [ParityStats().add(trainer[:2], engine[:2]), ParityStats().add(trainer[2:], engine[2:])]
+    assert ParityStats.merge(parts) == ParityStats().add(trainer, engine)
+    assert ParityStats().metrics() == {}
+    assert stats.problem(ParityLimits(0.3, 0.2)) is None
+    assert "max |difference| 0.2" in str(stats.problem(ParityLimits(0.15, None)))
+    assert "limit on the mean is 0.05" in str(stats.problem(ParityLimits(None, 0.05)))
+
+
+def test_a_nan_is_no_agreement() -> None:
+    stats = ParityStats().add(np.array([np.nan]), np.array([-1.0]))
+    stats = stats.add(np.array([-1.0]), np.array([-1.0]))
+    assert stats.problem(ParityLimits.of("float32")) is not None
+    assert (
+        ParityStats.merge([ParityStats(), stats]).problem(ParityLimits.of("bfloat16")) is not None
+    )
+
+
+def test_auto_says_which_engine_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda: list[bool] = [False]
+    installed: list[Any] = [object()]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda[0])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: installed[0])
+    assert choose_engine("auto")[0] == "torch"
+    assert "no CUDA device" in choose_engine("auto")[1]
+    cuda[0] = True
+    assert choose_engine("auto") == (
+        "vllm",
+        "engine: vllm (auto: there is a CUDA device and vLLM is installed)",
+    )
+    assert choose_engine("torch")[0] == "torch"
+    installed[0] = None
+    assert choose_engine("auto")[0] == "torch"
+    with pytest.raises(ValueError, match="rollout.engine=torch"):
+        choose_engine("vllm")
