@@ -229,5 +229,5 @@ def test_auto_says_which_engine_and_why(monkeypatch: pytest.MonkeyPatch) -> None
     assert choose_engine("torch")[0] == "torch"
     installed[0] = None
     assert choose_engine("auto")[0] == "torch"
-    with pytest.raises(ValueError, match="rollout.engine=torch"):
+    with pytest.raises(ValueError, match=r"rollout\.engine=torch"):
         choose_engine("vllm")

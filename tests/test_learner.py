@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 TEMPERATURE = 0.9
+PARITY = ParityLimits(1e-4, None)
 LENGTHS = [(3, 5), (1, 1), (6, 12), (2, 7), (4, 3)]  # tokens of prompt and completion
 
 
@@ -64,7 +65,7 @@ def rows(model: PreTrainedModel, version: int = 0) -> list[TrainRow]:
 def learner_of(
     model: PreTrainedModel,
     objective: ObjectiveSpec | None = None,
-    parity: ParityLimits = ParityLimits(1e-4, None),
+    parity: ParityLimits = PARITY,
     **optim: float,
 ) -> Learner:
     settings = LearnerSettings(

@@ -1,0 +1,235 @@
+"""Checkpoints are whole or absent, logs are cut back, the lock holds, and the tables read all of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import rlcurric
+from rlcurric.report.compare import first_difference
+from rlcurric.report.summary import changes
+from rlcurric.report.tables import read_run
+from rlcurric.train.checkpoint import MANIFEST, CheckpointStore
+from rlcurric.train.rundir import EVENTS, METRICS, RunDirectory, read_jsonl
+from rlcurric.train.stop import StopRequest
+from tests.tiny import tiny_recipe
+
+
+def state(step: int) -> dict[str, Any]:
+    return {"stage": "rl", "stage_step": step, "policy_version": step, "step": step}
+
+
+def save(
+    store: CheckpointStore, step: int, text: str = "weights", keep: tuple[int, ...] = ()
+) -> None:
+    def write(folder: Path) -> None:
+        (folder / "model").mkdir()
+        (folder / "model" / "weights").write_text(text)
+
+    store.save(step, state(step), write, keep)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> CheckpointStore:
+    return CheckpointStore(tmp_path / "checkpoints", keep_last=2)
+
+
+def test_a_checkpoint_comes_back_as_it_was_saved(store: CheckpointStore) -> None:
+    assert store.newest() is None
+    save(store, 3)
+    newest = store.newest()
+    assert newest is not None
+    assert (newest.step, newest.state()) == (3, state(3))
+    assert (newest.model / "weights").read_text() == "weights"
+    assert set(newest.manifest["files"]) == {"model/weights", "state.json"}
+    assert (store.folder / "latest").read_text() == "step-000003\n"
+
+
+def test_old_checkpoints_go_but_those_that_stages_start_from(store: CheckpointStore) -> None:
+    for step in range(1, 6):
+        save(store, step, keep=(2,))
+    assert [one.step for one in store.all()] == [2, 4, 5]
+
+
+@pytest.mark.parametrize("when", ["write", "manifest"])
+def test_a_save_that_dies_leaves_the_last_checkpoint(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    save(store, 1)
+
+    def die(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    if when == "write":
+        with pytest.raises(KeyboardInterrupt):
+            store.save(2, state(2), die)
+    else:
+        monkeypatch.setattr("rlcurric.train.checkpoint.write_atomic", die)
+        with pytest.raises(KeyboardInterrupt):
+            save(store, 2)
+        monkeypatch.undo()
+    newest = store.newest()
+    assert newest is not None and newest.step == 1
+    save(store, 2)
+    assert [one.step for one in store.all()] == [1, 2]
+    assert not list(store.folder.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("damage", ["flip", "remove", "manifest"])
+def test_damage_is_named_with_the_newest_good_checkpoint(
+    store: CheckpointStore, damage: str
+) -> None:
+    save(store, 1)
+    save(store, 2)
+    folder = store.folder / "step-000002"
+    victim = folder / (MANIFEST if damage == "manifest" else "model/weights")
+    if damage == "remove":
+        victim.unlink()
+    else:
+        content = bytearray(victim.read_bytes())
+        content[2] ^= 4 if damage == "flip" else 0xFF
+        victim.write_bytes(content)
+    with pytest.raises(ValueError, match="Damaged checkpoint") as caught:
+        store.newest()
+    assert str(victim) in str(caught.value)
+    assert f"newest good checkpoint is {store.folder / 'step-000001'}" in str(caught.value)
+    assert store.at(1).step == 1
+    with pytest.raises(ValueError, match=r"no checkpoint of step 7\. There are: 1, 2"):
+        store.at(7)
+
+
+def test_a_checkpoint_of_another_release_is_refused(store: CheckpointStore) -> None:
+    save(store, 1)
+    manifest = store.folder / "step-000001" / MANIFEST
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "schema_version": 99}))
+    with pytest.raises(ValueError, match="schema version 99"):
+        store.newest()
+
+
+def test_logs_are_cut_back_and_events_are_not(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    directory.append(METRICS, [{"step": step, "name": "ü"} for step in (1, 2, 3)])
+    directory.event("started", 0)
+    directory.event("stopped", 3)
+    directory.rollouts.mkdir()
+    for name in ("step-000002.parquet", "step-000003.parquet", "step-000001.parquet.tmp"):
+        (directory.rollouts / name).touch()
+    assert directory.cut_back(2) == 1
+    assert [row["step"] for row in read_jsonl(tmp_path / METRICS)] == [1, 2]
+    assert len(read_jsonl(tmp_path / EVENTS)) == 2
+    assert [file.name for file in directory.rollouts.iterdir()] == ["step-000002.parquet"]
+
+
+def test_a_line_that_a_crash_cut_short_is_left_out_and_ended(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    directory.event("started", 0)
+    with (tmp_path / EVENTS).open("a") as file:
+        file.write('{"event": "half')
+    directory.event("resumed", 0)
+    assert [row["event"] for row in read_jsonl(tmp_path / EVENTS)] == ["started", "resumed"]
+
+
+def test_a_run_belongs_to_one_process(tmp_path: Path) -> None:
+    first, second = RunDirectory(tmp_path), RunDirectory(tmp_path)
+    first.lock()
+    with pytest.raises(ValueError, match=rf"in use by another process.*{os.getpid()}"):
+        second.lock()
+    first.unlock()
+    second.lock()
+    second.unlock()
+
+
+def test_a_stop_is_asked_for_by_signal_file_or_step(tmp_path: Path) -> None:
+    with StopRequest(tmp_path / "stop", stop_at=3) as stop:
+        assert stop.requested(2) is None
+        assert "step 3" in str(stop.requested(3))
+    with StopRequest(tmp_path / "stop") as stop:
+        (tmp_path / "stop").touch()
+        assert stop.requested() == "the file stop"
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.requested() == "SIGTERM"
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.requested() == "SIGINT"
+        with pytest.raises(KeyboardInterrupt):  # the second: at once
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_tables_and_changes_of_a_run(tmp_path: Path) -> None:
+    """read_run gives every log; the summary compares the end with the last evaluation before RL."""
+    run_dir = tmp_path / "run"
+    rlcurric.train(tiny_recipe("stages.first.evaluation.every=1"), run_dir)
+    run = rlcurric.read_run(run_dir)
+    steps, rewards = run.series("reward/total/mean")
+    assert steps == [3, 4, 5, 6] and len(rewards) == 4
+    assert [row["step"] for row in run.evaluations()] == [2, 3, 4, 6]
+    rollouts = run.rollouts(step=5)
+    assert set(rollouts["step"].to_pylist()) == {5}
+    for row in rollouts.to_pylist():
+        assert len(row["completion_ids"]) == len(row["rollout_logprobs"]) == row["length"]
+        assert set(json.loads(row["breakdown"])) == {"verifier", "format", "length_budget"}
+    rows = changes(run)
+    assert [row.name for row in rows] == ["two", "three", "mean"]
+    before, after = run.evaluations()[0], run.evaluations()[-1]
+    for row in rows:
+        assert row.accuracy_before == before[f"eval/accuracy/{row.name}"]
+        assert row.length_after == after[f"eval/length/{row.name}"]
+    assert run.info["launches"][0]["versions"]["torch"]
+    with pytest.raises(ValueError, match="no run directory"):
+        read_run(tmp_path)
+
+
+def test_the_comparison_finds_every_kind_of_difference(tmp_path: Path) -> None:
+    """One changed number in a log, a rollout, a state or a tensor is found and named."""
+    import shutil
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    whole = tmp_path / "whole"
+    rlcurric.train(tiny_recipe("stages.second.until.steps=1"), whole)
+
+    def changed(name: str) -> Path:
+        copy = tmp_path / name
+        shutil.copytree(whole, copy)
+        return copy
+
+    assert first_difference(whole, changed("same")) is None
+
+    copy = changed("metrics")
+    rows = read_jsonl(copy / METRICS)
+    rows[3]["grad/norm"] *= 1 + 1e-15 * 4
+    rows[4]["time/step/s"] = -1.0
+    (copy / METRICS).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "metrics, line 4 (step 4), grad/norm" in str(first_difference(whole, copy))
+
+    copy = changed("rollouts")
+    file = copy / "rollouts" / "step-000004.parquet"
+    table = pq.read_table(file).to_pylist()
+    table[0]["rollout_logprobs"][0] += 1e-6
+    pq.write_table(pa.Table.from_pylist(table), file)
+    assert "rollout_logprobs" in str(first_difference(whole, copy))
+
+    copy = changed("state")
+    file = copy / "checkpoints" / "step-000005" / "state.json"
+    changed_state = json.loads(file.read_text())
+    changed_state["policy_version"] += 1
+    file.write_text(json.dumps(changed_state))
+    assert "state.json, key policy_version" in str(first_difference(whole, copy))
+
+    copy = changed("weights")
+    file = copy / "checkpoints" / "step-000005" / "model" / "model.safetensors"
+    tensors = load_file(file)
+    name = next(iter(tensors))
+    tensors[name].view(-1)[0] = torch.nextafter(tensors[name].view(-1)[0], torch.tensor(9.0))
+    save_file(tensors, file)
+    assert f"tensor {name} differs" in str(first_difference(whole, copy))
