@@ -13,6 +13,8 @@ import rlcurric
 from rlcurric.cli import _run
 from rlcurric.cli.app import app
 from rlcurric.recipe.load import dump, load_recipe
+from rlcurric.report.tables import read_run
+from rlcurric.train.models import random_model, tokenizer_of
 from tests.tiny import tiny_recipe
 
 COMMANDS = {
@@ -130,6 +132,12 @@ def test_check_names_rows_whose_gold_is_not_right(
     assert "rows.jsonl, line 2" in error and "gold completion scores 0.0" in error
 
 
+GSM8K = (
+    "distributions.gsm8k.source={name: file, path: '${RLCURRIC_DATA}/gsm8k/train.jsonl', "
+    "held_out_path: '${RLCURRIC_DATA}/gsm8k/test.jsonl', answer_pattern: '####\\s*(.+?)\\s*$'}"
+)
+
+
 def test_check_on_gsm8k_grades_every_gold_answer(
     data_dir: Path, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -137,19 +145,39 @@ def test_check_on_gsm8k_grades_every_gold_answer(
     tokenizer = tiny_recipe().model.tokenizer
     assert tokenizer is not None
     demo = load_recipe("demo").model
-    source = (
-        "{name: file, path: '${RLCURRIC_DATA}/gsm8k/train.jsonl', held_out_path: '${RLCURRIC_DATA}/gsm8k/test.jsonl', "
-        "answer_pattern: '####\\s*(.+?)\\s*$'}"
-    )
     file = tmp_path / "gsm8k.yaml"
-    raw = dump(
-        load_recipe("gsm8k_grpo", [f"distributions.gsm8k.source={source}", "prompt.chat=false"])
-    )
+    raw = dump(load_recipe("gsm8k_grpo", [GSM8K, "prompt.chat=false"]))
     raw["model"] = demo.model_dump(mode="json")
     file.write_text(yaml.safe_dump(raw))
     assert _run(["check", str(file)]) == 0
     printed = capsys.readouterr().out
     assert printed.count("8792/8792") == 3
+
+
+def test_the_gsm8k_recipe_trains_any_model(data_dir: Path, tmp_path: Path) -> None:
+    """Two steps on real problems with a model that nothing was taught: groups without signal train too."""
+    demo = load_recipe("demo")
+    random_model(demo).save_pretrained(tmp_path / "model")
+    tokenizer_of(demo).save_pretrained(tmp_path / "model")
+    overrides = [
+        f"model={tmp_path / 'model'}",
+        GSM8K,
+        "prompt.chat=false",
+        "rollout.max_new_tokens=24",
+        "curriculum.prompts_per_step=3",
+        "curriculum.refill_rounds=0",
+        "curriculum.refill_fallback=train_gated",
+        "evaluation.prompts=4",
+        "until.steps=2",
+    ]
+    run_dir = tmp_path / "run"
+    assert _run(["train", "gsm8k_grpo", "--run-dir", str(run_dir), *overrides]) == 0
+    rows = read_run(run_dir).metrics
+    assert [row["policy_version"] for row in rows] == [0, 1]
+    for row in rows:
+        assert row["batch/rollouts/sum"] == 24
+        assert row["parity/logprob/max_abs"] <= 1e-4
+        assert row["parity/tokens/sum"] == row["tokens/generated/sum"]
 
 
 def test_eval_on_a_run_and_on_a_checkpoint(
@@ -177,6 +205,9 @@ def test_verify_resume(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(["verify-resume", recipe, "--steps", "4", "--kill-at", "3"]) == 0
     assert "Equal bit for bit over 4 steps" in capsys.readouterr().out
     assert _run(["verify-resume", recipe, "--steps", "4", "--kill-at", "4"]) == 2
+    assert _run(["verify-resume", recipe, "rewards=[{name: verifyer}]"]) == 2
+    error = capsys.readouterr().err
+    assert "verifyer" in error and "Traceback" not in error
 
 
 def test_listings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -149,7 +149,8 @@ def test_two_ranks_train_three_steps(whole: Path, tmp_path: Path) -> None:
         "stages.first.until.steps=2",
         "stages.second.until.steps=1",
     ]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    configuration = str(HERE.parent / "launch" / "cpu_2_ranks.yaml")
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", configuration]
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     done = subprocess.run(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from rlcurric.errors import RunError
 from rlcurric.recipe.load import load_recipe
 from rlcurric.report.compare import first_difference
 
@@ -21,8 +22,6 @@ def run_verify(
     recipe: str, overrides: Sequence[str], steps: int, kill_at: int | None, work_dir: Path | None
 ) -> int:
     """Run `steps` steps undisturbed; again with a kill -9 in the step after `kill_at`, resumed; compare."""
-    from rlcurric.train.session import train  # noqa: F401  (fails early where training cannot run at all)
-
     console = Console()
     resolved = load_recipe(recipe, overrides)
     steps = min(steps, resolved.total_steps)
@@ -68,44 +67,43 @@ def _command(args: Sequence[str], run_dir: Path, steps: int) -> list[str]:
 
 
 def child(args: Sequence[str]) -> int:
-    """In the child process: train up to a step."""
+    """In the child process: train up to a step. Exit code 2 and the message alone for a mistake of the user's."""
     from rlcurric.train.session import train
 
     run_dir, steps, recipe, *overrides = args
-    train(recipe, run_dir, overrides=overrides, stop_at=int(steps))
+    try:
+        train(recipe, run_dir, overrides=overrides, stop_at=int(steps))
+    except ValueError as error:
+        print(f"rlcurric: {error}", file=sys.stderr)
+        return 2
     return 0
 
 
 def _finish(args: Sequence[str], run_dir: Path, steps: int) -> None:
-    done = subprocess.run(
-        _command(args, run_dir, steps), env=_environment(), capture_output=True, text=True
-    )
+    done = subprocess.run(_command(args, run_dir, steps), capture_output=True, text=True)
+    if done.returncode == 2:
+        raise ValueError(done.stderr.rpartition("rlcurric: ")[2].strip())
     if done.returncode:
-        raise ValueError(f"the run in {run_dir} failed:\n{done.stderr.strip()[-2000:]}")
+        raise RunError(f"the run in {run_dir} failed:\n{done.stderr.strip()[-2000:]}")
 
 
 def _kill_during(args: Sequence[str], run_dir: Path, steps: int, kill_at: int) -> None:
     """SIGKILL the whole process group as soon as the log shows step `kill_at`: the next step is then under way."""
-    child = subprocess.Popen(
-        _command(args, run_dir, steps),
-        env=_environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
     log = run_dir / "metrics.jsonl"
-    while child.poll() is None:
-        if log.exists() and log.read_bytes().count(b"\n") >= kill_at:
-            time.sleep(0.2)
-            os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
+    with tempfile.TemporaryFile() as output:
+        child = subprocess.Popen(
+            _command(args, run_dir, steps),
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+        while child.poll() is None:
+            if log.exists() and log.read_bytes().count(b"\n") >= kill_at:
+                os.killpg(child.pid, signal.SIGKILL)
+                break
+            time.sleep(0.005)
+        if child.wait() == -signal.SIGKILL:
             return
-        time.sleep(0.02)
-    assert child.stderr is not None
-    raise ValueError(
-        f"the run in {run_dir} ended before it could be killed:\n{child.stderr.read().decode()[-2000:]}"
-    )
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "RLCURRIC_DEBUG": "1"}
+        output.seek(0)
+        said = output.read().decode(errors="replace").strip()[-2000:]
+    raise RunError(f"the run in {run_dir} ended before it could be killed:\n{said}")

@@ -184,6 +184,8 @@ def set_environment(recipe: Recipe) -> None:
     remote_data = any(d.source.name == "hub" for d in recipe.distributions.values())
     if not (remote_model or remote_data or remote_init):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # spares DeepSpeed's search, and its warning
     if recipe.run.threads is not None:
         torch.set_num_threads(recipe.run.threads)
     from transformers.utils import logging
