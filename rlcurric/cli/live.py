@@ -19,6 +19,10 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def _by_distribution(row: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    return {key.removeprefix(prefix): value for key, value in row.items() if key.startswith(prefix)}
+
+
 class Pace:
     """Time left in a stage from the mean time of its steps so far."""
 
@@ -42,6 +46,7 @@ class TerminalReporter:
         self._pace = Pace(0, 0)
         self._phase = ""
         self._row: Mapping[str, Any] = {}
+        self._rates: dict[str, float] = {}  # each distribution's pass rate when it was last sampled
         self._printed = 0.0
 
     def __enter__(self) -> TerminalReporter:
@@ -55,11 +60,11 @@ class TerminalReporter:
             self._live.__exit__(*error)
 
     def message(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False)
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def stage(self, name: str, kind: str, number: int, of: int, steps: int, done: int) -> None:
         self._stage = f"stage {number}/{of} {name} ({kind})"
-        self._pace, self._row = Pace(steps, done), {}
+        self._pace, self._row, self._rates = Pace(steps, done), {}, {}
         self.message(f"{self._stage}: {steps} steps" + (f", {done} done" if done else ""))
 
     def phase(self, name: str) -> None:
@@ -68,6 +73,7 @@ class TerminalReporter:
 
     def step(self, row: Mapping[str, Any]) -> None:
         self._row = row
+        self._rates |= _by_distribution(row, "curriculum/pass_rate/")
         self._pace.done = row["stage_step"]
         if "eval/accuracy/mean" in row:
             self.message(
@@ -78,6 +84,9 @@ class TerminalReporter:
         if self._live is None and (time.monotonic() - self._printed > 5 or last):
             self._printed = time.monotonic()
             self.message(self._line())
+            if self._rates:
+                rates = "  ".join(f"{name} {rate:.2f}" for name, rate in self._rates.items())
+                self.message(f"  pass rates: {rates}")
         self._draw()
 
     def _line(self) -> str:
@@ -102,12 +111,7 @@ class TerminalReporter:
         head = Text(f"{self._line()}  [{self._phase}]")
         bar = ProgressBar(total=max(1, self._pace.steps), completed=self._pace.done, width=60)
         table = Table("distribution", "probability", "pass rate", box=None, pad_edge=False)
-        prefix = "curriculum/probability/"
-        for key, value in self._row.items():
-            if key.startswith(prefix):
-                name = key.removeprefix(prefix)
-                pass_rate = self._row.get(f"curriculum/pass_rate/{name}")
-                table.add_row(
-                    name, f"{value:.2f}", "-" if pass_rate is None else f"{pass_rate:.2f}"
-                )
+        for name, share in _by_distribution(self._row, "curriculum/probability/").items():
+            rate = self._rates.get(name)
+            table.add_row(name, f"{share:.2f}", "-" if rate is None else f"{rate:.2f}")
         self._live.update(Group(head, bar, table))

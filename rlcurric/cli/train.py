@@ -23,16 +23,17 @@ def run_train(
 
     with TerminalReporter(console) as reporter:
         result = train(resolved, run_dir, start_from=start_from, reporter=reporter)
-    if result.status == "stopped":
-        console.print(
-            f"Stopped after step {result.step} with a checkpoint. The same command goes on from there.",
-            highlight=False,
-        )
-        return STOPPED
     from rlcurric.train.coordinator import is_main_rank
 
+    stopped = result.status == "stopped"
     if is_main_rank():
-        from rlcurric.report.summary import print_summary
+        if stopped:
+            console.print(
+                f"Stopped after step {result.step} with a checkpoint. The same command goes on from there.",
+                highlight=False,
+            )
+        else:
+            from rlcurric.report.summary import print_summary
 
-        print_summary(result.run_dir, console)
-    return 0
+            print_summary(result.run_dir, console)
+    return STOPPED if stopped else 0

@@ -271,7 +271,8 @@ class _Session:
             index += 1
             if index == len(stages):
                 break
-            if self.stop.requested(state.step):
+            # Rank 0 decides: a signal or the stop file may have reached some ranks only.
+            if run.ranks.broadcast((self.stop.requested(state.step),))[0]:
                 self._event("stopped", state, reason=self.stop.reason)
                 return RunResult("stopped", self.directory.path, state.step)
             state = state.enter(stages[index].name)
