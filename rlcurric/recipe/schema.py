@@ -233,7 +233,7 @@ class VllmSettings(Closed):
 
 
 class Parity(Closed):
-    """Largest difference allowed between the trainer's and the engine's log-probs, in nats; None: by dtype."""
+    """Largest difference allowed between the trainer's and the engine's log-probs, in nats; both None: by dtype."""
 
     max_abs: PositiveFloat | None = None
     mean_abs: PositiveFloat | None = None

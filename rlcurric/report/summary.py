@@ -75,44 +75,57 @@ def print_summary(run_dir: Path, console: Console) -> None:
     console.print(table)
     plot(run, rows, run_dir / "summary.png")
     seconds = sum(row.get("time/step/s", 0.0) for row in run.metrics)
+    parity = [row for row in run.metrics if "parity/tokens/sum" in row]
+    if parity:
+        largest = max(row["parity/logprob/max_abs"] for row in parity)
+        tokens = sum(row["parity/tokens/sum"] for row in parity)
+        console.print(
+            f"Trainer and engine agree on the log-probs of {tokens:,} trained tokens to {largest:.1e} nat.",
+            highlight=False,
+        )
     console.print(
         f"{len(run.metrics)} steps in {seconds:.0f} s. Run directory: {run_dir}, plot: {run_dir / 'summary.png'}",
         highlight=False,
+        soft_wrap=True,
     )
 
 
 def plot(run: RunTables, rows: list[Change], file: Path) -> None:
-    """Accuracy before and after by distribution, pass rates and sampling probabilities over RL steps."""
+    """Held-out accuracy and length before and after by distribution; pass rates and sampling over RL steps."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 3, figsize=(16, 4.8), constrained_layout=True)
-    bars = [row for row in rows if row.name != "mean"]
-    places = range(len(bars))
-    axes[0].bar(
-        [p - 0.2 for p in places],
-        [row.accuracy_before or 0 for row in bars],
-        0.4,
-        label="before RL",
+    figure, axes = plt.subplots(2, 2, figsize=(12, 7.6), constrained_layout=True)
+    named = [row for row in rows if row.name != "mean"]
+    before_after = (
+        (axes[0, 0], "accuracy", [(row.accuracy_before, row.accuracy_after) for row in named]),
+        (
+            axes[0, 1],
+            "mean length, tokens",
+            [(row.length_before, row.length_after) for row in named],
+        ),
     )
-    axes[0].bar(
-        [p + 0.2 for p in places], [row.accuracy_after for row in bars], 0.4, label="after RL"
-    )
-    axes[0].set_xticks(list(places), [row.name for row in bars], rotation=45, ha="right")
-    axes[0].set(ylim=(0, 1.02), ylabel="held-out accuracy, greedy", title="Accuracy")
-    axes[0].legend()
+    places = range(len(named))
+    for axis, label, pairs in before_after:
+        axis.bar(
+            [p - 0.2 for p in places], [pair[0] or 0 for pair in pairs], 0.4, label="before RL"
+        )
+        axis.bar([p + 0.2 for p in places], [pair[1] for pair in pairs], 0.4, label="after RL")
+        axis.set_xticks(list(places), [row.name for row in named], rotation=30, ha="right")
+        axis.set(title="Held-out prompts, greedy", ylabel=label)
+        axis.legend(loc="upper left", bbox_to_anchor=(0, -0.16), ncols=2, frameon=False)
     for axis, kind, title in (
-        (axes[1], "pass_rate", "Pass rate while training"),
-        (axes[2], "probability", "Sampling"),
+        (axes[1, 0], "pass_rate", "Training rollouts (moving average)"),
+        (axes[1, 1], "probability", "What the curriculum samples (moving average)"),
     ):
-        for row in bars:
+        for row in named:
             steps, values = run.series(f"curriculum/{kind}/{row.name}")
             axis.plot(steps, _smooth(values), label=row.name, linewidth=1.3)
         axis.set(xlabel="step", ylabel=kind.replace("_", " "), title=title, ylim=(0, None))
-    axes[2].legend(fontsize=7, ncols=2)
-    figure.savefig(file, dpi=110)
+    axes[1, 1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    figure.savefig(file, dpi=100)
     plt.close(figure)
 
 
