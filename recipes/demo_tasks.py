@@ -81,8 +81,8 @@ def _running_count(text: str, letter: str) -> str:
 
 
 def _guess(answer: int, chance: int) -> int:
-    """A number at most three away and never negative: right once in seven times, or a little more for counts."""
-    return abs(answer + chance % 7 - 3)
+    """A number at most four away and never negative: right once in nine times, or a little more for counts."""
+    return abs(answer + chance % 9 - 4)
 
 
 def _rows(

@@ -324,6 +324,7 @@ class SftStage(StageBase):
 
     kind: Literal["sft"] = "sft"
     batch_size: PositiveInt = 32  # sequences an update, over all ranks
+    micro_batches: PositiveInt = 1  # forward passes an update; sequences go into them by length
 
 
 class RlStage(StageBase):

@@ -61,23 +61,33 @@ def training_order(run: RunContext, stage: SftStage) -> np.ndarray:
     return order
 
 
+def by_length(order: np.ndarray, lengths: np.ndarray, batch_size: int) -> np.ndarray:
+    """The same batches with their rows from short to long, so that micro-batches hold rows alike and pad little."""
+    batches = order.reshape(-1, batch_size)
+    ranks = np.argsort(lengths[batches], axis=1, kind="stable")
+    return np.take_along_axis(batches, ranks, axis=1).reshape(-1)
+
+
 def _make_trainer(run: RunContext, stage: SftStage, model: Any, follower: _Follower) -> Any:
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    world = run.ranks.world
-    if stage.batch_size % world:
+    world, parts = run.ranks.world, stage.micro_batches
+    if stage.batch_size % (world * parts):
         raise ValueError(
-            f"stages.{stage.name}.batch_size must be divisible by the number of ranks, "
-            f"got {stage.batch_size} for {world} ranks"
+            f"stages.{stage.name}.batch_size must be divisible by micro_batches times the number of ranks, "
+            f"got {stage.batch_size} for {parts} times {world}"
         )
-    examples = Dataset.from_list(run.data.sft_examples(stage)).select(training_order(run, stage))
+    rows = run.data.sft_examples(stage)
+    lengths = np.array([len(row["input_ids"]) for row in rows])
+    order = by_length(training_order(run, stage), lengths, stage.batch_size)
+    examples = Dataset.from_list(rows).select(order)
     output = run.directory.path / f".trainer-{stage.name}"
     on_cuda = torch.cuda.is_available()
     config = SFTConfig(
         output_dir=str(output),
-        per_device_train_batch_size=stage.batch_size // world,
-        gradient_accumulation_steps=1,
+        per_device_train_batch_size=stage.batch_size // (world * parts),
+        gradient_accumulation_steps=parts,
         max_steps=stage.until.steps,
         num_train_epochs=1,
         max_grad_norm=stage.optim.max_grad_norm,
@@ -197,13 +207,14 @@ class _Follower:
             "grad/norm": float(logs.get("grad_norm", float("nan"))),
             "optim/learning_rate": logs.get("learning_rate"),
             "time/update/s": round(seconds, 4),
-            "time/step/s": round(seconds, 4),
         }
         evaluation, step = self.stage.evaluation, self.state.stage_step
         last = step == self.stage.until.steps
         if (evaluation.every and step % evaluation.every == 0) or (last and evaluation.at_end):
             self.run.reporter.phase("evaluate")
             row |= self._evaluate()
+            row["time/evaluate/s"] = round(time.perf_counter() - self._started - seconds, 4)
+        row["time/step/s"] = round(time.perf_counter() - self._started, 4)
         if self.run.ranks.is_main:
             self.run.log_step(row)
 
