@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
-import signal
 import socket
+import subprocess
 import sys
 import time
 from typing import Any
@@ -32,7 +33,7 @@ def odd(prompts: Texts, completions: Texts, **columns: Any) -> list[float | None
         elif text == "exit":
             os._exit(1)
         elif text == "segfault":
-            os.kill(os.getpid(), signal.SIGSEGV)
+            ctypes.string_at(0)
         elif text == "memory":
             _ = bytearray(16 << 30)
         elif text == "print":
@@ -41,8 +42,33 @@ def odd(prompts: Texts, completions: Texts, **columns: Any) -> list[float | None
         elif text == "fork":
             if os.fork() == 0:
                 time.sleep(1000)
+        elif text.startswith("escape "):
+            subprocess.Popen(["/bin/sleep", text.split()[1]], start_new_session=True)
+        elif text == "infinite":
+            return [float("inf")] * len(completions)
+        elif text == "no number":
+            return [rlcurric.Score("abc")] * len(completions)  # type: ignore[arg-type]
         scores.append(float("nan") if text == "nan" else 1.0)
     return scores
+
+
+@rlcurric.reward("t_scorer", preload=("reasoning_gym",))
+def scorer(prompts: Texts, completions: Texts, row: list[Any], **columns: Any) -> list[float]:
+    """reasoning-gym's own scorer on the whole text, with nothing in between."""
+    from reasoning_gym import get_score_answer_fn
+
+    return [
+        float(get_score_answer_fn(one["task"])(text, one["entry"]))
+        for text, one in zip(completions, row, strict=True)
+    ]
+
+
+@rlcurric.reward("t_forge")
+def forge(prompts: Texts, completions: Texts, **columns: Any) -> list[float]:
+    """Runs a completion as a program that has the worker's whole process; then every score is 0."""
+    for text in completions:
+        exec(text)
+    return [float(getattr(sys, "forged", 0))] * len(completions)
 
 
 @rlcurric.reward("t_group", scope="group")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +17,7 @@ import pytest
 from rlcurric.rewards.protocol import discover_builtin, get_reward, load_reward_file
 from rlcurric.rewards.rubric import Rubric
 from rlcurric.rewards.runner import RewardRunner
-from rlcurric.types import Status
+from rlcurric.types import Score, Status
 from tests.test_rewards import component, request
 
 HERE = Path(__file__).parent
@@ -21,16 +26,18 @@ load_reward_file(HERE / "sandbox_rewards.py")
 
 
 @pytest.fixture(scope="module")
-def inside() -> dict[str, str]:
+def inside(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What a worker answers to questions about itself."""
     os.environ["A_SECRET"] = "token"
-    victim = Path("/tmp/rlcurric-test-victim")
+    folder = tmp_path_factory.mktemp("open")
+    folder.chmod(0o777)
+    victim, new = folder / "victim", folder / "new"
     victim.write_text("x")
     questions = [
         "modules",
         "environment",
         "network",
-        "write /tmp/rlcurric-test-new",
+        f"write {new}",
         f"remove {victim}",
     ]
     rewards = [get_reward(name) for name in ("t_inside", "t_odd", "verifier")]
@@ -45,7 +52,12 @@ def inside() -> dict[str, str]:
     answers = {
         question.split()[0]: score.detail for question, score in zip(questions, scores, strict=True)
     }
-    return {**answers, "layers": ",".join(layers), "victim": str(victim.exists())}
+    return {
+        **answers,
+        "layers": ",".join(layers),
+        "victim": str(victim.exists()),
+        "new": str(new.exists()),
+    }
 
 
 def test_a_worker_imports_none_of_the_heavy_libraries(inside: dict[str, str]) -> None:
@@ -71,7 +83,7 @@ def test_a_worker_can_neither_write_nor_remove_files(inside: dict[str, str]) -> 
     assert inside["write"] in ("OSError", "PermissionError")
     assert inside["remove"] in ("OSError", "PermissionError")
     assert inside["victim"] == "True"
-    assert not Path("/tmp/rlcurric-test-new").exists()
+    assert inside["new"] == "False"
 
 
 def test_a_worker_has_no_network(inside: dict[str, str]) -> None:
@@ -80,49 +92,150 @@ def test_a_worker_has_no_network(inside: dict[str, str]) -> None:
     assert inside["network"] == "OSError"
 
 
-@pytest.mark.parametrize(
-    ("task", "floor"), [("countdown", 0.05), ("n_queens", 0.01), ("puzzle24", 0.01)]
-)
+TASKS = [("countdown", 0.05), ("n_queens", 0.01), ("puzzle24", 0.01)]
+
+
+@pytest.mark.parametrize(("task", "floor"), TASKS)
+@pytest.mark.parametrize("form", ["__import__('os').system('touch {}')", "open('{}','w').close()"])
 def test_an_answer_that_is_code_does_nothing_and_scores_the_floor(
-    task: str, floor: float, tmp_path: Path
+    task: str, floor: float, form: str, tmp_path: Path
 ) -> None:
-    """Scorers that evaluate the answer run in a worker only, where it can touch nothing."""
     import reasoning_gym
 
     target = tmp_path / "touched"
     tmp_path.chmod(0o777)
-    attack = f"__import__('os').system('touch {target}')"
     entry = reasoning_gym.create_dataset(task, size=1, seed=3)[0]
     row = {"task": task, "entry": entry}
     with RewardRunner([get_reward("verifier")], workers=1) as pool:
         rubric = Rubric([component("verifier")], "verifier", pool)
         columns = {"answer": str(entry["answer"]), "reasoning_gym": row}
-        texts = (f"<answer>{attack}</answer>", f"<answer>{entry['answer']}</answer>")
+        attack = f"<answer>{form.format(target)}</answer>"
+        texts = (attack, f"<answer>{entry['answer']}</answer>", "<answer>no</answer>")
         (group,) = rubric.score([request(*texts, **columns)], {"verifier": 1.0}, {})
     assert not target.exists()
     assert group[0].reward <= floor
     if entry["answer"] is not None:
         assert group[1].reward == 1.0
+    assert group[2].reward <= floor
 
 
-def test_no_process_is_left_when_the_pool_is_closed() -> None:
+@pytest.mark.parametrize("task", ["countdown", "n_queens", "puzzle24"])
+def test_code_that_a_scorer_evaluates_can_write_nothing(
+    task: str, inside: dict[str, str], tmp_path: Path
+) -> None:
+    """The scorer itself, which does run the answer: it creates the file here, and cannot in a worker."""
+    import reasoning_gym
+
+    if "read-only files" not in inside["layers"] and "landlock" not in inside["layers"]:
+        pytest.skip(f"the kernel allows neither mounts nor Landlock here: {inside['layers']}")
+    tmp_path.chmod(0o777)
+    row = {"task": task, "entry": reasoning_gym.create_dataset(task, size=1, seed=3)[0]}
+    in_worker, here = tmp_path / "in_worker", tmp_path / "here"
+    attack = "__import__('pathlib').Path('{}').touch()"
+    with RewardRunner([get_reward("t_scorer")], workers=1) as pool:
+        arguments = (get_reward("t_scorer"), [""], [attack.format(in_worker)], {"row": [row]})
+        pool.run(*arguments, {}, [[0]], "t_scorer", 20.0)
+    assert not in_worker.exists()
+    program = (
+        "import json, sys; from reasoning_gym import get_score_answer_fn as f\n"
+        "row = json.loads(sys.argv[1]); f(row['task'])(sys.argv[2], row['entry'])"
+    )
+    command = [sys.executable, "-c", program, json.dumps(row), attack.format(here)]
+    subprocess.run(command, capture_output=True, timeout=60)
+    assert here.exists(), "the attack is none, so the test proves nothing"
+
+
+FORGERIES = [
+    # A second answer on every pipe that the process holds.
+    'import os\nfor fd in range(3, 60):\n    try: os.write(fd, b\'{"id": 1, "scores": [[1.0, "scored", ""]]}\\n\')\n'
+    "    except OSError: pass",
+    # Something that stays behind in the process.
+    "import sys; sys.forged = 1.0",
+]
+
+
+@pytest.mark.parametrize("program", FORGERIES)
+def test_what_a_text_does_to_its_process_reaches_no_other_call(program: str) -> None:
+    """Calls after it are scored as ever, one answer each; what it says out of turn is an error of its own."""
+    with RewardRunner([get_reward("t_forge")], workers=1) as pool:
+
+        def score(text: str) -> Score:
+            run = pool.run(get_reward("t_forge"), [""], [text], {}, {}, [[0]], "t_forge", 5.0)
+            return run[0]
+
+        score(program)
+        assert [score("pass").value for _ in range(3)] == [0.0] * 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "detail"),
+    [
+        ('[[1.0, "scored", ""], [1.0, "scored", ""]]', "longer"),
+        ('[["1", "scored", ""]]', "finite number"),
+        ('[[1.0, "perfect", ""]]', "not a valid Status"),
+        ("7", "not iterable"),
+    ],
+)
+def test_an_answer_out_of_form_is_an_error(answer: str, detail: str) -> None:
+    frame = f'{{"scores": {answer}}}'
+    program = (
+        "import os, struct\nfor fd in range(3, 60):\n"
+        f"    try: os.write(fd, struct.pack('<Q', {len(frame)}) + {frame.encode()!r})\n"
+        "    except OSError: pass\nos._exit(0)"
+    )
+    with RewardRunner([get_reward("t_forge")], workers=1) as pool:
+        (score,) = pool.run(get_reward("t_forge"), [""], [program], {}, {}, [[0]], "t_forge", 5.0)
+    assert score.status is Status.ERROR
+    assert detail in score.detail
+
+
+@pytest.mark.parametrize("text", ["infinite", "no number"])
+def test_a_score_must_be_a_finite_number(text: str) -> None:
+    with RewardRunner([get_reward("t_odd")], workers=1) as pool:
+        (score,) = pool.run(get_reward("t_odd"), [""], [text], {}, {}, [[0]], "t_odd", 5.0)
+    assert score.status is Status.ERROR
+    assert "float" in score.detail or "finite" in score.detail
+
+
+def test_no_process_is_left_behind(inside: dict[str, str]) -> None:
+    """Not by a call that hangs, forks or starts something in a session of its own; not by the pool when it is closed."""
+    nap = str(700_000 + os.getpid())  # seconds that nothing else sleeps
+
+    def naps() -> list[Path]:
+        found = []
+        for file in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if nap.encode() in file.read_bytes().split(b"\0"):
+                    found.append(file)
+        return found
+
     pool = RewardRunner([get_reward("t_odd")], workers=2)
-    rubric = Rubric([component("t_odd")], "t_odd", pool, deadline=0.3)
-    (group,) = rubric.score([request("a", "hang", "fork", "b")], {"t_odd": 1.0}, {})
+    rubric = Rubric([component("t_odd")], "t_odd", pool, deadline=0.5)
+    (group,) = rubric.score(
+        [request("a", "hang", "fork", f"escape {nap}", "b")], {"t_odd": 1.0}, {}
+    )
     assert [one.status for one in group] == [
         Status.SCORED,
         Status.TIMEOUT,
         Status.SCORED,
         Status.SCORED,
+        Status.SCORED,
     ]
+    if "processes" in inside["layers"]:
+        assert eventually(lambda: not naps())
     pids = pool.pids()
-    assert len(pids) == 4
+    assert len(pids) == 2
     pool.close()
+    assert eventually(lambda: not any(alive(pid) for pid in pids))
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    """Whether it comes true within five seconds."""
     for _ in range(500):
-        if not any(alive(pid) for pid in pids):
-            return
+        if holds():
+            return True
         time.sleep(0.01)
-    raise AssertionError(f"still alive: {[pid for pid in pids if alive(pid)]}")
+    return False
 
 
 def alive(pid: int) -> bool:

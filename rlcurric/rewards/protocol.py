@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import importlib.util
 import inspect
+import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -206,9 +208,10 @@ def call(
 
 
 def _score(value: Any) -> Score:
-    if isinstance(value, Score):
-        return value
-    if value is None:
-        return Score(None)
-    number = float(value)
-    return Score(None) if number != number else Score(number)
+    score = value if isinstance(value, Score) else Score(value)
+    if score.value is None:
+        return score
+    number = float(score.value)
+    if math.isinf(number):
+        raise ValueError(f"a score must be a finite number or None, got {number}")
+    return dataclasses.replace(score, value=None if math.isnan(number) else number)

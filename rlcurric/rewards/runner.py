@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import selectors
 import signal
@@ -23,6 +24,9 @@ from rlcurric.types import Score, Status
 CHUNK = 16  # samples of a sample-scoped reward in one call
 TRIES = 3  # calls of one sample whose worker died without a deadline passing
 START_SECONDS = 60.0  # until a worker says that it is ready
+GRACE_SECONDS = (
+    30.0  # beyond a call's deadline, which the worker keeps, until the worker counts as broken
+)
 
 
 @dataclass
@@ -44,10 +48,12 @@ class _Worker:
 
     process: subprocess.Popen[bytes]
     born: float
-    child: int | None = None  # pid of the child that grades; None until it said hello
+    ready: bool = False  # it has loaded everything and closed itself off
     call: Call | None = None
-    deadline: float | None = None  # monotonic; set when the worker says that it started
-    expired: bool = False
+    call_id: int = 0  # of that call; an answer under another id is none
+    deadline: float = (
+        math.inf
+    )  # monotonic: the worker itself has failed if it has not answered by then
     buffer: bytearray = field(default_factory=bytearray)
     layers: tuple[str, ...] = ()
 
@@ -86,13 +92,13 @@ class RewardRunner:
     def layers(self) -> tuple[str, ...]:
         """Which layers of the sandbox are in force, as a worker reports them."""
         self.start()
-        while self._workers[0].child is None:
+        while not self._workers[0].ready:
             self._poll(deque(), [], 0.1)
         return self._workers[0].layers
 
     def pids(self) -> list[int]:
         """Processes of the pool, for tests that none is left."""
-        return [pid for w in self._workers for pid in (w.process.pid, w.child) if pid is not None]
+        return [worker.process.pid for worker in self._workers]
 
     def run(
         self,
@@ -137,11 +143,13 @@ class RewardRunner:
 
     def _hand_out(self, waiting: deque[Call]) -> None:
         for worker in self._workers:
-            if waiting and worker.call is None and worker.child is not None:
-                worker.call = waiting.popleft()
-                worker.deadline, worker.expired = None, False
-                call = worker.call
+            if waiting and worker.call is None and worker.ready:
+                call = worker.call = waiting.popleft()
+                worker.call_id += 1
+                worker.deadline = time.monotonic() + self._deadline + GRACE_SECONDS
                 request = {
+                    "id": worker.call_id,
+                    "deadline": self._deadline,
                     "reward": call.reward,
                     "base_dir": self._base_dir,
                     "prompts": call.prompts,
@@ -152,7 +160,7 @@ class RewardRunner:
                     _send(worker.process, wire.dumps(request))
 
     def _poll(self, waiting: deque[Call], results: list[Score | None], seconds: float) -> None:
-        """Read what workers say; notice deadlines and deaths."""
+        """Read what workers say; notice those that died or stopped answering."""
         for key, _ in self._selector.select(seconds):
             worker: _Worker = key.data
             data = os.read(key.fd, 1 << 20)
@@ -163,20 +171,15 @@ class RewardRunner:
             *lines, rest = bytes(worker.buffer).split(b"\n")
             worker.buffer = bytearray(rest)
             for line in lines:
-                message = _parse(line)
-                if message is not None:
-                    self._hear(worker, message, waiting, results)
+                self._hear(worker, wire.loads(line), waiting, results)
         now = time.monotonic()
         for worker in list(self._workers):
-            if worker.child is None and now - worker.born > START_SECONDS:
+            if not worker.ready and now - worker.born > START_SECONDS:
                 raise RunError(
                     f"a reward worker did not start within {START_SECONDS:.0f} s; files: {self._files}"
                 )
-            if worker.deadline is not None and now > worker.deadline and not worker.expired:
-                worker.expired = True
-                assert worker.child is not None
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(worker.child, signal.SIGKILL)
+            if now > worker.deadline:
+                self._replace(worker, waiting, results)
 
     def _hear(
         self,
@@ -185,54 +188,45 @@ class RewardRunner:
         waiting: deque[Call],
         results: list[Score | None],
     ) -> None:
+        if "ready" in message:
+            worker.ready, worker.layers = True, tuple(message["layers"])
+            return
         call = worker.call
-        if "hello" in message:
-            worker.child, worker.layers, worker.born = (
-                message["hello"],
-                tuple(message["layers"]),
-                time.monotonic(),
-            )
-            if call is not None:  # the child before this one was killed or died over the call
-                self._failed(worker, call, waiting, results)
-        elif call is not None and "start" in message:
-            worker.deadline = time.monotonic() + self._deadline
-        elif call is not None and "scores" in message:
-            for slot, score in zip(call.slots, message["scores"], strict=True):
-                results[slot] = wire.unpack_score(score)
-            worker.call = worker.deadline = None
-        elif call is not None and "error" in message:
-            worker.call = worker.deadline = None
-            if call.splittable and len(call.slots) > 1:
-                waiting.extend(_split(call, self._listed))
-            else:
-                _fill(results, call, Score(None, Status.ERROR, message["error"]))
-
-    def _failed(
-        self, worker: _Worker, call: Call, waiting: deque[Call], results: list[Score | None]
-    ) -> None:
-        """The child that had this call is gone: say why, or give the call to a fresh one."""
-        expired, worker.call, worker.deadline = worker.expired, None, None
+        if call is None or message.get("id") != worker.call_id:
+            return
+        worker.call, worker.deadline = None, math.inf
+        if "scores" in message:
+            try:
+                scores = [wire.unpack_score(packed) for packed in message["scores"]]
+                for slot, score in zip(call.slots, scores, strict=True):
+                    results[slot] = score
+                return
+            except (TypeError, ValueError) as error:
+                message = {"error": f"{type(error).__name__}: {error}"}
         if call.splittable and len(call.slots) > 1:
             waiting.extend(_split(call, self._listed))
-        elif expired:
-            _fill(
-                results, call, Score(None, Status.TIMEOUT, f"no answer within {self._deadline:g} s")
-            )
-        elif call.tries + 1 < TRIES:
-            call.tries += 1
+        elif "error" in message:
+            _fill(results, call, Score(None, Status.ERROR, str(message["error"])))
+        elif "timeout" in message:
+            detail = f"no answer within {self._deadline:g} s"
+            _fill(results, call, Score(None, Status.TIMEOUT, detail))
+        else:
+            self._again(call, waiting, results)
+
+    def _again(self, call: Call, waiting: deque[Call], results: list[Score | None]) -> None:
+        """The process that had this call died over it: another one gets it, a few times."""
+        call.tries += 1
+        if call.tries < TRIES:
             waiting.append(call)
         else:
-            _fill(
-                results,
-                call,
-                Score(None, Status.ERROR, f"the worker died {TRIES} times over this sample"),
-            )
+            detail = f"the worker died {TRIES} times over this sample"
+            _fill(results, call, Score(None, Status.ERROR, detail))
 
     def _replace(self, worker: _Worker, waiting: deque[Call], results: list[Score | None]) -> None:
         """The whole worker is gone: a new one takes its place."""
         self._end(worker)
         self._workers.remove(worker)
-        if worker.child is None:
+        if not worker.ready:
             stderr = (
                 worker.process.stderr.read().decode(errors="replace")
                 if worker.process.stderr
@@ -240,7 +234,7 @@ class RewardRunner:
             )
             raise RunError(f"a reward worker could not start:\n{stderr.strip()[-1500:]}")
         if worker.call is not None:
-            self._failed(worker, worker.call, waiting, results)
+            self._again(worker.call, waiting, results)
         self._spawn()
 
     def _spawn(self) -> None:
@@ -304,12 +298,3 @@ def _send(process: subprocess.Popen[bytes], message: bytes) -> None:
     assert process.stdin is not None
     process.stdin.write(len(message).to_bytes(8, "little") + message)
     process.stdin.flush()
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
-    """A line, or None for what a killed child left half written."""
-    try:
-        message = wire.loads(line) if line else None
-    except ValueError:
-        return None
-    return message if isinstance(message, dict) else None

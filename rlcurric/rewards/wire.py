@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,7 +26,12 @@ def pack_score(score: Score) -> tuple[Any, ...]:
 
 
 def unpack_score(packed: Any) -> Score:
+    """The inverse; ValueError or TypeError for what is no score: a worker's answer is not to be trusted."""
     value, status, detail = packed
+    if value is not None and not (isinstance(value, float) and math.isfinite(value)):
+        raise ValueError(f"a score must be a finite number or None, got {value!r}")
+    if not isinstance(detail, str):
+        raise TypeError(f"a score's detail must be text, got {type(detail).__name__}")
     return Score(value, Status(status), detail)
 
 

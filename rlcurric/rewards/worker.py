@@ -1,24 +1,30 @@
-"""A reward worker: loads what it needs, closes itself off, then forks a child that grades until it is killed.
+"""A reward worker: loads what it needs, closes itself off, then forks a child for every call.
 
-The outer process never touches model text. It forks a child, waits for it, and forks the next when one was killed or
-died, so that a fresh worker costs milliseconds and no imports. Messages on standard
-input (with their length in front) and lines on standard output:
+The outer process never runs model text and is the only one that speaks to the trainer: it hands the call to a child,
+waits for its answer until the deadline, kills it with all its descendants, and relays one verdict under the call's id.
+Whatever a graded text does to its child, no later call sees. Messages on standard input (with their length in front)
+and lines on standard output:
 
-    child -> trainer   {"hello": pid, "layers": [...]}       once, when it is ready
-    trainer -> child   {"reward", "file", "prompts", "completions", "columns"}
-    child -> trainer   {"start": true}                       the deadline runs from here
-    child -> trainer   {"scores": [...]} or {"error": "..."}
+    worker -> trainer   {"ready": true, "layers": [...]}       once
+    trainer -> worker   {"id", "deadline", "reward", "base_dir", "prompts", "completions", "columns"}
+    worker -> trainer   {"id", "scores": [...]}, {"id", "error": "..."}, {"id", "timeout": true} or {"id", "died": true}
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
+import select
+import signal
+import time
 from typing import Any, BinaryIO
 
 from rlcurric.rewards import sandbox, wire
 from rlcurric.rewards.protocol import call, discover_builtin, get_reward, load_reward_files
+
+LONGEST_ANSWER = 64 << 20  # bytes
 
 
 def main() -> None:
@@ -36,44 +42,70 @@ def main() -> None:
     load_reward_files(setup["files"])
     layers = sandbox.close_off()
     os.dup2(null, 2)  # a full pipe of warnings would stop the worker
-    while True:
-        child = os.fork()
-        if child == 0:
-            sandbox.die_with_parent()
-            _serve(requests, answers, layers)
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0:
-            return  # the trainer closed our input
-
-
-def _serve(requests: BinaryIO, answers: BinaryIO, layers: list[str]) -> None:
-    # The newline ends whatever a killed predecessor had half written.
-    answers.write(b"\n" + wire.dumps({"hello": os.getpid(), "layers": layers}))
+    answers.write(wire.dumps({"ready": True, "layers": layers}))
     while message := _receive(requests):
         request = wire.loads(message)
-        answers.write(wire.dumps({"start": True}))
-        answers.write(wire.dumps(_grade(request)))
+        verdict = _in_child(request, (requests, answers))
+        answers.write(wire.dumps({**verdict, "id": request["id"]}))
 
 
-def _grade(request: dict[str, Any]) -> dict[str, Any]:
+def _in_child(request: dict[str, Any], ours: tuple[BinaryIO, BinaryIO]) -> dict[str, Any]:
+    """The verdict of a child on one call. The child has neither the trainer's requests nor its answers."""
+    read, write = os.pipe()
+    child = sandbox.fork()
+    if child == 0:
+        sandbox.die_with_parent()
+        for stream in ours:
+            stream.close()
+        os.close(read)
+        sandbox.limit_cpu(request["deadline"])
+        answer = _grade(request)
+        with open(write, "wb") as pipe:
+            pipe.write(len(answer).to_bytes(8, "little") + answer)
+        os._exit(0)
+    os.close(write)
+    try:
+        return _verdict(read, time.monotonic() + request["deadline"])
+    finally:
+        os.close(read)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def _verdict(pipe: int, deadline: float) -> dict[str, Any]:
+    """What the child says, if it says something whole in time."""
+    answer = b""
+    while len(answer) < 8 or len(answer) < 8 + int.from_bytes(answer[:8], "little"):
+        ready, _, _ = select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))
+        if not ready:
+            return {"timeout": True}
+        part = os.read(pipe, 1 << 20)
+        answer += part
+        if not part or len(answer) > LONGEST_ANSWER:
+            return {"died": True}
+    try:
+        said = json.loads(answer[8:])
+        return {key: said[key] for key in ("scores", "error") if key in said}
+    except (ValueError, TypeError, RecursionError):
+        return {"died": True}
+
+
+def _grade(request: dict[str, Any]) -> bytes:
     try:
         entry = get_reward(request["reward"], request["base_dir"])
         scores = call(
             entry.function, request["prompts"], request["completions"], request["columns"]
         )
-        return {"scores": [wire.pack_score(score) for score in scores]}
+        return json.dumps({"scores": [wire.pack_score(score) for score in scores]}).encode()
     except MemoryError:
         os._exit(70)  # what is left of this process is not to be trusted
     except BaseException as error:
-        return {"error": f"{type(error).__name__}: {error}"[:500]}
+        return json.dumps({"error": f"{type(error).__name__}: {error}"[:500]}).encode()
 
 
 def _receive(stream: BinaryIO) -> bytes:
-    """One message: eight bytes of length, then that many. Empty where the trainer closed our input.
-
-    Read without a buffer, so that nothing of the next request is lost when this child is killed.
-    """
+    """One message: eight bytes of length, then that many. Empty where the trainer closed our input."""
     header = _exactly(stream, 8)
     return _exactly(stream, int.from_bytes(header, "little")) if header else b""
 
