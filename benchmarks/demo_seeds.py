@@ -2,13 +2,14 @@
 
     python benchmarks/demo_seeds.py [--seeds 0 1 2] [--runs FOLDER] [key=value ...]
 
-Resumable: a run that was cut short goes on, a seed whose result is in benchmarks/results/demo_seeds/ is not run again.
+Resumable: a run that was cut short goes on, a seed whose result is in benchmarks/results/demo_seeds/ is not run again unless the recipe changed.
 Each result is one small JSON; the table is made from all of them.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -33,14 +34,22 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="changes to the recipe")
     options = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
+    version = digest(options.overrides)
     for seed in options.seeds:
         file = RESULTS / f"seed-{seed}.json"
-        if not file.exists():
-            run_dir = options.runs / f"demo-seed-{seed}"
+        if not (file.exists() and json.loads(file.read_text())["recipe"] == version):
+            run_dir = options.runs / f"demo-{version}-seed-{seed}"
             train(seed, run_dir, options.overrides)
-            file.write_text(json.dumps(result(run_dir, seed, options.overrides), indent=1) + "\n")
+            found = {"recipe": version, **result(run_dir, seed, options.overrides)}
+            file.write_text(json.dumps(found, indent=1) + "\n")
     results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("seed-*.json"))]
-    print(table(results))
+    print(table([one for one in results if one["recipe"] == version]))
+
+
+def digest(overrides: list[str]) -> str:
+    """What the results are of: the recipe, its data builder and the overrides."""
+    text = [RECIPE.read_text(), RECIPE.with_name("demo_tasks.py").read_text(), *overrides]
+    return hashlib.sha256(json.dumps(text).encode()).hexdigest()[:8]
 
 
 def train(seed: int, run_dir: Path, overrides: list[str]) -> None:

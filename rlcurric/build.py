@@ -24,6 +24,7 @@ from rlcurric.data import (
     import_attribute,
     load_distributions,
     make_source,
+    require_columns,
     select,
     sft_examples,
     source_factory,
@@ -139,8 +140,13 @@ class RunData:
         longest = stage.evaluation.max_new_tokens or stage.rollout.max_new_tokens
         return list(self._pool(stage, rows, longest))
 
-    def check_prompts(self, stage: StageBase) -> None:
-        """Render every prompt and demonstration of the stage once; ValueError at the first that cannot be."""
+    def check_prompts(self, stage: StageBase, columns: Mapping[str, str]) -> None:
+        """Render every prompt and demonstration of the stage once; ValueError at the first that cannot be.
+
+        `columns`: those that rewards need, and which reward; a row without one is named by file and place.
+        """
+        for name in stage.mixture:
+            require_columns(self.rows(name), columns)
         self.pool(stage).check()
         if isinstance(stage, SftStage):
             self.sft_examples(stage)
@@ -248,6 +254,15 @@ class Parts:
                 components, correct, self._runner, stage.grading.deadline
             )
         return self._rubrics[stage.name]
+
+    def columns(self, stage: StageBase) -> dict[str, str]:
+        """Columns that the rows of a stage must have, and the reward that needs each."""
+        return {
+            column: f"the reward {one.component!r}"
+            for one in stage.rewards
+            for column in self._rewards[one.name].columns
+            if column not in one.args
+        }
 
     def reward_values(
         self, stage: StageBase, progress: Progress

@@ -70,11 +70,36 @@ ROW = '{"question": "1+1=", "answer": "2", "demonstration": "<answer>2</answer>"
         ("model.context=4000", ["model.context is 4000", "128"]),
         ("reward_files=[absent.py]", ["absent.py"]),
         ("stages.cold.batch_size=0", ["stages.cold.batch_size", "got 0"]),
+        ("stages.cold.micro_batches=3", ["stages.cold.batch_size", "divisible", "8 for 3"]),
+        ("stages.first.init=./nowhere", ["stages.first.init", "./nowhere", "does not exist"]),
+        ("stages.first.init=bas", ["stages.first.init", "'bas'", "previous, base or stage:NAME"]),
+        ("stages.first.init=stage:colt", ["stages.first.init", "'colt'", "cold"]),
+        ("rewards.verifier.weight=.nan", ["weight", "finite number", "nan"]),
+        ("optim.max_grad_norm=.inf", ["max_grad_norm", "finite"]),
+        ("reward_files=[broken.py]", ["broken.py", "SyntaxError", "line 2"]),
+        ("reward_files=[raises.py]", ["raises.py", "ZeroDivisionError", "line 1"]),
+        ("distributions.two.source={name: 'raises.py:rows'}", ["raises.py", "ZeroDivisionError"]),
+        (
+            "distributions.two.source={name: 'builder.py:rows'}",
+            ["'two'", "KeyError", "builder.py, line 3"],
+        ),
+        (
+            "rewards=[verifier, {name: 'builder.py:needs', as: needs}]",
+            ["tiny_tasks.py", "'hint'", "'needs'"],
+        ),
     ],
 )
 def test_mistakes_in_a_recipe(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], override: str, words: list[str]
 ) -> None:
+    (tmp_path / "broken.py").write_text("import os\ndef (\n")
+    (tmp_path / "raises.py").write_text("1 / 0\n")
+    (tmp_path / "builder.py").write_text(
+        "def rows():\n    yield {'question': '1+1=', 'answer': '2'}\n    {}['absent']\n"
+        "def needs(prompts, completions, hint, **columns):\n    return [0.0] * len(completions)\n"
+    )
+    for name in ("broken.py", "raises.py", "builder.py"):
+        override = override.replace(name, str(tmp_path / name))
     run_dir = tmp_path / "run"
     error = complaint(capsys, "train", recipe_file(tmp_path), override, "--run-dir", run_dir)
     for word in words:
@@ -106,6 +131,41 @@ def test_mistakes_in_the_data(
 def test_a_folder_that_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     error = complaint(capsys, "train", recipe_file(tmp_path), f"model={tmp_path}")
     assert "no config.json" in error
+
+
+def test_paths_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = recipe_file(tmp_path)
+    occupied = tmp_path / "occupied"
+    occupied.write_text("mine")
+    error = complaint(capsys, "train", file, "--run-dir", occupied)
+    assert f"The run directory {occupied} cannot be made" in error
+    assert occupied.read_text() == "mine"
+    error = complaint(capsys, "eval", file, "--output", tmp_path / "absent" / "metrics.json")
+    assert "--output: there is no folder" in error
+    file.write_bytes(b"name: \xff\n")
+    assert f"{file} is not UTF-8" in complaint(capsys, "train", file)
+
+
+def test_a_stage_without_held_out_prompts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It trains; an evaluation that was asked for has nothing to work on, and says so."""
+    bare = [f"distributions.{name}.held_out=0" for name in ("two", "three")]
+    file = recipe_file(tmp_path, *bare)
+    assert _run(["check", str(file)]) == 0
+    assert "nothing is held out" in capsys.readouterr().out
+    assert _run(["train", str(file), "--run-dir", str(tmp_path / "run")]) == 0
+    assert "Nothing is held out for the stage" in complaint(capsys, "eval", file)
+
+
+def test_a_cold_start_that_is_not_finite_stops(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = recipe_file(tmp_path, "stages.cold.optim.learning_rate=1e30")
+    code = _run(["train", str(file), "--run-dir", str(tmp_path / "run")])
+    assert code == 1
+    assert "is not finite" in capsys.readouterr().err
+    assert not list((tmp_path / "run" / "checkpoints").glob("step-000002"))
 
 
 @pytest.fixture(scope="module")
@@ -297,9 +357,14 @@ def test_failures_within_the_budget_do_not_stop_the_run(tmp_path: Path) -> None:
     recipe = tiny_recipe(
         f"reward_files=[{tmp_path}/flaky.py]",
         "rewards=[verifier, {name: format, weight: 0.3}, flaky]",
-        "grading.max_failures=1.0",
+        "grading.max_failures=0.9",
+        "evaluation.at_end=false",
     )
     rlcurric.train(recipe, tmp_path / "run")
     run = rlcurric.read_run(tmp_path / "run")
-    assert sum(row.get("curriculum/samples/failed", 0) for row in run.metrics) > 0
-    assert {"scored", "unparseable"} >= set(run.rollouts().column("status").to_pylist())
+    failed = sum(row.get("curriculum/samples/failed", 0) for row in run.metrics)
+    told = [event for event in run.events if event["event"] == "grader_failures"]
+    assert 0 < failed <= sum(event["samples"] for event in told)
+    assert "no sevens" in json.dumps(told)
+    rows = run.rollouts().to_pylist()
+    assert rows and not any("7" in row["completion"] for row in rows)

@@ -18,6 +18,7 @@ from rlcurric.rollout.gumbel import gumbel_noise, philox4x32
 from rlcurric.rollout.parity import ParityLimits, ParityStats
 from rlcurric.rollout.torch_engine import TorchEngine
 from rlcurric.train.models import named_tensors, random_model, tokenizer_of
+from rlcurric.train.sampling import completions
 from tests.packed import logprobs_alone
 from tests.tiny import tiny_recipe
 
@@ -154,6 +155,35 @@ def parity_of(
         ids_T1 = torch.as_tensor(sample.completion_ids_T)[:, None]
         stats = stats.add(logprobs_TV.gather(-1, ids_T1)[:, 0].numpy(), sample.rollout_logprobs_T)
     return stats
+
+
+def test_the_models_own_generation_settings_do_not_reach_the_samples(
+    model: PreTrainedModel,
+) -> None:
+    """Hub models come with a repetition penalty, top-k and the like; the full softmax is sampled all the same."""
+    from transformers import GenerationConfig
+
+    plain = engine_of(model).generate(REQUESTS, SPEC)
+    own = model.generation_config
+    model.generation_config = GenerationConfig(
+        repetition_penalty=1.5,
+        top_k=3,
+        top_p=0.5,
+        temperature=0.3,
+        min_new_tokens=9,
+        do_sample=True,
+    )
+    try:
+        assert all(map(same, plain, engine_of(model).generate(REQUESTS, SPEC)))
+        assert parity_of(model, engine_of(model), REQUESTS).max_abs < 1e-5
+        assert model.generation_config.top_k == 3  # as it was
+    finally:
+        model.generation_config = own
+
+
+def test_no_requests_give_no_samples(model: PreTrainedModel) -> None:
+    assert engine_of(model).generate([], SPEC) == []
+    assert completions(engine_of(model), TOKENIZER, [], [], SPEC) == []
 
 
 def test_the_torch_engine_agrees_with_a_plain_forward(model: PreTrainedModel) -> None:

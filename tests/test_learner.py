@@ -206,6 +206,19 @@ def test_rows_of_an_older_policy_are_compared_with_it_only() -> None:
     assert measured["parity/logprob/max_abs"] < 1e-5
 
 
+def test_rows_that_wait_for_a_later_step_are_measured_too() -> None:
+    model = new_model()
+    batch = rows(model)
+    measured = learner_of(model).update([batch[:3]], [1e-3], 0, waiting=batch[3:])
+    assert measured["parity/tokens/sum"] == sum(length for _, length in LENGTHS)
+    model = new_model()
+    wrong = batch[4].rollout.rollout_logprobs_T + np.float32(2e-4)
+    late = replace(batch[4], rollout=replace(batch[4].rollout, rollout_logprobs_T=wrong))
+    with pytest.raises(RunError, match=r"max \|difference\| 0.0002 nat"):
+        learner_of(model).update([batch[:4]], [1e-3], 0, waiting=[late])
+    assert largest_difference(weights(model), weights(new_model())) == 0
+
+
 @pytest.mark.parametrize("windows", [1, 2])
 def test_a_parity_beyond_the_limit_stops_before_the_weights_change(windows: int) -> None:
     model = new_model()

@@ -8,13 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import rlcurric
 from rlcurric.report.compare import first_difference
 from rlcurric.report.tables import read_run
+from rlcurric.train.reporter import Silent
 from tests.tiny import tiny_recipe
 
 STEPS = 6
@@ -60,6 +63,8 @@ def test_a_run_says_what_it_did(whole: Path) -> None:
         assert 0 < row["parity/logprob/max_abs"] < 1e-4
         assert row["parity/tokens/sum"] > 0
     assert max(row["curriculum/groups/carried"] for row in run.metrics[2:]) > 0
+    trained = sum(len(ids) for ids in run.rollouts()["completion_ids"].to_pylist())
+    assert sum(row["parity/tokens/sum"] for row in run.metrics[2:]) >= trained
     assert sum(row["curriculum/groups/gated"] for row in run.metrics[2:]) > 0
     assert run.metrics[-1]["optim/updates"] == 2
     assert run.rollouts().num_rows > 0
@@ -124,6 +129,65 @@ def test_a_fork_goes_on_under_another_recipe(whole: Path, tmp_path: Path) -> Non
         assert ours["loss/policy/mean"] == theirs["loss/policy/mean"]
 
 
+class StopsIn(Silent):
+    """Asks for a stop while rollouts of one step are sampled; or dies after one."""
+
+    def __init__(self, stop_file: Path | None = None, step: int = 0, dies: bool = False) -> None:
+        self.stop_file, self.target, self.dies, self.done = stop_file, step, dies, 0
+
+    def phase(self, name: str) -> None:
+        if name == "rollout" and self.stop_file is not None and self.done == self.target - 1:
+            self.stop_file.touch()
+
+    def step(self, row: Mapping[str, Any]) -> None:
+        self.done = row["step"]
+        if self.dies and self.done == self.target:
+            raise KeyboardInterrupt
+
+
+def test_a_stop_between_two_rounds_of_a_step_leaves_no_trace(tmp_path: Path) -> None:
+    """The abandoned step is in no checkpoint: not its groups, not its samples, not its failures."""
+    # Hardly a sample is right, so the gate on correctness refuses nearly every group.
+    strict = ["curriculum.gate.metric=correct", "curriculum.refill_fallback=train_gated"]
+    whole = tmp_path / "whole"
+    rlcurric.train(tiny_recipe(*strict), whole)
+    rows = read_run(whole).metrics
+    refilled = [row["step"] for row in rows if row.get("curriculum/rounds", 0) > 1]
+    assert {3, 5} <= set(refilled), "a first step of a stage, and one after groups were carried"
+    for step in refilled:
+        run_dir = tmp_path / f"run-{step}"
+        sparse = tiny_recipe(*strict, "run.checkpoints.every=0")
+        stops = StopsIn(run_dir / "stop", step)
+        result = rlcurric.train(sparse, run_dir, reporter=stops)
+        assert (result.status, result.step) == ("stopped", step - 1), "the step was not abandoned"
+        assert rlcurric.train(tiny_recipe(*strict), run_dir).status == "done"
+        assert first_difference(whole, run_dir) is None
+
+
+def test_a_fork_that_dies_before_its_first_checkpoint_starts_there_again(
+    whole: Path, tmp_path: Path
+) -> None:
+    changed = tiny_recipe("stages.second.optim.learning_rate=1e-4", "run.checkpoints.every=0")
+    origin = f"{whole}:first"
+    undisturbed, broken = tmp_path / "undisturbed", tmp_path / "broken"
+    rlcurric.train(changed, undisturbed, start_from=origin)
+    for start_from in (origin, None, origin):  # begun, resumed without and with the same --from
+        with pytest.raises(KeyboardInterrupt):
+            rlcurric.train(
+                changed, broken, start_from=start_from, reporter=StopsIn(step=5, dies=True)
+            )
+    rlcurric.train(changed, broken, start_from=origin)
+    assert first_difference(undisturbed, broken) is None
+    with pytest.raises(ValueError, match="holds one already, forked from"):
+        rlcurric.train(changed, broken, start_from=f"{whole}:3")
+
+
+def test_a_fork_may_go_back_to_a_stage_of_the_run_it_came_from(whole: Path, tmp_path: Path) -> None:
+    back = tiny_recipe("stages.second.init=stage:cold")
+    rlcurric.train(back, tmp_path / "fork", start_from=f"{whole}:first")
+    assert [row["step"] for row in read_run(tmp_path / "fork").metrics] == [5, 6]
+
+
 @pytest.mark.vllm
 def test_resuming_with_vllm_changes_nothing(tmp_path: Path) -> None:
     """The same with vLLM: engines one after another in this process, and one in a new process."""
@@ -148,6 +212,10 @@ def test_two_ranks_train_three_steps(whole: Path, tmp_path: Path) -> None:
         "stages.cold.until.steps=1",
         "stages.first.until.steps=2",
         "stages.second.until.steps=1",
+        # One group a round and one held-out prompt: the other rank has nothing to do.
+        "stages.second.curriculum.prompts_per_step=1",
+        "stages.second.mixture=[two]",
+        "stages.second.evaluation.prompts=1",
     ]
     configuration = str(HERE.parent / "launch" / "cpu_2_ranks.yaml")
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", configuration]

@@ -14,7 +14,7 @@ import rlcurric
 from rlcurric.report.compare import first_difference
 from rlcurric.report.summary import changes
 from rlcurric.report.tables import read_run
-from rlcurric.train.checkpoint import MANIFEST, CheckpointStore
+from rlcurric.train.checkpoint import MANIFEST, CheckpointStore, _sealed
 from rlcurric.train.rundir import EVENTS, METRICS, RunDirectory, read_jsonl
 from rlcurric.train.stop import StopRequest
 from tests.tiny import tiny_recipe
@@ -103,10 +103,35 @@ def test_damage_is_named_with_the_newest_good_checkpoint(
         store.at(7)
 
 
+@pytest.mark.parametrize("bit", [0, 3, 6])
+def test_any_flipped_byte_of_a_manifest_is_damage(store: CheckpointStore, bit: int) -> None:
+    save(store, 1)
+    save(store, 2)
+    manifest = store.folder / "step-000002" / MANIFEST
+    content = manifest.read_bytes()
+    for place in range(len(content)):
+        manifest.write_bytes(
+            content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
+        )
+        with pytest.raises(ValueError, match=r"manifest\.json is not what was written"):
+            store.newest()
+    manifest.write_bytes(content)
+    assert store.at(2).step == 2
+
+
+def test_checkpoints_are_in_order_of_their_steps(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep_last=9)
+    for step in (999_999, 1_000_000, 5):
+        save(store, step)
+    assert [one.step for one in store.all()] == [5, 999_999, 1_000_000]
+
+
 def test_a_checkpoint_of_another_release_is_refused(store: CheckpointStore) -> None:
     save(store, 1)
     manifest = store.folder / "step-000001" / MANIFEST
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "schema_version": 99}))
+    content = json.loads(manifest.read_text())
+    del content["seal"]
+    manifest.write_text(_sealed({**content, "schema_version": 99}))
     with pytest.raises(ValueError, match="schema version 99"):
         store.newest()
 

@@ -17,7 +17,13 @@ def run_check(recipe: str, overrides: Sequence[str]) -> int:
     console = Console()
     resolved = load_recipe(recipe, overrides)
     from rlcurric.build import Parts, RunData
-    from rlcurric.train.models import context_length, model_config, set_environment, tokenizer_of
+    from rlcurric.train.models import (
+        check_inits,
+        context_length,
+        model_config,
+        set_environment,
+        tokenizer_of,
+    )
 
     set_environment(resolved)
     parts = Parts(resolved)
@@ -32,8 +38,15 @@ def run_check(recipe: str, overrides: Sequence[str]) -> int:
             "distribution", "train", "held out", "left out", "gold = 1", "empty = 0", "garbage = 0"
         )
         wrong: list[str] = []
+        check_inits(resolved)
         for stage in resolved.stages:
-            data.check_prompts(stage)
+            data.check_prompts(stage, parts.columns(stage))
+            if stage.evaluation.at_end and not data.held_out(stage):
+                console.print(
+                    f"note: nothing is held out for the evaluation of stage {stage.name}; set "
+                    "distributions.NAME.held_out",
+                    soft_wrap=True,
+                )
         for name in resolved.distributions:
             user = next((one for one in resolved.stages if name in one.mixture), None)
             if user is None:

@@ -25,6 +25,8 @@ def run_eval(
     names = [stage.name for stage in resolved.stages]
     if stage_name is not None and stage_name not in names:
         raise ValueError(f"--stage: unknown stage {stage_name!r}. Known: {', '.join(names)}")
+    if output is not None and not output.resolve().parent.is_dir():
+        raise ValueError(f"--output: there is no folder {output.resolve().parent}")
     from rlcurric.eval.standalone import evaluate_model
 
     stage = resolved.stages[names.index(stage_name) if stage_name else -1]

@@ -18,11 +18,13 @@ def run_train(
 ) -> int:
     """Train, draw progress, say at the end what came of it."""
     console = Console()
-    resolved = load_recipe(recipe, overrides)
+    load_recipe(recipe, overrides)  # a mistake in it is told before anything heavy is imported
     from rlcurric.train.session import train
 
     with TerminalReporter(console) as reporter:
-        result = train(resolved, run_dir, start_from=start_from, reporter=reporter)
+        result = train(
+            recipe, run_dir, overrides=overrides, start_from=start_from, reporter=reporter
+        )
     from rlcurric.train.coordinator import is_main_rank
 
     stopped = result.status == "stopped"

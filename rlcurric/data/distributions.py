@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rlcurric.assets import described
 from rlcurric.data.rows import Located, Row
 from rlcurric.data.sources import Source
 from rlcurric.registry import nearest
@@ -133,6 +134,17 @@ class _Read:
 
 
 def _read(spec: DistributionSpec) -> _Read:
+    try:
+        return _split_off(spec)
+    except (ValueError, MemoryError):
+        raise
+    except Exception as error:  # a builder's own
+        raise ValueError(
+            f"The source of the distribution {spec.name!r} failed: {described(error)}"
+        ) from error
+
+
+def _split_off(spec: DistributionSpec) -> _Read:
     train, n_read, n_unanswered = _distinct(spec.name, spec.source.rows())
     if not n_read:
         raise ValueError(f"The source of the distribution {spec.name!r} gives no rows")

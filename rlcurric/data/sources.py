@@ -14,17 +14,16 @@ import importlib
 import importlib.util
 import inspect
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
+from rlcurric.assets import described, python_module
 from rlcurric.data.files import expand_path, read_rows
 from rlcurric.data.rows import Located, Place
 from rlcurric.registry import nearest, register, registry
-from rlcurric.seeds import hash64
 
 
 @runtime_checkable
@@ -324,7 +323,13 @@ def make_source(name: str, args: Mapping[str, Any], base_dir: str | Path = ".") 
         raise ValueError(
             f"The source {name!r}: {error}. Its arguments: {', '.join(known)}"
         ) from None
-    return as_source(factory(**args), name)
+    try:
+        made = factory(**args)
+    except (ValueError, MemoryError):
+        raise
+    except Exception as error:  # a builder's own
+        raise ValueError(f"The source {name!r} failed: {described(error)}") from error
+    return as_source(made, name)
 
 
 def import_attribute(path: str, base_dir: str | Path = ".") -> Any:
@@ -356,16 +361,4 @@ def _module_of_file(origin: str, base_dir: str | Path) -> ModuleType:
         raise ValueError(
             f"There is no file {file}; paths of Python files start from the recipe's folder"
         )
-    name = f"rlcurric_user_{hash64(str(file)):016x}_{file.stem}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look a module up by its name
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
+    return python_module(file)

@@ -41,6 +41,11 @@ def evaluate_model(
 
     folder = model_folder(checkpoint) if checkpoint is not None else None
     with open_context(recipe, _Tell(say), folder) as run:
+        if not run.data.held_out(stage):
+            raise ValueError(
+                f"Nothing is held out for the stage {stage.name!r}: set distributions.NAME.held_out, or "
+                "held_out_path or held_out_split of the source"
+            )
         from rlcurric.train.evaluation import evaluate
         from rlcurric.train.models import load_model
 

@@ -70,7 +70,11 @@ def load_recipe(
     else:
         path = find_recipe(recipe)
         where, folder = str(path), path.parent.resolve()
-        raw = parse_yaml(path.read_text(encoding="utf-8"), where)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{where} is not UTF-8 text: {error}") from None
+        raw = parse_yaml(text, where)
         if not isinstance(raw, dict):
             raise ValueError(
                 f"{where}: a mapping with name, model, distributions and stages is required"
@@ -284,6 +288,10 @@ def fixed_differences(old: Recipe, new: Recipe, stage_index: int) -> dict[str, t
             continue
         if not any(_matches(parts, free.split(".")) for free in _FREE):
             fixed[key] = change
+    for was in old.stages[: stage_index + 1]:
+        now = next((stage for stage in new.stages if stage.name == was.name), was)
+        if list(was.mixture) != list(now.mixture) and dict(was.mixture) == dict(now.mixture):
+            fixed[f"stages.{was.name}.mixture (order)"] = (list(was.mixture), list(now.mixture))
     order_old = [stage.name for stage in old.stages[: stage_index + 1]]
     order_new = [stage.name for stage in new.stages[: stage_index + 1]]
     if order_old != order_new:

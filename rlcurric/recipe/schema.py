@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -25,6 +26,7 @@ from rlcurric.registry import nearest
 from rlcurric.schedules import SCHEDULES, Schedule
 
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
+KEY = r"^[A-Za-z0-9_][A-Za-z0-9_-]*$"  # what stands in a key path has no dots
 
 
 def parse_number(value: Any) -> float | Schedule:
@@ -37,9 +39,9 @@ def parse_number(value: Any) -> float | Schedule:
             raise ValueError(f"Unknown schedule {kind!r}. {nearest(str(kind), SCHEDULES)}")
         schedule: Schedule = TypeAdapter(SCHEDULES[kind]).validate_python(value)
         return schedule
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(
-            f"A number or a schedule ({{schedule: ..., ...}}) is required, got {value!r}"
+            f"A finite number or a schedule ({{schedule: ..., ...}}) is required, got {value!r}"
         )
     return value
 
@@ -70,7 +72,9 @@ Number = Annotated[
 class Closed(BaseModel):
     """A frozen model that refuses unknown keys and says which known one is nearest."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -233,7 +237,7 @@ class VllmSettings(Closed):
 
 
 class Parity(Closed):
-    """Largest difference allowed between the trainer's and the engine's log-probs, in nats; both None: by dtype."""
+    """Largest difference allowed between the trainer's and the engine's log-probs, in nats; None: by dtype."""
 
     max_abs: PositiveFloat | None = None
     mean_abs: PositiveFloat | None = None
@@ -283,7 +287,7 @@ class StageBase(Closed):
     """What every kind of stage has."""
 
     fixed_kind: ClassVar[str]
-    name: Annotated[str, Field(pattern=NAME)]
+    name: Annotated[str, Field(pattern=KEY)]
     init: str = "previous"  # base | previous | stage:<name> | a path
     mixture: dict[str, PositiveFloat]  # distribution -> share
     prompt: Prompt = Prompt()
@@ -325,6 +329,15 @@ class SftStage(StageBase):
     kind: Literal["sft"] = "sft"
     batch_size: PositiveInt = 32  # sequences an update, over all ranks
     micro_batches: PositiveInt = 1  # forward passes an update; sequences go into them by length
+
+    @model_validator(mode="after")
+    def _divisible(self) -> SftStage:
+        if self.batch_size % self.micro_batches:
+            raise ValueError(
+                f"stages.{self.name}.batch_size must be divisible by micro_batches, "
+                f"got {self.batch_size} for {self.micro_batches}"
+            )
+        return self
 
 
 class RlStage(StageBase):

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import importlib.util
 import inspect
 import math
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rlcurric.assets import folder
+from rlcurric.assets import folder, python_module
 from rlcurric.registry import registry
-from rlcurric.seeds import hash64
 from rlcurric.types import Score
 
 Scope = Literal["sample", "group", "batch"]
@@ -117,18 +114,7 @@ def load_reward_file(path: str | Path) -> None:
     file = Path(path).resolve()
     if not file.is_file():
         raise ValueError(f"There is no reward file {file}")
-    name = f"rlcurric_rewards_{hash64(str(file)):016x}"
-    if name in sys.modules:
-        return
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
+    python_module(file)
 
 
 def load_reward_files(paths: Iterable[str | Path]) -> None:
@@ -159,8 +145,7 @@ def get_reward(name: str, base_dir: str | Path = ".") -> Reward:
         entry: Reward = registry("reward").get(known)
         if entry.file == str(file.resolve()) and attribute in (known, entry.function.__name__):
             return entry
-    module = sys.modules[f"rlcurric_rewards_{hash64(str(file.resolve())):016x}"]
-    function = getattr(module, attribute, None)
+    function = getattr(python_module(file), attribute, None)
     if not callable(function):
         raise ValueError(
             f"{file} has no reward {attribute!r}. It registers: {sorted(set(registry('reward')) - before)}"

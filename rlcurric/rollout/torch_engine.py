@@ -93,12 +93,17 @@ class TorchEngine:
             pad_token_id=self._pad,
             use_cache=True,
         )
-        output: Any = self._model.generate(
-            input_ids=ids_BT.to(device),
-            attention_mask=mask_BT.to(device),
-            generation_config=config,
-            logits_processor=LogitsProcessorList([noise]),
-        )
+        # What the model's own settings say (a repetition penalty, top-k) would fill in what `config` leaves open.
+        own, self._model.generation_config = self._model.generation_config, config
+        try:
+            output: Any = self._model.generate(
+                input_ids=ids_BT.to(device),
+                attention_mask=mask_BT.to(device),
+                generation_config=config,
+                logits_processor=LogitsProcessorList([noise]),
+            )
+        finally:
+            self._model.generation_config = own
         completions_BT = output[:, longest:]
         logprobs_BT = torch.stack(
             [

@@ -38,6 +38,8 @@ class Checkpoint:
 
     def damaged(self) -> str | None:
         """The first file that is missing or differs from its hash, and how; None if the checkpoint is good."""
+        if not self.manifest:
+            return f"{self.path / MANIFEST} is not what was written"
         for name, digest in self.manifest["files"].items():
             file = self.path / name
             if not file.is_file():
@@ -82,7 +84,7 @@ class CheckpointStore:
             "policy_version": state["policy_version"],
             "files": {str(file.relative_to(temporary)): _digest(file) for file in files},
         }
-        write_atomic(temporary / MANIFEST, json.dumps(manifest, indent=1))
+        write_atomic(temporary / MANIFEST, _sealed(manifest))
         shutil.rmtree(target, ignore_errors=True)
         temporary.replace(target)
         fsync_folder(self.folder)
@@ -93,19 +95,11 @@ class CheckpointStore:
     def all(self) -> list[Checkpoint]:
         """Committed checkpoints, oldest first. The directory is the truth; `latest` is for people and scripts."""
         found = []
-        for path in sorted(self.folder.glob("step-*")):
-            if path.name.endswith(".tmp") or not (path / MANIFEST).is_file():
-                continue
-            try:
-                manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-                found.append(Checkpoint(path, int(manifest["step"]), manifest))
-            except (ValueError, KeyError):
-                found.append(
-                    Checkpoint(
-                        path, int(path.name.removeprefix("step-")), {"files": {MANIFEST: ""}}
-                    )
-                )
-        return found
+        for path in self.folder.glob("step-*"):
+            number = path.name.removeprefix("step-")
+            if number.isdigit() and (path / MANIFEST).is_file():
+                found.append(Checkpoint(path, int(number), _manifest(path, int(number))))
+        return sorted(found, key=lambda checkpoint: checkpoint.step)
 
     def at(self, step: int) -> Checkpoint:
         """The verified checkpoint of one step; ValueError with the steps there are if it is absent or damaged."""
@@ -153,6 +147,23 @@ class CheckpointStore:
                 # The manifest goes first: a removal that is cut short leaves no checkpoint that looks whole.
                 (checkpoint.path / MANIFEST).unlink(missing_ok=True)
                 shutil.rmtree(checkpoint.path, ignore_errors=True)
+
+
+def _sealed(manifest: dict[str, Any]) -> str:
+    """The manifest's text, with a hash of the rest as its last entry."""
+    seal = hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
+    return json.dumps({**manifest, "seal": f"sha256:{seal}"}, indent=1)
+
+
+def _manifest(path: Path, step: int) -> dict[str, Any]:
+    """The manifest of the checkpoint of that step; empty if a byte of it is not what `_sealed` wrote."""
+    try:
+        text = (path / MANIFEST).read_text(encoding="utf-8")
+        manifest: dict[str, Any] = json.loads(text)
+        del manifest["seal"]
+        return manifest if _sealed(manifest) == text and manifest["step"] == step else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _digest(file: Path) -> str:

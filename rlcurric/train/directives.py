@@ -34,6 +34,7 @@ class Update:
     minibatches: tuple[tuple[TrainSample, ...], ...]
     learning_rates: tuple[float, ...]  # for each minibatch
     version: int  # policy version of the weights before the update
+    carried: tuple[GroupId, ...]  # admitted groups that wait for a later step
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,14 +102,23 @@ class Learner:
         return self.accelerator.device
 
     def update(
-        self, windows: Sequence[Sequence[TrainRow]], learning_rates: Sequence[float], version: int
+        self,
+        windows: Sequence[Sequence[TrainRow]],
+        learning_rates: Sequence[float],
+        version: int,
+        waiting: Sequence[TrainRow] = (),
     ) -> dict[str, float]:
         """One optimizer step a window; metrics of the step, equal on all ranks.
 
         `windows` holds this rank's rows. Old log-probs are computed once if they will differ from the first
-        forward's (several updates, or rows of an older policy); parity is measured on every row of `version`
-        before the first step changes the weights.
+        forward's (several updates, or rows of an older policy). Parity is measured before the first step changes the
+        weights, on every row of `version`: those of the windows, and those `waiting` for a later step, for which this
+        is the last chance. So every trained token is measured, once, under the weights that sampled it.
         """
+        extra = ParityStats()
+        if self._any(bool(waiting)):
+            extra = self._old_logprobs([waiting], version)[1]
+            self._check_parity(extra)
         stale = any(_version(row) != version for window in windows for row in window)
         several = len(windows) > 1 or bool(self._any(stale))
         old: dict[int, torch.Tensor] = {}
@@ -134,7 +143,7 @@ class Learner:
             **_means(totals, len(windows)),
             "grad/norm": float(np.mean(norms)),
             "optim/updates": len(windows),
-            **self._merged(parity).metrics(),
+            **self._merged(ParityStats.merge([parity, extra])).metrics(),
         }
 
     def measure_parity(self, rows: Sequence[TrainRow], version: int) -> dict[str, float]:

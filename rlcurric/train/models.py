@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rlcurric.recipe.schema import Recipe
+from rlcurric.recipe.schema import Recipe, StageBase
 from rlcurric.seeds import hash64
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def local_path(path: str, base_dir: str = ".") -> Path | None:
+def local_path(path: str, base_dir: str = ".", key: str = "model.path") -> Path | None:
     """The folder that `path` names, relative to the working folder or the recipe; None if it is a hub id.
 
     A path that looks like a file system path must exist: ValueError otherwise.
@@ -26,7 +26,7 @@ def local_path(path: str, base_dir: str = ".") -> Path | None:
         if candidate.is_dir():
             if not (candidate / "config.json").is_file():
                 raise ValueError(
-                    f"model.path: {candidate} is no Hugging Face model: it has no config.json"
+                    f"{key}: {candidate} is no Hugging Face model: it has no config.json"
                 )
             return candidate
     looks_local = (
@@ -34,9 +34,30 @@ def local_path(path: str, base_dir: str = ".") -> Path | None:
     )
     if looks_local and path.count("/") != 0:
         raise ValueError(
-            f"model.path: the folder {path!r} does not exist. Give a folder with config.json, or a hub id ('owner/name')."
+            f"{key}: the folder {path!r} does not exist. Give a folder with config.json, or a hub id ('owner/name')."
         )
     return None
+
+
+def starts_elsewhere(stage: StageBase) -> bool:
+    """Whether a stage's weights come from a folder or the hub, and not from the base or another stage."""
+    return stage.init not in ("base", "previous") and not stage.init.startswith("stage:")
+
+
+def check_inits(recipe: Recipe) -> None:
+    """ValueError if a stage is to start from a model that is not there."""
+    from transformers import AutoConfig
+
+    for stage in recipe.stages:
+        if starts_elsewhere(stage):
+            key = f"stages.{stage.name}.init"
+            where = str(local_path(stage.init, recipe.base_dir, key) or stage.init)
+            try:
+                AutoConfig.from_pretrained(where, trust_remote_code=recipe.model.trust_remote_code)
+            except (OSError, ValueError) as error:
+                raise ValueError(
+                    f"{_cannot_load('model', where, error, key)} Or write previous, base or stage:NAME."
+                ) from None
 
 
 def tokenizer_of(recipe: Recipe, path: Path | str | None = None) -> PreTrainedTokenizerBase:
@@ -180,7 +201,11 @@ def set_environment(recipe: Recipe) -> None:
     remote_model = (
         recipe.model.path is not None and local_path(recipe.model.path, recipe.base_dir) is None
     )
-    remote_init = any("/" in s.init and not Path(s.init).exists() for s in recipe.stages)
+    remote_init = any(
+        local_path(stage.init, recipe.base_dir, f"stages.{stage.name}.init") is None
+        for stage in recipe.stages
+        if starts_elsewhere(stage)
+    )
     remote_data = any(d.source.name == "hub" for d in recipe.distributions.values())
     if not (remote_model or remote_data or remote_init):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -198,6 +223,6 @@ def _base_path(recipe: Recipe) -> Path | str:
     return local_path(recipe.model.path, recipe.base_dir) or recipe.model.path
 
 
-def _cannot_load(what: str, where: str, error: Exception) -> str:
+def _cannot_load(what: str, where: str, error: Exception, key: str = "model.path") -> str:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return f"model.path: cannot load the {what} of {where!r}: {reason}. Give a folder in Hugging Face format or a hub id."
+    return f"{key}: cannot load the {what} of {where!r}: {reason}. Give a folder in Hugging Face format or a hub id."

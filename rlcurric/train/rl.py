@@ -68,9 +68,12 @@ class RlLeader:
             self._seconds, self._generated, started = {}, 0, time.perf_counter()
             progress = self._progress()
             self.controller.begin(self.state.step, progress)
+            failures = self.run.failures.state_dict()
             while not self.controller.ready():
                 if self.run.stop.requested():
                     self.controller.abandon()
+                    self.run.failures.load_state_dict(failures)
+                    yield Forget(tuple(self.controller.carried()))
                     return (yield from self._stop())
                 deliveries = yield from self._rollouts(progress)
                 self.controller.deliver(deliveries)
@@ -145,7 +148,8 @@ class RlLeader:
             return row
         rates = self._learning_rates(progress, len(minibatches))
         with self._timed("update"):
-            answers = yield Update(minibatches, rates, self.state.policy_version)
+            carried = tuple(self.controller.carried())
+            answers = yield Update(minibatches, rates, self.state.policy_version, carried)
         row |= answers[0]
         row["optim/learning_rate"] = rates[-1]
         self.state = self.state.updated(len(minibatches))

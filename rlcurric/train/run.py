@@ -80,6 +80,7 @@ class RunContext:
     failures: FailureBudget
     origin: Checkpoint | None = None  # the checkpoint that the current stage goes on from
     forked: bool = False  # `origin` belongs to another run, under another recipe
+    ancestor: CheckpointStore | None = None  # of the run that this one was forked from
     curriculum: dict[str, Any] | None = (
         None  # the latest state of an RL stage's curriculum: kept through SFT stages
     )
@@ -129,5 +130,10 @@ class RunContext:
             source = index - 1 if stage.init == "previous" else self.stage_index(stage.init[6:])
             if stage.init == "previous" and self.origin is not None:
                 return self.origin.model
-            return self.store.at(self.recipe.stage_steps_before(source + 1)).model
-        return stage.init
+            step = self.recipe.stage_steps_before(source + 1)
+            known = {checkpoint.step for checkpoint in self.store.all()}
+            store = self.store if step in known or self.ancestor is None else self.ancestor
+            return store.at(step).model
+        from rlcurric.train.models import local_path
+
+        return local_path(stage.init, self.recipe.base_dir) or stage.init

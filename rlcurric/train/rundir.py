@@ -64,7 +64,12 @@ class RunDirectory:
         """Take the run for this process; ValueError that names the holder if another live process has it."""
         import fcntl
 
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise ValueError(
+                f"The run directory {self.path} cannot be made: {error.strerror}. Choose another --run-dir."
+            ) from None
         file = self.path / "run.lock"
         self._lock_handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
         try:

@@ -22,6 +22,8 @@ def completions(
     spec: SamplingSpec,
 ) -> list[Rollout]:
     """Sample every request and name the results after their owners, in the order given."""
+    if not requests:  # a rank may have none, and a tokenizer makes one text of no ids
+        return []
     samples = engine.generate(requests, spec)
     texts = tokenizer.batch_decode(
         [_without_end(sample.completion_ids_T, spec.eos_token_ids) for sample in samples],

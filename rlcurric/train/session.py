@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import platform
+import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from rlcurric.train.coordinator import Coordinator
     from rlcurric.train.run import RunContext, RunState
 
+RUN_FILE = "run.json"
 _PACKAGES = (
     "rlcurric",
     "torch",
@@ -69,8 +71,11 @@ def train(
     Raises:
         ValueError: the recipe, the data, the model path, the run directory or a checkpoint is wrong; says what to do.
     """
+    overrides = tuple(overrides)
     resolved = load_recipe(recipe, overrides)
-    return _Session(resolved, run_dir, start_from, reporter or Silent(), stop_at).run()
+    named = str(recipe) if isinstance(recipe, str | Path) else "RECIPE"
+    spelled = shlex.join(["rlcurric", "train", named, *overrides])
+    return _Session(resolved, spelled, run_dir, start_from, reporter or Silent(), stop_at).run()
 
 
 @dataclass(frozen=True)
@@ -78,19 +83,23 @@ class _Start:
     """What a run goes on from."""
 
     checkpoint: Checkpoint | None
-    fork_of: Path | None = None
+    fork_of: Path | None = None  # the run that the checkpoint belongs to, if it is another one
+    ancestor: Path | None = None  # the run that this one was forked from, then or earlier
 
 
 class _Session:
     def __init__(
         self,
         recipe: Recipe,
+        command: str,
         run_dir: str | Path | None,
         start_from: str | None,
         reporter: Reporter,
         stop_at: int | None,
     ) -> None:
         self.recipe = recipe
+        self.command = command  # as a shell would take it, without the run directory
+        self.born = time.time()
         self.directory = RunDirectory(Path(run_dir or Path("runs") / recipe.name))
         self.start_from = start_from
         self.reporter = reporter
@@ -98,71 +107,86 @@ class _Session:
 
     def run(self) -> RunResult:
         from rlcurric.train.coordinator import start_ranks
-        from rlcurric.train.models import set_environment
+        from rlcurric.train.models import check_inits, set_environment
 
         set_environment(self.recipe)
         ranks = start_ranks()
         if not ranks.is_main:
             self.reporter = Silent()
         with contextlib.ExitStack() as stack:
+            stack.enter_context(self.stop)
             # All that can be wrong with the recipe's parts and data is found before the directory is touched.
             run = stack.enter_context(
                 _context(self.recipe, ranks, self.directory, self.reporter, self.stop)
             )
+            check_inits(self.recipe)
             for stage in self.recipe.stages:
-                run.data.check_prompts(stage)
+                run.data.check_prompts(stage, run.parts.columns(stage))
             if ranks.is_main:
+                if self.start_from is not None:
+                    self._fork(self.start_from)
                 self.directory.lock()
                 stack.callback(self.directory.unlock)
             start = ranks.broadcast((self._open() if ranks.is_main else None,))[0]
             assert start is not None
-            stack.enter_context(self.stop)
             return self._stages(run, start)
 
     def _open(self) -> _Start:
         """Rank 0: check the directory against the recipe, cut its logs back, write what identifies the run."""
-        known = CheckpointStore(self.directory.checkpoints, 1).newest()
         begun = self.directory.recipe_file.exists()
-        if self.start_from is not None:
-            if begun:
-                raise ValueError(
-                    f"--from starts a new run, but {self.directory.path} holds one already. Choose another --run-dir, "
-                    "or leave --from out to resume."
-                )
-            start = self._fork(self.start_from)
-        else:
-            start = _Start(known)
-            if begun:
-                self._compare(load_recipe(self.directory.recipe_file), known)
-        step = start.checkpoint.step if start.checkpoint and start.fork_of is None else 0
+        start = self._resume() if begun else self._begin()
+        if begun:
+            self._compare(load_recipe(self.directory.recipe_file), start.checkpoint)
+        step = start.checkpoint.step if start.checkpoint else 0
         dropped = self.directory.cut_back(step) if begun else 0
-        self.directory.stop_file.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            if self.directory.stop_file.stat().st_mtime < self.born:  # of an earlier launch
+                self.directory.stop_file.unlink()
         write_atomic(self.directory.recipe_file, dump_yaml(self.recipe))
         self._identify(start)
         if begun:
             self.directory.event("resumed", step, dropped_steps=dropped)
             self.reporter.message(f"resumes {self.directory.path} after step {step}")
         else:
-            self.directory.event(
-                "started", step, **({"fork_of": str(start.fork_of)} if start.fork_of else {})
-            )
+            fork = {"fork_of": str(start.fork_of)} if start.fork_of else {}
+            self.directory.event("started", step, **fork)
         return start
+
+    def _begin(self) -> _Start:
+        """Where a new run starts: at the beginning, or at another run's checkpoint."""
+        return _Start(None) if self.start_from is None else self._fork(self.start_from)
+
+    def _resume(self) -> _Start:
+        """Where the run in the directory goes on: at its own newest checkpoint, else where it was forked."""
+        record = json.loads((self.directory.path / RUN_FILE).read_text(encoding="utf-8"))
+        origin = Path(record["origin"]) if record.get("origin") else None
+        if self.start_from is not None:
+            asked = self._fork(self.start_from).checkpoint
+            if origin is None or asked is None or asked.path.resolve() != origin:
+                raise ValueError(
+                    f"--from starts a new run, but {self.directory.path} holds one already"
+                    f"{f', forked from {origin}' if origin else ''}. Choose another --run-dir, or leave --from out to resume."
+                )
+        ancestor = origin.parent.parent if origin else None
+        own = CheckpointStore(self.directory.checkpoints, 1).newest()
+        if own is not None or origin is None:
+            return _Start(own, ancestor=ancestor)
+        store = CheckpointStore(origin.parent, 1)
+        return _Start(store.at(int(origin.name.removeprefix("step-"))), ancestor, ancestor)
 
     def _compare(self, old: Recipe, known: Checkpoint | None) -> None:
         """Refuse a resume under another recipe; free keys are applied and recorded."""
         stage = known.manifest["stage"] if known else old.stages[0].name
         index = next((i for i, one in enumerate(old.stages) if one.name == stage), 0)
-        changed = (
-            fixed_differences(old, self.recipe, index) if known else differences(old, self.recipe)
-        )
-        changed = {key: change for key, change in changed.items() if key != "base_dir"}
+        changed = fixed_differences(old, self.recipe, index)
         if changed:
             keys = "\n".join(
                 f"  {key}: {was!r} in the run, {now!r} now" for key, (was, now) in changed.items()
             )
-            fork = f"rlcurric train RECIPE --from {self.directory.path} --run-dir {self.directory.path}-2"
+            path = self.directory.path
+            fork = f"{self.command} --from {path} --run-dir {path}-2"
             raise ValueError(
-                f"The run in {self.directory.path} has another recipe. These keys are fixed once a run has begun:\n{keys}\n"
+                f"The run in {path} has another recipe. These keys are fixed once a run has begun:\n{keys}\n"
                 f"Give the run its own recipe ({self.directory.recipe_file}), start afresh in another --run-dir, or fork "
                 f"it with the new recipe:\n  {fork}"
             )
@@ -202,18 +226,25 @@ class _Session:
                 f"--from: the checkpoint {checkpoint.path} is of stage {stage!r}, which the recipe does not have. Its "
                 f"stages: {', '.join(one.name for one in self.recipe.stages)}. Use `init: {checkpoint.path}/model` instead."
             )
-        return _Start(checkpoint, folder)
+        index = [one.name for one in self.recipe.stages].index(stage)
+        for later in self.recipe.stages[index:]:
+            earlier = [one.name for one in self.recipe.stages[: index + 1]]
+            if later.init.startswith("stage:") and later.init[6:] in earlier:
+                end = self.recipe.stage_steps_before(earlier.index(later.init[6:]) + 1)
+                if end <= checkpoint.step:
+                    store.at(end)
+        return _Start(checkpoint, folder, folder)
 
     def _identify(self, start: _Start) -> None:
         """run.json: what this run is and what it runs on. Earlier launches stay listed."""
         import torch
 
-        file = self.directory.path / "run.json"
+        file = self.directory.path / RUN_FILE
         record = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"launches": []}
         record |= {
             "name": self.recipe.name,
             "seed": self.recipe.seed,
-            "origin": str(start.checkpoint.path)
+            "origin": str(start.checkpoint.path.resolve())
             if start.fork_of and start.checkpoint
             else record.get("origin"),
         }
@@ -243,6 +274,8 @@ class _Session:
             state, run.curriculum = RunState.from_json(saved), saved["curriculum"]
             run.failures.load_state_dict(saved["failures"])
             run.origin, run.forked = start.checkpoint, start.fork_of is not None
+        if start.ancestor is not None:
+            run.ancestor = CheckpointStore(start.ancestor / "checkpoints", keep_last=1)
         index = run.stage_index(state.stage)
         while True:
             stage = stages[index]

@@ -6,6 +6,7 @@ The order of the data is the run's (counter-based), the trainer walks through it
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from rlcurric import seeds
+from rlcurric.errors import RunError
 from rlcurric.recipe.schema import SftStage
 from rlcurric.schedules import Progress
 from rlcurric.train.evaluation import evaluate, summarise
@@ -198,13 +200,20 @@ class _Follower:
 
     def log(self, logs: dict[str, float]) -> None:
         seconds = time.perf_counter() - self._started
+        norm = float(logs.get("grad_norm", 0.0))
+        if not (math.isfinite(logs["loss"]) and math.isfinite(norm)):
+            raise RunError(
+                f"the loss ({logs['loss']}) or the gradient norm ({norm}) of step {self.state.step} is not finite. Likely "
+                "causes: a learning rate that is too high, bfloat16 overflow, or broken weights. The last checkpoint is "
+                "from before this step."
+            )
         row: dict[str, Any] = {
             "step": self.state.step,
             "stage": self.stage.name,
             "stage_step": self.state.stage_step,
             "policy_version": self.state.policy_version,
             "loss/sft/mean": logs["loss"],
-            "grad/norm": float(logs.get("grad_norm", float("nan"))),
+            "grad/norm": norm,
             "optim/learning_rate": logs.get("learning_rate"),
             "time/update/s": round(seconds, 4),
         }

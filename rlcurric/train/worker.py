@@ -99,8 +99,7 @@ class RlWorker:
         for request in mine:
             members = tuple(rollouts[start : start + len(request.samples)])
             start += len(members)
-            earlier = self.held.get(request.group_id, (request.prompt, ()))[1]
-            self.held[request.group_id] = (request.prompt, earlier + members)
+            self.held[request.group_id] = (request.prompt, members)
             grades.append(GradeRequest(request.group_id, request.prompt, members))
         started = time.perf_counter()
         outcomes = self.run.parts.rubric(self.stage).score(
@@ -121,8 +120,14 @@ class RlWorker:
             ]
             for window in directive.minibatches
         ]
-        report = self.learner.update(windows, directive.learning_rates, directive.version)
-        return report
+        waiting = [
+            TrainRow(prompt.prompt_ids, rollout, 0.0)
+            for group, (prompt, rollouts) in sorted(self.held.items(), key=lambda item: item[0])
+            if group in set(directive.carried)
+            for rollout in rollouts
+            if int(rollout.policy_version_T.min()) == directive.version
+        ]
+        return self.learner.update(windows, directive.learning_rates, directive.version, waiting)
 
     def _has(self, group_id: GroupId) -> bool:
         return group_id in self.held
