@@ -338,3 +338,27 @@ def test_a_budget_of_all_never_stops() -> None:
     for _ in range(4):
         budget.observe([delivery(*[Status.ERROR] * 4)])
     assert math.isfinite(len(budget.state_dict()["recent"]))
+
+
+@pytest.mark.parametrize(
+    ("text", "runs"),
+    [
+        ("(3 + 4) * 5 - 2", False),
+        ("3*x**2 + sin(x)/2 + exp (2*x) + C", False),
+        ("[[0, 1], [1, 0]]", False),
+        ("_ Q _ _\nQ _ _ _", False),
+        ("['A', 'B', 'C']", False),
+        ("x*(x + 1)", False),
+        ("__import__('os').system('id')", True),
+        ("open('f', 'w')", True),
+        ("().__class__", True),
+        ("(lambda: 1)()", True),
+        ("[print][0]('x')", True),
+        ("'{0}'.format (1)", True),
+        ("sin(exec('1'))", True),
+        ("S('exec(1)')", True),
+        ("(x := 3)", True),
+    ],
+)
+def test_what_is_kept_from_scorers_that_evaluate(text: str, runs: bool) -> None:
+    assert get_reward("verifier").function.__globals__["_would_run"](text) is runs
