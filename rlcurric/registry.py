@@ -55,9 +55,11 @@ def _origin(part: Any) -> str:
     return f"{where}:{getattr(function, '__qualname__', type(function).__name__)}"
 
 
-REGISTRIES: dict[str, Registry] = {
-    kind: Registry(kind) for kind in ("reward", "source", "sampler", "gate", "engine", "objective")
-}
+KINDS = (
+    *("reward", "source", "sampler", "gate", "engine", "objective"),
+    *("advantage", "credit", "weight", "surrogate", "stabiliser", "aggregation", "term"),
+)
+REGISTRIES: dict[str, Registry] = {kind: Registry(kind) for kind in KINDS}
 
 
 def registry(kind: str) -> Registry:

@@ -160,9 +160,19 @@ class AdmittedGroup:
     """One group of the final batch of a step."""
 
     group_id: GroupId
-    distribution: str
+    prompt: Prompt
     samples: tuple[SampleOutcome, ...]  # failures removed
     weight: float = 1.0  # factor on the advantages of this group
+
+    @property
+    def distribution(self) -> str:
+        return self.prompt.distribution
+
+    @property
+    def pass_rate(self) -> float | None:
+        """Mean verified correctness; None where it is unknown of every sample."""
+        known = [sample.correct for sample in self.samples if sample.correct is not None]
+        return sum(known) / len(known) if known else None
 
 
 @dataclass(frozen=True, slots=True)

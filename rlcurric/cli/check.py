@@ -40,7 +40,7 @@ def run_check(recipe: str, overrides: Sequence[str]) -> int:
         wrong: list[str] = []
         check_inits(resolved)
         for stage in resolved.stages:
-            data.check_prompts(stage, parts.columns(stage))
+            data.check_prompts(stage, parts.columns(stage), parts.needs_demonstrations(stage))
             if stage.evaluation.at_end and not data.held_out(stage):
                 console.print(
                     f"note: nothing is held out for the evaluation of stage {stage.name}; set "

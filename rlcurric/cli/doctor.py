@@ -64,9 +64,10 @@ def run_doctor(engine: str) -> int:
     )
     recipe = load_recipe(_TINY, [f"rollout.engine={engine}", "rollout.max_new_tokens=16"])
     stage = recipe.stages[0]
-    from rlcurric.objective.presets import ObjectiveSpec
-    from rlcurric.train.learner import Learner, TrainRow
+    from rlcurric.objective.declaration import Objective
+    from rlcurric.train.learner import Learner
     from rlcurric.train.models import load_model
+    from rlcurric.train.rows import TrainRow
     from rlcurric.train.sampling import completions
     from rlcurric.train.session import open_context
 
@@ -85,9 +86,7 @@ def run_doctor(engine: str) -> int:
 
     with open_context(recipe, _Say(), None) as run:
         model = load_model(recipe)
-        learner = Learner(
-            model, stage.optim, ObjectiveSpec(), run.ranks, run.learner_settings(stage)
-        )
+        learner = Learner(model, stage.optim, Objective(), run.ranks, run.learner_settings(stage))
         started = time.perf_counter()
         found = run.engines.get(stage, learner.model, run.tokenizer)
         run.engines.sync(found, learner.model, 0)

@@ -84,6 +84,7 @@ class Controller:
         self._log: list[dict[str, Any]] = []
         self._metrics: dict[str, float] = {}
         self._refused: dict[GroupId, Disposition] = {}
+        self._seen_groups: tuple[AdmittedGroup, ...] = ()
         self._snapshot: dict[str, Any] = self.state_dict()
 
     def begin(self, step: int, progress: Progress) -> None:
@@ -138,6 +139,10 @@ class Controller:
             for group_id in sorted(opened)
         ]
 
+    def ended(self) -> tuple[AdmittedGroup, ...]:
+        """Every group that ended in the step whose batch was taken: also refused ones, failed samples included."""
+        return self._seen_groups
+
     def deliver(self, deliveries: Iterable[Delivery]) -> None:
         """Take scored rollouts, in any order; a group whose samples are complete is admitted or refused."""
         for delivery in sorted(deliveries, key=lambda delivery: delivery.group_id):
@@ -162,6 +167,7 @@ class Controller:
             self._outcome(group, self._ledger.entries[group], ended[group])
             for group in sorted(ended)
         ]
+        seen = tuple(self._whole(group) for group in sorted(ended))
         for outcome in outcomes:
             state = GroupState.TRAINED if outcome.disposition == "trained" else GroupState.DROPPED
             self._ledger.end(outcome.group_id, state)
@@ -176,6 +182,7 @@ class Controller:
             }
         )
         self._metrics = self._measure(outcomes, groups)
+        self._seen_groups = seen
         self._watch_empty_steps(groups, outcomes)
         return Batch(self._step, groups)
 
@@ -286,7 +293,12 @@ class Controller:
     def _admitted(self, group_id: GroupId) -> AdmittedGroup:
         entry = self._ledger.entries[group_id]
         judged = tuple(sample for sample in entry.samples if not sample.status.is_failure)
-        return AdmittedGroup(group_id, entry.prompt.distribution, judged)
+        return AdmittedGroup(group_id, entry.prompt, judged)
+
+    def _whole(self, group_id: GroupId) -> AdmittedGroup:
+        """A group with its failed samples too, for the record."""
+        entry = self._ledger.entries[group_id]
+        return AdmittedGroup(group_id, entry.prompt, entry.samples)
 
     def _measure(
         self, outcomes: Sequence[GroupOutcome], groups: Sequence[AdmittedGroup]

@@ -136,6 +136,14 @@ class CharacterTokenizer(Closed):
     tags: tuple[str, ...] = ()
 
 
+class Lora(Closed):
+    """Train a low-rank adapter (LoRA 2106.09685, through peft) instead of the weights."""
+
+    rank: PositiveInt = 16
+    alpha: PositiveFloat = 32.0
+    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"  # but the output head
+
+
 class Model(Closed):
     """Either `path` (hub id or folder), or `architecture` and `tokenizer` for random weights."""
 
@@ -149,6 +157,8 @@ class Model(Closed):
         "auto"  # auto: bfloat16 autocast on CUDA, float32 on CPU
     )
     gradient_checkpointing: bool = False
+    fp32_head: bool = False  # log-probs from a float32 product with the output head, under bfloat16
+    lora: Lora | None = None
     trust_remote_code: bool = False
 
     @model_validator(mode="before")
@@ -200,6 +210,9 @@ class Optim(Closed):
     minibatches: PositiveInt = 1  # optimizer updates an epoch over the step's batch
     epochs: PositiveInt = 1  # passes over the step's batch; updates_per_step = minibatches * epochs
     tokens_per_microbatch: PositiveInt = 8192
+    shared_prefix: Literal["never", "auto", "always"] = (
+        "never"  # a group's prompt once a micro-batch; auto: where prompts are over twice as long as completions
+    )
 
     @property
     def updates_per_step(self) -> int:
@@ -219,6 +232,9 @@ class Curriculum(Closed):
     refill_fallback: Literal["train_smaller", "train_gated"] = "train_smaller"
     oversample: Annotated[float, Field(ge=1.0)] = 1.0
     max_empty_steps: PositiveInt = 5
+    token_fraction: Number = (
+        1.0  # share of the tokens to train, for stabilisers that ask (d3s_tokens)
+    )
 
 
 class TorchEngineSettings(Closed):
@@ -236,6 +252,12 @@ class VllmSettings(Closed):
     cpu_kv_cache_gib: PositiveInt = 1
 
 
+class ReplaySettings(Closed):
+    """Rollouts that another run recorded."""
+
+    path: str | None = None  # a run directory, or a folder with its step-*.parquet
+
+
 class Parity(Closed):
     """Largest difference allowed between the trainer's and the engine's log-probs, in nats; None: by dtype."""
 
@@ -246,12 +268,19 @@ class Parity(Closed):
 class Rollouts(Closed):
     """How completions are sampled."""
 
-    engine: Literal["auto", "torch", "vllm"] = "auto"
+    engine: Literal["auto", "torch", "vllm", "replay"] = "auto"
     max_new_tokens: PositiveInt = 256
     temperature: PositiveFloat = 1.0
     torch: TorchEngineSettings = TorchEngineSettings()
     vllm: VllmSettings = VllmSettings()
+    replay: ReplaySettings = ReplaySettings()
     parity: Parity = Parity()
+
+    @model_validator(mode="after")
+    def _replay_has_a_source(self) -> Rollouts:
+        if self.engine == "replay" and self.replay.path is None:
+            raise ValueError("rollout.engine replay needs rollout.replay.path, a run directory")
+        return self
 
 
 class Grading(Closed):
@@ -323,12 +352,21 @@ class StageBase(Closed):
         return self
 
 
+class EntropySft(Closed):
+    """Cross-entropy over the tokens of an update that teach the most (Entropy-SFT, Light-IF 2508.03178)."""
+
+    name: Literal["entropy_sft"] = "entropy_sft"
+    ratio: Annotated[float, Field(gt=0, le=1)] = 0.8  # share of the tokens that are kept
+    kappa: NonNegativeFloat = 0.8  # score = cross-entropy - kappa * entropy
+
+
 class SftStage(StageBase):
     """Supervised fine-tuning on the rows' demonstrations."""
 
     kind: Literal["sft"] = "sft"
     batch_size: PositiveInt = 32  # sequences an update, over all ranks
     micro_batches: PositiveInt = 1  # forward passes an update; sequences go into them by length
+    loss: EntropySft | None = None  # default: cross-entropy over all tokens of a demonstration
 
     @model_validator(mode="after")
     def _divisible(self) -> SftStage:
@@ -347,7 +385,7 @@ class RlStage(StageBase):
     curriculum: Curriculum = Curriculum()
     objective: Part = Part(name="grpo")
     carry: tuple[
-        Literal["optimizer", "statistics"], ...
+        Literal["optimizer", "statistics", "reference"], ...
     ] = ()  # kept from the RL stage before this one
 
     @model_validator(mode="after")
@@ -377,6 +415,7 @@ class RolloutLog(Closed):
     every: NonNegativeInt = 10  # steps; 0: none
     max_per_step: PositiveInt = 64
     keep: PositiveInt = 50  # files
+    include: Literal["trained", "all"] = "trained"  # all: gated groups too, as a replay needs them
 
 
 class Run(Closed):

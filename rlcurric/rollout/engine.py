@@ -49,6 +49,11 @@ class Engine(Protocol):
     def name(self) -> str: ...
 
     @property
+    def samples(self) -> bool:
+        """Whether it samples from the weights that it is given: a recording does not."""
+        ...
+
+    @property
     def version(self) -> int:
         """Policy version of the weights it holds; -1 before the first `sync`."""
         ...

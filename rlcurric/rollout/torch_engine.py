@@ -39,6 +39,7 @@ class TorchEngine:
     """Samples with the module that is being trained: a sync only names the version."""
 
     name = "torch"
+    samples = True
 
     def __init__(self, model: PreTrainedModel, pad_token_id: int, max_batch: int = 64) -> None:
         if max_batch < 1:

@@ -33,6 +33,7 @@ class VllmEngine:
     """An in-process `LLM`. Weights come through `sync`; the folder only tells what to build."""
 
     name = "vllm"
+    samples = True
 
     def __init__(self, folder: Path, settings: VllmSettings) -> None:
         os.environ.update(

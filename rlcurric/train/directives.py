@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rlcurric.schedules import Progress
 from rlcurric.types import GroupId, Prompt, Request
 
 
@@ -25,16 +26,35 @@ class TrainSample:
     group_id: GroupId
     sample: int
     advantage: float
+    mode_advantage: float = 0.0  # on the token that names the mode
+
+
+@dataclass(frozen=True, slots=True)
+class Minibatch:
+    """What one optimizer step trains on."""
+
+    samples: tuple[TrainSample, ...]
+    demonstrations: tuple[GroupId, ...] = ()  # groups that give a demonstration, not rollouts
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreKl:
+    """Answer with the sum of log pi - log pi_ref over each of these rollouts."""
+
+    samples: tuple[TrainSample, ...]
+    version: int
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
     """Train on the batch: one window of counts and one optimizer step for each minibatch."""
 
-    minibatches: tuple[tuple[TrainSample, ...], ...]
+    minibatches: tuple[Minibatch, ...]
     learning_rates: tuple[float, ...]  # for each minibatch
     version: int  # policy version of the weights before the update
     carried: tuple[GroupId, ...]  # admitted groups that wait for a later step
+    progress: Progress
+    token_fraction: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,4 +98,4 @@ class Save:
     state: Mapping[str, Any]
 
 
-Directive = Generate | Update | Sync | Probe | Fetch | Forget | Evaluate | Save
+Directive = Generate | ScoreKl | Update | Sync | Probe | Fetch | Forget | Evaluate | Save

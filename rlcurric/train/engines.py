@@ -46,6 +46,11 @@ class Engines:
 
             assert tokenizer.pad_token_id is not None
             return TorchEngine(model, int(tokenizer.pad_token_id), stage.rollout.torch.max_batch)
+        if name == "replay":
+            from rlcurric.rollout.replay_engine import ReplayEngine
+
+            assert stage.rollout.replay.path is not None
+            return ReplayEngine(Path(stage.rollout.replay.path))
         settings = stage.rollout.vllm
         if self._vllm is not None and self._vllm[0] != settings:
             self._vllm[1].close()

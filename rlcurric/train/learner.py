@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,31 +13,30 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from rlcurric.data.packing import PackedRows, pack, to_packed
+from rlcurric.data.packing import PackedRows
 from rlcurric.errors import RunError
 from rlcurric.objective.aggregation import Counts
-from rlcurric.objective.loss import policy_loss
-from rlcurric.objective.presets import ObjectiveSpec
+from rlcurric.objective.declaration import Objective
+from rlcurric.objective.entropy import EntropyController
+from rlcurric.objective.loss import TokenValues, policy_loss
+from rlcurric.objective.loss import Window as WindowNumbers
+from rlcurric.objective.pieces import plain, resolved
 from rlcurric.recipe.schema import Optim
 from rlcurric.rollout.parity import ParityLimits, ParityStats
 from rlcurric.schedules import Progress, value_at
+from rlcurric.train.adapters import FOLDER, is_adapted, save_adapter, save_merged
 from rlcurric.train.coordinator import Coordinator
 from rlcurric.train.logprobs import PolicyForward
-from rlcurric.types import Rollout
+from rlcurric.train.reference import Reference
+from rlcurric.train.rows import AnyRow, ImitationRow, Key, TrainRow, Window, distinct
+from rlcurric.train.scoring import Batcher, RowScores, parity_of, score
+from rlcurric.train.windows import TokenAdvantages, gather_values, token_advantages, window_numbers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 OPTIMIZER = "optimizer.safetensors"
-
-
-@dataclass(frozen=True, slots=True)
-class TrainRow:
-    """One rollout to train on, behind its prompt."""
-
-    prompt_ids: tuple[int, ...]
-    rollout: Rollout
-    advantage: float
+STATE = "learner.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,19 @@ class LearnerSettings:
     max_new_tokens: int  # constant of length-normalised aggregation (Dr. GRPO)
     mixed_precision: str  # "no" or "bf16", CUDA only
     parity: ParityLimits
+    fp32_head: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one step trains on, of one rank."""
+
+    windows: Sequence[Window]
+    learning_rates: Sequence[float]  # for each window
+    version: int  # policy version of the weights before the first update
+    progress: Progress
+    waiting: Sequence[TrainRow] = ()  # rollouts of this version that a later step will train on
+    token_fraction: float = 1.0  # share of the tokens to train, for stabilisers that ask
 
 
 def adamw(model: torch.nn.Module, optim: Optim) -> torch.optim.AdamW:
@@ -75,7 +88,7 @@ class Learner:
         self,
         model: PreTrainedModel,
         optim: Optim,
-        objective: ObjectiveSpec,
+        objective: Objective,
         ranks: Coordinator,
         settings: LearnerSettings,
     ) -> None:
@@ -90,74 +103,107 @@ class Learner:
                 f"This release trains on one process or with DDP; the launcher asked for "
                 f"{self.accelerator.distributed_type.value}. Use one of the configurations in launch/."
             )
-        forward = PolicyForward(model)
+        forward = PolicyForward(model, settings.fp32_head)
         prepared = self.accelerator.prepare(forward, adamw(forward, optim))
         self.policy: Any = prepared[0]
         self.optimizer: Any = prepared[1]
         self.model: PreTrainedModel = model
         self.model.train()
+        self.reference = Reference(model, forward) if objective.kl.on else None
+        self.entropy = EntropyController(objective.entropy)
+        self._batches = Batcher(optim, ranks, self.device)
 
     @property
     def device(self) -> torch.device:
         return self.accelerator.device
 
-    def update(
-        self,
-        windows: Sequence[Sequence[TrainRow]],
-        learning_rates: Sequence[float],
-        version: int,
-        waiting: Sequence[TrainRow] = (),
-    ) -> dict[str, float]:
+    def update(self, step: Step) -> dict[str, float]:
         """One optimizer step a window; metrics of the step, equal on all ranks.
 
-        `windows` holds this rank's rows. Old log-probs are computed once if they will differ from the first
-        forward's (several updates, or rows of an older policy). Parity is measured before the first step changes the
-        weights, on every row of `version`: those of the windows, and those `waiting` for a later step, for which this
-        is the last chance. So every trained token is measured, once, under the weights that sampled it.
+        Old log-probs are computed first if they differ from the first forward's (several updates, rows of an older
+        policy) or if the objective has to know the whole window before its first gradient. Parity is measured before
+        the first step changes the weights, on every row of the step's version: those of the windows, and those that
+        wait for a later step, for which this is the last chance. So every trained token is measured, once, under the
+        weights that sampled it.
         """
-        extra = ParityStats()
-        if self._any(bool(waiting)):
-            extra = self._old_logprobs([waiting], version)[1]
-            self._check_parity(extra)
-        stale = any(_version(row) != version for window in windows for row in window)
-        several = len(windows) > 1 or bool(self._any(stale))
-        old: dict[int, torch.Tensor] = {}
+        objective = resolved(self.objective, step.progress)
+        rollouts = distinct([row for window in step.windows for row in window.rollouts])
         parity = ParityStats()
-        if several:
-            old, parity = self._old_logprobs(windows, version)
-            self._check_parity(parity)
-        totals: dict[str, torch.Tensor] = {}
-        norms = []
-        for number, (window, rate) in enumerate(zip(windows, learning_rates, strict=True)):
+        if self._any(bool(step.waiting)):
+            _, parity = self._score(step.waiting, step.version)
+        several = len(step.windows) > 1 or self._any(
+            any(row.version != step.version for row in rollouts)
+        )
+        old: dict[Key, RowScores] | None = None
+        if several or objective.needs_scores:
+            old, measured = self._score(rollouts, step.version, objective.needs_entropy_first)
+            parity = ParityStats.merge([parity, measured])
+        ref = self._score_reference(rollouts) if self.reference is not None else {}
+        advantages = token_advantages(objective, rollouts, old or {}, ref, self.ranks, self.device)
+        sums, norms = _Sums(), []
+        for number, (window, rate) in enumerate(
+            zip(step.windows, step.learning_rates, strict=True)
+        ):
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            sums, seen = self._accumulate(window, old, version)
-            if number == 0 and not several:
-                parity = seen
-                self._check_parity(parity)
-            norm = self._finish(sums)
-            norms.append(norm)
-            for key, value in sums.items():
-                totals[key] = totals.get(key, torch.zeros_like(value)) + value
+            now = old
+            if number and objective.needs_scores_by_window:
+                now, _ = self._score(window.rollouts, None, objective.needs_entropy_first)
+            numbers: WindowNumbers = {}
+            if objective.windowed:
+                needs = objective.window_needs
+                gathered = gather_values(
+                    *(window.rollouts, old or {}, now or {}, advantages),
+                    *(self.ranks, self.device, needs),
+                )
+                numbers = window_numbers(objective, gathered, step.token_fraction)
+            job = _WindowJob(objective, window, old, ref, advantages, numbers, step)
+            totals, seen = self._accumulate(job)
+            if number == 0 and old is None:
+                self._check_parity(seen)
+                parity = ParityStats.merge([parity, seen])
+            norms.append(self._finish(totals))
+            if "entropy/policy/mean" in totals:
+                self.entropy.observe(float(totals["entropy/policy/mean"]))
+            sums.add(totals)
+        self._follow(step.progress)
         return {
-            **_means(totals, len(windows)),
+            **sums.means(len(step.windows)),
             "grad/norm": float(np.mean(norms)),
-            "optim/updates": len(windows),
-            **self._merged(ParityStats.merge([parity, extra])).metrics(),
+            "optim/updates": len(step.windows),
+            **self._merged(parity).metrics(),
         }
 
     def measure_parity(self, rows: Sequence[TrainRow], version: int) -> dict[str, float]:
         """Log-probs of rows by the learner against the engine's; RunError beyond the limits."""
-        stats = self._old_logprobs([rows], version)[1]
-        self._check_parity(stats)
-        return self._merged(stats).metrics()
+        return self._merged(self._score(rows, version)[1]).metrics()
+
+    def kl_by_row(self, rows: Sequence[TrainRow], version: int) -> dict[Key, float]:
+        """Sum over each rollout's trained tokens of log pi_old - log pi_ref, in nats: k1 for the reward."""
+        old, _ = self._score(rows, version)
+        ref = self._score_reference(rows)
+        sums = {}
+        for row in rows:
+            k1_T = (old[row.key].logprobs_T - ref[row.key].logprobs_T).double()
+            if row.loss_mask_T is not None:
+                k1_T = k1_T * torch.as_tensor(row.loss_mask_T, device=k1_T.device)
+            sums[row.key] = float(k1_T.sum())
+        return sums
 
     def save(self, folder: Path) -> None:
-        """Model in Hugging Face format, optimizer state by parameter name."""
-        self.model.save_pretrained(folder / "model")
+        """Model in Hugging Face format, adapter, optimizer state by parameter name, reference, controller."""
+        if is_adapted(self.model):
+            save_merged(self.model, folder / "model")
+            save_adapter(self.model, folder / FOLDER)
+        else:
+            self.model.save_pretrained(folder / "model")
         save_file(self._optimizer_tensors(), folder / OPTIMIZER)
+        if self.reference is not None:
+            self.reference.save(folder)
+        state = {"entropy": self.entropy.state_dict()}
+        (folder / STATE).write_text(json.dumps(state), encoding="utf-8")
 
-    def load(self, folder: Path) -> None:
+    def load_optimizer(self, folder: Path) -> None:
         """Optimizer state as `save` wrote it, if the checkpoint has one; the weights are the model's own."""
         if not (folder / OPTIMIZER).exists():  # of an SFT stage
             return
@@ -174,6 +220,17 @@ class Learner:
             value = tensor if kind == "step" else tensor.to(parameter.device)
             state[parameter][kind] = value.clone()
 
+    def load_reference(self, folder: Path) -> None:
+        """The reference that the checkpoint was trained against."""
+        if self.reference is not None:
+            self.reference.load(folder)
+
+    def load_state(self, folder: Path) -> None:
+        """The entropy controller of the checkpoint."""
+        if (folder / STATE).exists():
+            state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+            self.entropy.load_state_dict(state["entropy"])
+
     def _optimizer_tensors(self) -> dict[str, torch.Tensor]:
         return {
             f"{name}::{kind}": value.detach().cpu().contiguous()
@@ -181,47 +238,114 @@ class Learner:
             for kind, value in self.optimizer.state.get(parameter, {}).items()
         }
 
-    def _accumulate(
-        self, window: Sequence[TrainRow], old: dict[int, torch.Tensor], version: int
-    ) -> tuple[dict[str, torch.Tensor], ParityStats]:
-        """Forward and backward over the window's micro-batches; sums of the metrics over ranks."""
-        batches = self._micro_batches(window)
-        counts = self._counts(window)
-        sums: dict[str, torch.Tensor] = {}
-        parity = ParityStats()
-        for number, rows in enumerate(batches):
-            packed = self._packed(rows)
-            last = number == len(batches) - 1
-            with self._boundary(last), self.accelerator.autocast():
-                logprobs_N, entropy_N = self.policy(
-                    packed, self.settings.temperature, with_entropy=True
-                )
-                parity = parity.add(*self._pairs(rows, logprobs_N.detach(), version))
+    def _accumulate(self, job: _WindowJob) -> tuple[dict[str, torch.Tensor], ParityStats]:
+        """Forward and backward over the window's micro-batches; metrics over ranks."""
+        batches = self._batches(job.window.rows)
+        weights = self._imitation_weights(job)
+        counts = self._counts(job, len(batches))
+        objective = job.objective
+        coef = self.entropy.coef(plain(objective.entropy.coef)) if objective.entropy.on else 0.0
+        sums, parity = _Sums(), ParityStats()
+        for number, (rows, packed) in enumerate(batches):
+            with self._boundary(number == len(batches) - 1), self.accelerator.autocast():
+                logprobs_N, entropy_N = self.policy(packed, self.settings.temperature, True)
+                if not objective.entropy_has_gradient:
+                    entropy_N = entropy_N.detach()
+                lengths = [len(row.tokens) for row in rows]
+                if rows and job.old is None:
+                    parts = logprobs_N.detach().split(lengths)
+                    parity = ParityStats.merge([parity, parity_of(rows, parts, job.step.version)])
                 loss, metrics = policy_loss(
-                    self.objective,
-                    logprobs_N,
-                    torch.cat([old[id(row)] for row in rows])
-                    if old and rows
-                    else logprobs_N.detach(),
-                    torch.tensor([row.advantage for row in rows] or [0.0], device=self.device),
-                    packed.row_N,
-                    packed.loss_mask_N,
+                    objective,
+                    self._values(job, rows, packed, logprobs_N, entropy_N, weights),
                     counts,
-                    entropy_N=entropy_N.detach(),
+                    job.numbers,
+                    coef,
+                    job.step.token_fraction,
                 )
                 self.accelerator.backward(loss)
-            for key, value in metrics.items():
-                sums[key] = sums.get(key, torch.zeros_like(value)) + value
-        keys = sorted(sums)
-        summed = self.ranks.sum(torch.stack([sums[key].double() for key in keys]))
-        return dict(zip(keys, summed, strict=True)), parity
+            sums.add(metrics)
+        totals = sums.over_ranks(self.ranks)
+        if objective.entropy.on:
+            totals["entropy/coef"] = torch.tensor(coef, dtype=torch.float64)
+        return totals, parity
 
-    def _finish(self, sums: dict[str, torch.Tensor]) -> float:
+    def _values(
+        self,
+        job: _WindowJob,
+        rows: Sequence[AnyRow],
+        packed: PackedRows,
+        logprobs_N: torch.Tensor,
+        entropy_N: torch.Tensor,
+        weights: Mapping[str, float],
+    ) -> TokenValues:
+        """What the objective sees of a micro-batch."""
+        zeros_N = torch.zeros_like(logprobs_N, requires_grad=False)
+        now_N = logprobs_N.detach()
+
+        def column(of: Any, otherwise: torch.Tensor) -> torch.Tensor:
+            """A value of every rollout's tokens; what an imitation, or nothing, has instead."""
+            if not rows:
+                return otherwise
+            own = otherwise.split([len(row.tokens) for row in rows])
+            parts = [
+                of(row) if isinstance(row, TrainRow) else rest
+                for row, rest in zip(rows, own, strict=True)
+            ]
+            return torch.cat([torch.as_tensor(p, device=self.device) for p in parts]).to(now_N)
+
+        is_rollout_N = column(lambda row: torch.ones(len(row.tokens)), zeros_N)
+        old, ref = job.old, job.ref
+        return TokenValues(
+            logprobs_N=logprobs_N,
+            old_logprobs_N=column(lambda row: old[row.key].logprobs_T, now_N) if old else now_N,
+            rollout_logprobs_N=column(lambda row: row.rollout.rollout_logprobs_T, now_N),
+            ref_logprobs_N=column(lambda row: ref[row.key].logprobs_T, now_N) if ref else now_N,
+            entropy_N=entropy_N,
+            advantages_N=column(lambda row: job.advantages[row.key], zeros_N),
+            mask_N=packed.loss_mask_N.to(now_N) * is_rollout_N,
+            row_N=packed.row_N,
+            rows=max(packed.n_rows, 1),
+            supervised_N=self._imitation_N(rows, packed, weights).to(now_N) if weights else None,
+        )
+
+    def _imitation_N(
+        self, rows: Sequence[AnyRow], packed: PackedRows, weights: Mapping[str, float]
+    ) -> torch.Tensor:
+        """Weight of -log pi at every token: 0 for rollouts."""
+        if not rows:
+            return torch.zeros_like(packed.loss_mask_N)
+        weight_B = [weights[row.kind] if isinstance(row, ImitationRow) else 0.0 for row in rows]
+        return torch.tensor(weight_B, device=self.device)[packed.row_N] * packed.loss_mask_N
+
+    def _imitation_weights(self, job: _WindowJob) -> dict[str, float]:
+        """Coefficient over tokens of the window, for each kind of imitation; empty where there is none."""
+        objective = job.objective
+        coefs = {
+            "demonstration": plain(objective.demonstrations.coef)
+            if objective.demonstrations
+            else 0.0,
+            "prompt": plain(objective.ntp_coef),
+        }
+        kinds = sorted(kind for kind, coef in coefs.items() if coef)
+        if not kinds:
+            return {}
+        tokens = [
+            sum(_trained(row) for row in job.window.imitations if row.kind == kind)
+            for kind in kinds
+        ]
+        totals = self.ranks.sum(torch.tensor(tokens, dtype=torch.int64)).tolist()
+        found = dict.fromkeys(coefs, 0.0)
+        return found | {
+            kind: coefs[kind] / max(total, 1) for kind, total in zip(kinds, totals, strict=True)
+        }
+
+    def _finish(self, totals: Mapping[str, torch.Tensor]) -> float:
         """Clip, check that everything is finite on all ranks, step."""
         norm = self.accelerator.clip_grad_norm_(self.policy.parameters(), self.optim.max_grad_norm)
         norm_value = float(norm)
         finite = np.isfinite(norm_value) and all(
-            bool(torch.isfinite(value).all()) for value in sums.values()
+            bool(torch.isfinite(value).all()) for value in totals.values()
         )
         if self._any(not finite):
             raise RunError(
@@ -232,66 +356,56 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         return norm_value
 
-    def _old_logprobs(
-        self, windows: Sequence[Sequence[TrainRow]], version: int
-    ) -> tuple[dict[int, torch.Tensor], ParityStats]:
-        """Log-probs of every row under the weights as they are, by row; and their parity with the engine's."""
-        old: dict[int, torch.Tensor] = {}
-        parity = ParityStats()
-        with torch.no_grad(), self.accelerator.autocast():
-            for rows in self._micro_batches([row for window in windows for row in window]):
-                packed = self._packed(rows)
-                logprobs_N, _ = self.policy(packed, self.settings.temperature, with_entropy=False)
-                parity = parity.add(*self._pairs(rows, logprobs_N, version))
-                lengths = [row.rollout.length for row in rows]
-                parts = torch.split(logprobs_N, lengths) if rows else ()
-                old.update({id(row): part for row, part in zip(rows, parts, strict=True)})
-        return old, parity
-
-    def _micro_batches(self, rows: Sequence[TrainRow]) -> list[list[TrainRow]]:
-        """Rows in micro-batches; every rank gets as many, short ones an empty one that goes through the model."""
-        lengths = [len(row.prompt_ids) + row.rollout.length for row in rows]
-        batches = [
-            [rows[index] for index in batch]
-            for batch in pack(lengths, self.optim.tokens_per_microbatch)
-        ]
-        wanted = int(self.ranks.max(torch.tensor([len(batches)])).item())
-        return batches + [[] for _ in range(wanted - len(batches))]
-
-    def _packed(self, rows: Sequence[TrainRow]) -> PackedRows:
-        return to_packed(
-            [
-                (row.prompt_ids, row.rollout.completion_ids_T, row.rollout.loss_mask_T)
-                for row in rows
-            ],
-            device=self.device,
+    def _score(
+        self, rows: Sequence[TrainRow], version: int | None, with_entropy: bool = False
+    ) -> tuple[dict[Key, RowScores], ParityStats]:
+        """Scores under the weights as they are; parity with the engine where `version` names these weights."""
+        batches = self._batches(list(rows))
+        scores = score(
+            self.policy,
+            batches,
+            self.settings.temperature,
+            self.accelerator.autocast(),
+            with_entropy,
         )
+        if version is None:
+            return scores, ParityStats()
+        parity = parity_of(rows, [scores[row.key].logprobs_T for row in rows], version)
+        self._check_parity(parity)
+        return scores, parity
 
-    def _counts(self, window: Sequence[TrainRow]) -> Counts:
+    def _score_reference(self, rows: Sequence[TrainRow]) -> dict[Key, RowScores]:
+        assert self.reference is not None
+        with self.reference.scoring() as forward:
+            return score(
+                forward,
+                self._batches(list(rows)),
+                self.settings.temperature,
+                self.accelerator.autocast(),
+            )
+
+    def _follow(self, progress: Progress) -> None:
+        """Move the reference to the policy where the step says so."""
+        kl = self.objective.kl
+        if (
+            self.reference is not None
+            and kl.sync_every
+            and (progress.stage_step + 1) % kl.sync_every == 0
+        ):
+            self.reference.follow(kl.sync_mix)
+
+    def _counts(self, job: _WindowJob, micro_batches: int) -> Counts:
         """The denominators of the window, summed over ranks once, before its first backward."""
-        tokens = sum(
-            row.rollout.length
-            if row.rollout.loss_mask_T is None
-            else int(row.rollout.loss_mask_T.sum())
-            for row in window
-        )
-        total = self.ranks.sum(torch.tensor([tokens, len(window)], dtype=torch.int64)).tolist()
+        rollouts = job.window.rollouts
+        tokens = sum(_trained(row) for row in rollouts)
+        total = self.ranks.sum(torch.tensor([tokens, len(rollouts)], dtype=torch.int64)).tolist()
         return Counts(
             tokens=int(total[0]),
             rows=int(total[1]),
             max_length=self.settings.max_new_tokens,
             world=self.ranks.world,
+            micro_batches=micro_batches,
         )
-
-    def _pairs(
-        self, rows: Sequence[TrainRow], logprobs_N: torch.Tensor, version: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Trainer's and engine's log-probs of the rows that were sampled from these weights."""
-        if not rows:
-            return np.zeros(0, np.float32), np.zeros(0, np.float32)
-        fresh = np.concatenate([row.rollout.policy_version_T == version for row in rows])
-        engine = np.concatenate([row.rollout.rollout_logprobs_T for row in rows])
-        return logprobs_N.float().cpu().numpy()[fresh], engine[fresh]
 
     def _merged(self, parity: ParityStats) -> ParityStats:
         return ParityStats.merge(self.ranks.gather(parity))
@@ -310,8 +424,56 @@ class Learner:
         return nullcontext() if last else self.accelerator.no_sync(self.policy)
 
 
-def _version(row: TrainRow) -> int:
-    return int(row.rollout.policy_version_T.min())
+@dataclass(frozen=True, slots=True)
+class _WindowJob:
+    """Everything one window's micro-batches are trained with."""
+
+    objective: Objective
+    window: Window
+    old: Mapping[Key, RowScores] | None
+    ref: Mapping[Key, RowScores]
+    advantages: TokenAdvantages
+    numbers: WindowNumbers
+    step: Step
+
+
+class _Sums:
+    """Metrics that add up, and those that end in `/max`."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, torch.Tensor] = {}
+
+    def add(self, metrics: Mapping[str, torch.Tensor]) -> None:
+        for key, value in metrics.items():
+            known = self.values.get(key)
+            if known is None:
+                self.values[key] = value
+            else:
+                self.values[key] = (
+                    torch.maximum(known, value) if key.endswith("/max") else known + value
+                )
+
+    def over_ranks(self, ranks: Coordinator) -> dict[str, torch.Tensor]:
+        keys = sorted(self.values)
+        stacked = torch.stack([self.values[key].double() for key in keys])
+        sums = dict(zip(keys, ranks.sum(stacked), strict=True))
+        highest = dict(zip(keys, ranks.max(stacked), strict=True))
+        return {key: highest[key] if key.endswith("/max") else sums[key] for key in keys}
+
+    def means(self, windows: int) -> dict[str, float]:
+        """Per window; the mismatch's effective sample size in place of its second moment."""
+        means = {
+            key: float(value) if key.endswith("/max") else float(value) / windows
+            for key, value in self.values.items()
+        }
+        squared = means.pop("mismatch/ratio_squared/mean", None)
+        if squared:
+            means["mismatch/ess/mean"] = means["mismatch/ratio/mean"] ** 2 / squared
+        return means
+
+
+def _trained(row: AnyRow) -> int:
+    return len(row.tokens) if row.loss_mask_T is None else int(row.loss_mask_T.sum())
 
 
 def _silence_dropout(model: torch.nn.Module) -> None:
@@ -319,8 +481,3 @@ def _silence_dropout(model: torch.nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-
-
-def _means(sums: dict[str, torch.Tensor], windows: int) -> dict[str, float]:
-    """Metrics from sums: `x/sum` over `tokens` become means, losses are already normalised by the window."""
-    return {key: float(value) / windows for key, value in sums.items()}

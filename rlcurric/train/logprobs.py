@@ -1,81 +1,84 @@
-"""Log-probs and entropies of completion tokens from a packed line, without logits of the whole line."""
+"""The policy as what training needs of it: a packed line in, log-probs and entropies of its completion tokens out."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from rlcurric.data.packing import PackedRows
+from rlcurric.objective.fused import logprobs_and_entropy
+from rlcurric.train.attention import packed_marker, use_packed_attention
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-CHUNK = 2048  # completion tokens whose logits exist at a time
-
 
 class PolicyForward(nn.Module):
-    """The model as what training needs of it: a packed line in, log-probs and entropies out.
+    """It owns the model, so that DDP wraps this module and its hooks see every forward.
 
-    It owns the model, so that DDP wraps this module and its hooks see every forward.
+    `fp32_head`: the product with the output head in float32 (ScaleRL 2510.13786), also under bfloat16 autocast.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, fp32_head: bool = False) -> None:
         super().__init__()
+        use_packed_attention(model)
         self.model = model
+        self.fp32_head = fp32_head
+        self._scale, self._softcap = head_factors(model)
+        head = model.get_output_embeddings()
+        if hasattr(head, "lora_A"):
+            raise ValueError(
+                "The LoRA adapter includes the output head, whose log-probs are computed from its weight alone. Leave "
+                "lm_head out of model.lora.target_modules"
+            )
 
     def forward(
         self, packed: PackedRows, temperature: float, with_entropy: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`(logprobs_N, entropy_N)` in nats, float32; entropy is zeros unless asked for, and has no gradient."""
-        decoder = self.model.get_decoder()
-        hidden_1LD = decoder(
-            input_ids=packed.input_ids_1L,
+        """`(logprobs_N, entropy_N)` in nats, float32, both with gradients; entropy is zeros unless asked for."""
+        line = packed.input_ids_1L
+        hidden_1LD = self.model.get_decoder()(
+            input_ids=line,
             position_ids=packed.position_ids_1L,
-            attention_mask=None,  # positions that restart mark the rows; a mask of ones would join them
+            attention_mask=packed_marker(line.device),
+            segments=packed.segments,
             use_cache=False,
         ).last_hidden_state
-        hidden_ND = hidden_1LD[0].index_select(0, packed.predict_N)
-        parts = [
-            self._tile(hidden, targets, temperature, with_entropy)
-            for hidden, targets in zip(
-                hidden_ND.split(CHUNK), packed.targets_N.split(CHUNK), strict=True
-            )
-        ]
-        return torch.cat([logprobs for logprobs, _ in parts]), torch.cat(
-            [entropy for _, entropy in parts]
-        )
-
-    def _tile(
-        self,
-        hidden_ND: torch.Tensor,
-        targets_N: torch.Tensor,
-        temperature: float,
-        with_entropy: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
         head = self.model.get_output_embeddings()
-        if not torch.is_grad_enabled():
-            return _logprobs(head, hidden_ND, targets_N, temperature, with_entropy)
-        result: tuple[torch.Tensor, torch.Tensor] = checkpoint(
-            _logprobs, head, hidden_ND, targets_N, temperature, with_entropy, use_reentrant=False
-        )
-        return result
+        hidden_ND = hidden_1LD[0].index_select(0, packed.predict_N)
+        device = line.device.type
+        dtype = hidden_ND.dtype
+        if self.fp32_head:
+            dtype = torch.promote_types(dtype, torch.float32)
+        elif torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        with torch.autocast(device, enabled=False):
+            return logprobs_and_entropy(
+                hidden_ND,
+                head.weight,
+                packed.targets_N,
+                getattr(head, "bias", None),
+                temperature=temperature,
+                scale=self._scale,
+                softcap=self._softcap,
+                dtype=dtype,
+                with_entropy=with_entropy,
+            )
 
 
-def _logprobs(
-    head: nn.Module,
-    hidden_ND: torch.Tensor,
-    targets_N: torch.Tensor,
-    temperature: float,
-    with_entropy: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    logits_NV = head(hidden_ND).float() / temperature
-    normaliser_N = logits_NV.logsumexp(-1)
-    logprobs_N = logits_NV.gather(-1, targets_N[:, None])[:, 0] - normaliser_N
-    if not with_entropy:
-        return logprobs_N, torch.zeros_like(logprobs_N)
-    with torch.no_grad():
-        entropy_N = normaliser_N - (logits_NV.softmax(-1) * logits_NV).sum(-1)
-    return logprobs_N, entropy_N
+def head_factors(model: PreTrainedModel) -> tuple[float, float | None]:
+    """Factor and soft-cap that a model's own forward puts on its logits."""
+    config: Any = model.config.get_text_config()
+    scale = 1.0
+    for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
+        if getattr(config, name, None) is not None:
+            scale = float(getattr(config, name))
+            break
+    else:
+        divisor = getattr(config, "logits_scaling", None)
+        if divisor is not None:
+            multiplies = config.model_type == "hyperclovax"
+            scale = float(divisor) if multiplies else 1.0 / float(divisor)
+    return scale, getattr(config, "final_logit_softcapping", None)

@@ -12,9 +12,12 @@ import torch
 
 from rlcurric.recipe.schema import Recipe, StageBase
 from rlcurric.seeds import hash64
+from rlcurric.train.adapters import add_adapter, is_adapted, merged_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from rlcurric.train.run import RunContext
 
 
 def local_path(path: str, base_dir: str = ".", key: str = "model.path") -> Path | None:
@@ -102,6 +105,17 @@ def load_model(recipe: Recipe, path: Path | str | None = None) -> PreTrainedMode
     return model
 
 
+def load_policy(run: RunContext, stage: StageBase, resumed: bool) -> Any:
+    """The model that a stage trains, as the stage or its checkpoint begins; under an adapter where the recipe has one."""
+    source = run.origin.model if resumed and run.origin else run.initial_weights(stage)
+    lora = run.recipe.model.lora
+    if lora is None:
+        return load_model(run.recipe, source)
+    base, adapter = run.adapter_origin(stage, resumed)
+    seed = hash64(run.recipe.seed, "lora") >> 1
+    return add_adapter(load_model(run.recipe, base), lora, seed, adapter)
+
+
 def random_model(recipe: Recipe) -> PreTrainedModel:
     """Random weights from the recipe's architecture and seed; the global generator stays as it was."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -182,11 +196,11 @@ def eos_token_ids_of(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tupl
 
 
 def named_tensors(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
-    """Parameters for an engine, a tied output head included (engines keep their own copy of it)."""
+    """Parameters for an engine: adapters merged, a tied output head included (engines keep their own copy of it)."""
     seen = set()
-    for name, parameter in model.named_parameters():
+    for name, tensor in merged_tensors(model) if is_adapted(model) else model.named_parameters():
         seen.add(name)
-        yield name, parameter.detach()
+        yield name, tensor.detach()
     head = model.get_output_embeddings()
     if head is not None and "lm_head.weight" not in seen:
         yield "lm_head.weight", head.weight.detach()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,18 +17,21 @@ import torch
 
 from rlcurric import seeds
 from rlcurric.curriculum.controller import Controller
-from rlcurric.objective.advantages import group_advantages
-from rlcurric.objective.presets import ObjectiveSpec
+from rlcurric.objective.declaration import Objective
+from rlcurric.objective.pieces import plain, resolved
 from rlcurric.recipe.schema import RlStage
-from rlcurric.schedules import Progress
+from rlcurric.registry import nearest
+from rlcurric.schedules import Progress, value_at
 from rlcurric.train.directives import (
     Directive,
     Evaluate,
     Fetch,
     Forget,
     Generate,
+    Minibatch,
     Probe,
     Save,
+    ScoreKl,
     Sync,
     TrainSample,
     Update,
@@ -39,11 +42,11 @@ from rlcurric.train.rolloutlog import write_rollouts
 from rlcurric.train.run import RunContext, RunState
 from rlcurric.train.rundir import DECISIONS
 from rlcurric.train.worker import Generated
-from rlcurric.types import Batch, Delivery, GroupId
+from rlcurric.types import AdmittedGroup, Batch, Delivery, GroupId
 
 Lead = Generator[Directive, list[Any], str]
 Turn = Generator[Directive, list[Any], None]
-Advantages = dict[tuple[GroupId, int], float]
+Advantages = dict[tuple[GroupId, int], tuple[float, float]]  # of the rollout, and of its mode
 
 
 class RlLeader:
@@ -56,7 +59,7 @@ class RlLeader:
         self.stage = stage
         self.controller = controller
         self.state = state
-        self.objective: ObjectiveSpec = run.parts.objective(stage)
+        self.objective: Objective = run.parts.objective(stage)
         self._seconds: dict[str, float] = {}
         self._generated = 0  # tokens sampled in this step
 
@@ -79,7 +82,7 @@ class RlLeader:
                 self.controller.deliver(deliveries)
             batch = self.controller.take()
             self._tell_shortage(batch)
-            advantages = batch_advantages(self.objective, batch)
+            advantages = yield from self._advantages(batch, progress)
             row = yield from self._train(batch, advantages, progress)
             self.state = self.state.stepped(self._generated)
             yield from self._evaluate(row)
@@ -128,6 +131,22 @@ class RlLeader:
                 "short_batch", self.state.step + 1, groups=len(batch.groups), asked=asked
             )
 
+    def _advantages(
+        self, batch: Batch, progress: Progress
+    ) -> Generator[Directive, list[Any], Advantages]:
+        """The advantage of every sample; the KL penalty is part of the reward where the objective says so."""
+        objective = resolved(self.objective, progress)
+        kl: dict[tuple[GroupId, int], float] = {}
+        if objective.scores_first and batch.groups:
+            samples = tuple(
+                TrainSample(group.group_id, one.sample, 0.0)
+                for group in batch.groups
+                for one in group.samples
+            )
+            answers = yield ScoreKl(samples, self.state.policy_version)
+            kl = {key: value for answer in answers for key, value in answer.items()}
+        return batch_advantages(objective, batch, kl)
+
     def _train(
         self, batch: Batch, advantages: Advantages, progress: Progress
     ) -> Generator[Directive, list[Any], dict[str, Any]]:
@@ -139,6 +158,7 @@ class RlLeader:
             "policy_version": self.state.policy_version,
             **batch_metrics(batch),
             **self.controller.metrics(),
+            **self._imitation_metrics(batch),
             "tokens/generated/sum": self._generated,
             "tokens/total/sum": self.state.generated_tokens + self._generated,
         }
@@ -149,7 +169,14 @@ class RlLeader:
         rates = self._learning_rates(progress, len(minibatches))
         with self._timed("update"):
             carried = tuple(self.controller.carried())
-            answers = yield Update(minibatches, rates, self.state.policy_version, carried)
+            answers = yield Update(
+                minibatches,
+                rates,
+                self.state.policy_version,
+                carried,
+                progress,
+                value_at(self.stage.curriculum.token_fraction, progress),
+            )
         row |= answers[0]
         row["optim/learning_rate"] = rates[-1]
         self.state = self.state.updated(len(minibatches))
@@ -157,12 +184,20 @@ class RlLeader:
             yield Sync(self.state.policy_version)
         return row
 
-    def _minibatches(
-        self, batch: Batch, advantages: Advantages
-    ) -> tuple[tuple[TrainSample, ...], ...]:
+    def _imitated(self, group: AdmittedGroup) -> bool:
+        """Whether a group gives its demonstration in place of its rollouts (HPT 2509.04419)."""
+        rule = self.objective.demonstrations
+        return rule is not None and group.pass_rate is not None and group.pass_rate <= rule.gate
+
+    def _imitation_metrics(self, batch: Batch) -> dict[str, float]:
+        if self.objective.demonstrations is None:
+            return {}
+        return {"batch/demonstrations/sum": sum(map(self._imitated, batch.groups))}
+
+    def _minibatches(self, batch: Batch, advantages: Advantages) -> tuple[Minibatch, ...]:
         """The batch in windows: each epoch deals the groups anew, by a counter-based shuffle."""
         optim = self.stage.optim
-        windows: list[tuple[TrainSample, ...]] = []
+        windows: list[Minibatch] = []
         for epoch in range(optim.epochs):
             order = np.arange(len(batch.groups))
             if optim.updates_per_step > 1:
@@ -170,13 +205,20 @@ class RlLeader:
                 draw = seeds.philox(self.run.recipe.seed, part, self.state.step, epoch)
                 order = draw.permutation(len(batch.groups))
             for chosen in np.array_split(order, optim.minibatches):
-                samples = tuple(
-                    TrainSample(group.group_id, one.sample, advantages[group.group_id, one.sample])
-                    for group in (batch.groups[index] for index in sorted(chosen.tolist()))
-                    for one in group.samples
+                groups = [batch.groups[index] for index in sorted(chosen.tolist())]
+                window = Minibatch(
+                    tuple(
+                        TrainSample(
+                            group.group_id, one.sample, *advantages[group.group_id, one.sample]
+                        )
+                        for group in groups
+                        if not self._imitated(group)
+                        for one in group.samples
+                    ),
+                    tuple(group.group_id for group in groups if self._imitated(group)),
                 )
-                if samples:
-                    windows.append(samples)
+                if window.samples or window.demonstrations:
+                    windows.append(window)
         return tuple(windows)
 
     def _learning_rates(self, progress: Progress, updates: int) -> tuple[float, ...]:
@@ -199,11 +241,15 @@ class RlLeader:
     ) -> Turn:
         """The step's lines in every log, and its rollouts where they are due."""
         log = self.run.recipe.run.rollouts
-        if log.every and self.state.step % log.every == 0 and batch.groups:
-            groups = batch.groups[: -(-log.max_per_step // self.stage.curriculum.group_size)]
+        if log.every and self.state.step % log.every == 0:
+            groups = batch.groups if log.include == "trained" else self.controller.ended()
+            groups = groups[: -(-log.max_per_step // self.stage.curriculum.group_size)]
             answers = yield Fetch(tuple(group.group_id for group in groups))
             rollouts = {group: held for answer in answers for group, held in answer.items()}
-            write_rollouts(self.run.directory, self.state.step, groups, rollouts, advantages, log)
+            seed = self.run.recipe.seed
+            write_rollouts(
+                self.run.directory, self.state.step, groups, rollouts, advantages, log, seed
+            )
         seconds = time.perf_counter() - started
         row |= {f"time/{name}/s": round(value, 4) for name, value in self._seconds.items()}
         row["time/step/s"] = round(seconds, 4)
@@ -254,18 +300,58 @@ class RlLeader:
         self._add_time(phase, time.perf_counter() - started)
 
 
-def batch_advantages(objective: ObjectiveSpec, batch: Batch) -> Advantages:
-    """The advantage of every sample of the batch, on rank 0, so that no group is cut by a rank."""
-    keys = [(group.group_id, one.sample) for group in batch.groups for one in group.samples]
-    rewards_B = torch.tensor(
-        [one.reward for group in batch.groups for one in group.samples], dtype=torch.float64
-    )
-    group_B = torch.tensor([k for k, group in enumerate(batch.groups) for _ in group.samples])
+def batch_advantages(
+    objective: Objective, batch: Batch, kl: Mapping[tuple[GroupId, int], float] | None = None
+) -> Advantages:
+    """The advantage of every sample of the batch, on rank 0, so that no group is cut by a rank.
+
+    `kl`: sum of log pi - log pi_ref over each rollout, charged to its reward with the objective's coefficient.
+    """
+    members = [(group, one) for group in batch.groups for one in group.samples]
+    keys = [(group.group_id, one.sample) for group, one in members]
     if not keys:
         return {}
-    advantages_B = group_advantages(
-        rewards_B, group_B, objective.normalise, objective.ddof, objective.eps
+    rewards = [one.reward for _, one in members]
+    if kl:
+        coef = plain(objective.kl.coef)
+        rewards = [reward - coef * kl[key] for reward, key in zip(rewards, keys, strict=True)]
+    columns = {name for _, one in members for name in one.breakdown}
+
+    def column(values: Iterable[float | None]) -> torch.Tensor:
+        known = [float("nan") if value is None else value for value in values]
+        return torch.tensor(known, dtype=torch.float64)
+
+    clusters = [_cluster(group, objective.cluster_by) for group in batch.groups]
+    numbers = {cluster: k for k, cluster in enumerate(dict.fromkeys(clusters))}
+    sizes = [len(group.samples) for group in batch.groups]
+    found = objective.advantage(
+        {
+            "rewards_B": column(rewards),
+            "correct_B": column(one.correct for _, one in members),
+            "group_B": torch.tensor([k for k, n in enumerate(sizes) for _ in range(n)]),
+            "cluster_B": torch.tensor(
+                [numbers[c] for c, n in zip(clusters, sizes, strict=True) for _ in range(n)]
+            ),
+            "lengths_B": torch.tensor([one.length for _, one in members]),
+            "components_B": {
+                name: column(one.breakdown.get(name) for _, one in members)
+                for name in sorted(columns)
+            },
+        }
     )
-    weight_B = [group.weight for group in batch.groups for _ in group.samples]
-    values = (advantages_B * torch.tensor(weight_B, dtype=torch.float64)).tolist()
-    return dict(zip(keys, values, strict=True))
+    both = found if isinstance(found, tuple) else (found, torch.zeros_like(found))
+    weight_B = column(group.weight for group, _ in members)
+    rollout, mode = ((part_B * weight_B).tolist() for part_B in both)
+    return {key: (a, m) for key, a, m in zip(keys, rollout, mode, strict=True)}
+
+
+def _cluster(group: AdmittedGroup, by: str) -> str:
+    """What a group's prompt has in common with others: its distribution, or the value of a column."""
+    if by == "distribution":
+        return group.distribution
+    if by not in group.prompt.columns:
+        raise ValueError(
+            f"objective.cluster_by: rows of the distribution {group.distribution!r} have no column {by!r}. "
+            f"{nearest(by, [*group.prompt.columns, 'distribution'])}"
+        )
+    return str(group.prompt.columns[by])

@@ -16,8 +16,9 @@ def write_rollouts(
     step: int,
     groups: Sequence[AdmittedGroup],
     rollouts: Mapping[GroupId, tuple[Prompt, Sequence[Rollout]]],
-    advantages: Mapping[tuple[GroupId, int], float],
+    advantages: Mapping[tuple[GroupId, int], tuple[float, float]],
     log: RolloutLog,
+    run_seed: int,
 ) -> None:
     """Write one file, whole or not at all, and drop the oldest beyond `keep`."""
     import pyarrow as pa
@@ -35,6 +36,7 @@ def write_rollouts(
                     "stage": group.group_id.stage,
                     "uid": f"{group.group_id.uid:016x}",
                     "visit": group.group_id.visit,
+                    "run_seed": run_seed,
                     "distribution": group.distribution,
                     "sample": outcome.sample,
                     "prompt": prompt.text,
@@ -45,7 +47,7 @@ def write_rollouts(
                     "status": str(outcome.status),
                     "length": outcome.length,
                     "truncated": outcome.truncated,
-                    "advantage": advantages[group.group_id, outcome.sample],
+                    "advantage": advantages.get((group.group_id, outcome.sample), (None,))[0],
                     "policy_version": outcome.policy_version,
                     "prompt_ids": list(prompt.prompt_ids),
                     "completion_ids": rollout.completion_ids_T.tolist(),

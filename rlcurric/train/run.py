@@ -12,6 +12,7 @@ from rlcurric.build import Parts, RunData
 from rlcurric.recipe.schema import Recipe, StageBase
 from rlcurric.rewards.rubric import FailureBudget
 from rlcurric.rollout.parity import ParityLimits
+from rlcurric.train.adapters import FOLDER
 from rlcurric.train.checkpoint import Checkpoint, CheckpointStore
 from rlcurric.train.coordinator import Coordinator
 from rlcurric.train.engines import Engines
@@ -105,6 +106,7 @@ class RunContext:
             temperature=stage.rollout.temperature,
             max_new_tokens=stage.rollout.max_new_tokens,
             mixed_precision="bf16" if bf16 else "no",
+            fp32_head=self.recipe.model.fp32_head,
             parity=ParityLimits.of(
                 "bfloat16" if bf16 else "float32", parity.max_abs, parity.mean_abs
             ),
@@ -121,19 +123,43 @@ class RunContext:
     def stage_index(self, name: str) -> int:
         return [stage.name for stage in self.recipe.stages].index(name)
 
+    def adapter_origin(
+        self, stage: StageBase, resumed: bool
+    ) -> tuple[Path | str | None, Path | None]:
+        """`(base, adapter)` of a stage under LoRA: folder of the base model (None: the recipe's), of a saved adapter.
+
+        A stage that goes on from another goes on with its adapter, on the base that the other stood on.
+        """
+        chain, adapter = stage, None
+        if resumed and self.origin is not None:
+            adapter = self.origin.path / FOLDER
+        while (index := self._source_index(chain)) is not None:
+            if adapter is None:
+                weights = self.initial_weights(chain)
+                assert isinstance(weights, Path)
+                adapter = weights.parent / FOLDER
+            chain = self.recipe.stages[index]
+        return self.initial_weights(chain), adapter
+
+    def _source_index(self, stage: StageBase) -> int | None:
+        """The stage whose weights this one goes on from; None if it starts from a model."""
+        if stage.init.startswith("stage:"):
+            return self.stage_index(stage.init[6:])
+        index = self.stage_index(stage.name)
+        return index - 1 if stage.init == "previous" and index > 0 else None
+
     def initial_weights(self, stage: StageBase) -> Path | str | None:
         """The folder that a stage's weights come from; None: the recipe's base model."""
-        index = self.stage_index(stage.name)
-        if stage.init == "base" or (stage.init == "previous" and index == 0):
-            return None
-        if stage.init == "previous" or stage.init.startswith("stage:"):
-            source = index - 1 if stage.init == "previous" else self.stage_index(stage.init[6:])
-            if stage.init == "previous" and self.origin is not None:
-                return self.origin.model
-            step = self.recipe.stage_steps_before(source + 1)
-            known = {checkpoint.step for checkpoint in self.store.all()}
-            store = self.store if step in known or self.ancestor is None else self.ancestor
-            return store.at(step).model
-        from rlcurric.train.models import local_path
+        source = self._source_index(stage)
+        if source is None:
+            from rlcurric.train.models import local_path
 
-        return local_path(stage.init, self.recipe.base_dir) or stage.init
+            if stage.init in ("base", "previous"):
+                return None
+            return local_path(stage.init, self.recipe.base_dir) or stage.init
+        if stage.init == "previous" and self.origin is not None:
+            return self.origin.model
+        step = self.recipe.stage_steps_before(source + 1)
+        known = {checkpoint.step for checkpoint in self.store.all()}
+        store = self.store if step in known or self.ancestor is None else self.ancestor
+        return store.at(step).model

@@ -121,7 +121,9 @@ class _Session:
             )
             check_inits(self.recipe)
             for stage in self.recipe.stages:
-                run.data.check_prompts(stage, run.parts.columns(stage))
+                run.data.check_prompts(
+                    stage, run.parts.columns(stage), run.parts.needs_demonstrations(stage)
+                )
             if ranks.is_main:
                 if self.start_from is not None:
                     self._fork(self.start_from)

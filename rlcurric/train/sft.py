@@ -22,7 +22,7 @@ from rlcurric.recipe.schema import SftStage
 from rlcurric.schedules import Progress
 from rlcurric.train.evaluation import evaluate, summarise
 from rlcurric.train.learner import adamw, learning_rate
-from rlcurric.train.models import load_model
+from rlcurric.train.models import load_policy
 from rlcurric.train.run import RunContext, RunState
 
 
@@ -30,8 +30,7 @@ def run_sft(run: RunContext, stage: SftStage, state: RunState) -> tuple[str, Run
     """Train until the stage ends or a stop is asked for: ("done" | "stopped", where the run then stands)."""
     resumed = state.stage_step > 0
     assert run.origin is not None or not resumed
-    source = run.origin.model if resumed and run.origin else run.initial_weights(stage)
-    model = load_model(run.recipe, source)
+    model = load_policy(run, stage, resumed)
     follower = _Follower(run, stage, state, model)
     trainer = _make_trainer(run, stage, model, follower)
     resume_from = _trainer_checkpoint(run, trainer) if resumed else None

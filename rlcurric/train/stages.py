@@ -7,7 +7,7 @@ from typing import Any
 from rlcurric.recipe.schema import RlStage
 from rlcurric.train.coordinator import conduct
 from rlcurric.train.learner import Learner
-from rlcurric.train.models import load_model
+from rlcurric.train.models import load_policy
 from rlcurric.train.rl import RlLeader
 from rlcurric.train.run import RunContext, RunState
 from rlcurric.train.worker import RlWorker
@@ -17,8 +17,7 @@ def run_rl(run: RunContext, stage: RlStage, state: RunState) -> tuple[str, RunSt
     """Train until the stage ends or a stop is asked for: ("done" | "stopped", where the run then stands)."""
     resumed = state.stage_step > 0
     assert run.origin is not None or not resumed
-    source = run.origin.model if resumed and run.origin else run.initial_weights(stage)
-    model = load_model(run.recipe, source)
+    model = load_policy(run, stage, resumed)
     learner = Learner(
         model,
         stage.optim,
@@ -31,7 +30,11 @@ def run_rl(run: RunContext, stage: RlStage, state: RunState) -> tuple[str, RunSt
     keep_statistics = not run.forked or _same(run, "curriculum", "mixture")
     optimizer_kept = resumed or "optimizer" in stage.carry
     if run.origin and optimizer_kept and (not run.forked or _same(run, "optim")):
-        learner.load(run.origin.path)
+        learner.load_optimizer(run.origin.path)
+    if run.origin and (resumed or "reference" in stage.carry):
+        learner.load_reference(run.origin.path)
+    if run.origin and resumed:
+        learner.load_state(run.origin.path)
     if run.origin and resumed and keep_statistics:
         worker.load_carried(run.origin.path)
     leader: RlLeader | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,14 @@ from rlcurric.train.directives import (
     Generate,
     Probe,
     Save,
+    ScoreKl,
     Sync,
+    TrainSample,
     Update,
 )
 from rlcurric.train.evaluation import EvalSample, evaluate
-from rlcurric.train.learner import Learner, TrainRow
+from rlcurric.train.learner import Learner, Step
+from rlcurric.train.rows import ImitationRow, Key, TrainRow, Window, prompt_rows
 from rlcurric.train.run import RunContext
 from rlcurric.train.sampling import completions
 from rlcurric.types import Delivery, GroupId, Prompt, Rollout
@@ -60,6 +64,8 @@ class RlWorker:
         match directive:
             case Generate():
                 return self._generate(directive)
+            case ScoreKl():
+                return self._score_kl(directive)
             case Update():
                 return self._update(directive)
             case Sync():
@@ -112,32 +118,61 @@ class RlWorker:
         return Generated(deliveries, time.perf_counter() - started)
 
     def _update(self, directive: Update) -> dict[str, float]:
-        windows = [
-            [
-                self._row(sample.group_id, sample.sample, sample.advantage)
-                for sample in window
-                if self._has(sample.group_id)
+        windows = []
+        for minibatch in directive.minibatches:
+            rollouts = self._rows(minibatch.samples)
+            imitations = [
+                self._demonstration(group)
+                for group in minibatch.demonstrations
+                if group in self.held
             ]
-            for window in directive.minibatches
-        ]
+            if self.learner.objective.ntp_coef:
+                imitations += prompt_rows(rollouts)
+            windows.append(Window(tuple(rollouts), tuple(imitations)))
+        carried = set(directive.carried)
         waiting = [
             TrainRow(prompt.prompt_ids, rollout, 0.0)
             for group, (prompt, rollouts) in sorted(self.held.items(), key=lambda item: item[0])
-            if group in set(directive.carried)
+            if group in carried
             for rollout in rollouts
             if int(rollout.policy_version_T.min()) == directive.version
         ]
-        return self.learner.update(windows, directive.learning_rates, directive.version, waiting)
+        return self.learner.update(
+            Step(
+                windows,
+                directive.learning_rates,
+                directive.version,
+                directive.progress,
+                waiting,
+                directive.token_fraction,
+            )
+        )
 
-    def _has(self, group_id: GroupId) -> bool:
-        return group_id in self.held
+    def _score_kl(self, directive: ScoreKl) -> dict[Key, float]:
+        return self.learner.kl_by_row(self._rows(directive.samples), directive.version)
 
-    def _row(self, group_id: GroupId, sample: int, advantage: float) -> TrainRow:
-        prompt, rollouts = self.held[group_id]
-        rollout = next(rollout for rollout in rollouts if rollout.sample == sample)
-        return TrainRow(prompt.prompt_ids, rollout, advantage)
+    def _rows(self, samples: Sequence[TrainSample]) -> list[TrainRow]:
+        """The samples that this rank holds, with their tokens."""
+        rows = []
+        for one in samples:
+            if one.group_id not in self.held:
+                continue
+            prompt, rollouts = self.held[one.group_id]
+            rollout = next(rollout for rollout in rollouts if rollout.sample == one.sample)
+            masked = rollout.truncated and not self.learner.objective.train_truncated
+            rows.append(
+                TrainRow(prompt.prompt_ids, rollout, one.advantage, one.mode_advantage, masked)
+            )
+        return rows
+
+    def _demonstration(self, group: GroupId) -> ImitationRow:
+        prompt, _ = self.held[group]
+        tokens = self.run.data.demonstration(self.stage, prompt)
+        return ImitationRow(prompt.prompt_ids, np.asarray(tokens, dtype=np.int64), "demonstration")
 
     def _probe(self, directive: Probe) -> dict[str, float]:
+        if not self.engine.samples:  # what was recorded has log-probs of other weights
+            return {}
         mine = (
             directive.prompts[self.run.ranks.rank :: self.run.ranks.world] or directive.prompts[:1]
         )

@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from rlcurric.build.binding import resolve, validated
 from rlcurric.curriculum.controller import Controller, ControllerSettings
 from rlcurric.data import (
     Counts,
     DistributionSpec,
+    Place,
     Pool,
     PromptTemplate,
     Renderer,
     Room,
     Row,
     held_out_rows,
-    import_attribute,
     load_distributions,
     make_source,
     require_columns,
@@ -38,64 +38,17 @@ from rlcurric.recipe.schema import (
     StageBase,
     parse_number,
 )
-from rlcurric.registry import nearest, registry
+from rlcurric.registry import nearest
 from rlcurric.rewards.protocol import discover_builtin, get_reward, load_reward_files
 from rlcurric.rewards.rubric import Component, GradeRequest, Rubric
 from rlcurric.rewards.runner import RewardRunner
-from rlcurric.schedules import Progress, Schedule, value_at
+from rlcurric.schedules import Progress, value_at
 from rlcurric.types import GroupId, Prompt, PromptPool, Rollout, SampleOutcome
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PROBE_PROMPTS = 4
-
-
-def resolve(kind: str, name: str, base_dir: str) -> Any:
-    """The part of that name: registered, or an import path (`file.py:attr`, `package.module:attr`)."""
-    return import_attribute(name, base_dir) if ":" in name else registry(kind).get(name)
-
-
-def validated(
-    function: Any, args: Mapping[str, Any], where: str, given: Sequence[str] = ()
-) -> dict[str, Any]:
-    """`args` checked against the signature of `function`; ValueError that names the place.
-
-    `given` are parameters that the framework fills in, so the recipe may not.
-    """
-    parameters = inspect.signature(function, eval_str=True).parameters
-    own = {
-        name: parameter
-        for name, parameter in parameters.items()
-        if name not in given and name != "self" and parameter.kind is not parameter.VAR_KEYWORD
-    }
-    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    checked: dict[str, Any] = {}
-    for name, value in args.items():
-        if name not in own:
-            if open_ended:
-                checked[name] = value
-                continue
-            raise ValueError(f"{where}: unknown argument {name!r}. {nearest(name, own)}")
-        annotation = own[name].annotation
-        if annotation is inspect.Parameter.empty or isinstance(value, Schedule):
-            checked[name] = value
-            continue
-        try:
-            adapter = TypeAdapter(
-                annotation, config=ConfigDict(arbitrary_types_allowed=True, strict=False)
-            )
-        except Exception:  # an annotation that is already a model brings its own configuration
-            adapter = TypeAdapter(annotation)
-        try:
-            checked[name] = adapter.validate_python(value)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            raise ValueError(f"{where}.{name}: {first['msg']}, got {first['input']!r}") from None
-    missing = [name for name, p in own.items() if p.default is p.empty and name not in checked]
-    if missing:
-        raise ValueError(f"{where}: the argument {missing[0]!r} is required")
-    return checked
 
 
 class RunData:
@@ -140,15 +93,18 @@ class RunData:
         longest = stage.evaluation.max_new_tokens or stage.rollout.max_new_tokens
         return list(self._pool(stage, rows, longest))
 
-    def check_prompts(self, stage: StageBase, columns: Mapping[str, str]) -> None:
+    def check_prompts(
+        self, stage: StageBase, columns: Mapping[str, str], demonstrated: bool = False
+    ) -> None:
         """Render every prompt and demonstration of the stage once; ValueError at the first that cannot be.
 
         `columns`: those that rewards need, and which reward; a row without one is named by file and place.
+        `demonstrated`: the stage's objective trains on demonstrations too.
         """
         for name in stage.mixture:
             require_columns(self.rows(name), columns)
         self.pool(stage).check()
-        if isinstance(stage, SftStage):
+        if isinstance(stage, SftStage) or demonstrated:
             self.sft_examples(stage)
         self.held_out(stage)
 
@@ -169,6 +125,12 @@ class RunData:
             for example in sft_examples(rows, self._renderer(stage), self._context)
             for features in (example.features(),)
         ]
+
+    def demonstration(self, stage: StageBase, prompt: Prompt) -> tuple[int, ...]:
+        """Token ids of the demonstration that belongs to a prompt."""
+        where = Place(f"uid {prompt.uid:016x}, row", 0)
+        row = Row(prompt.uid, 0, prompt.columns, where)
+        return self._renderer(stage).demonstration(row, prompt.distribution)
 
     def _renderer(self, stage: StageBase) -> Renderer:
         prompt = stage.prompt
@@ -312,12 +274,16 @@ class Parts:
         return GoldCheck(gold, empty, garbage, problems)
 
     def objective(self, stage: RlStage) -> Any:
-        """The stage's `objective.presets.ObjectiveSpec`."""
-        import rlcurric.objective.presets  # noqa: F401  (registers; brings torch)
+        """The stage's `objective.declaration.Objective`."""
+        from rlcurric.build.objectives import bind_objective  # brings torch
 
-        function = resolve("objective", stage.objective.name, self._recipe.base_dir)
-        where = f"stages.{stage.name}.objective"
-        return function(**validated(function, stage.objective.args, where))
+        return bind_objective(stage, self._recipe.base_dir)
+
+    def needs_demonstrations(self, stage: StageBase) -> bool:
+        """Whether the stage may train on its rows' demonstrations."""
+        if not isinstance(stage, RlStage):
+            return True
+        return self.objective(stage).demonstrations is not None
 
     def controller(self, stage: RlStage, pool: PromptPool, run_seed: int) -> Controller:
         """The stage's curriculum."""

@@ -1,0 +1,94 @@
+"""LoRA through peft: the adapter that is trained, and its weights merged for engines and checkpoints.
+
+The base model's weights are never touched: merged tensors are computed beside them, so that any number of syncs
+leaves the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from rlcurric.recipe.schema import Lora
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+ADAPTER = "default"
+FOLDER = "adapter"
+
+
+def is_adapted(model: Any) -> bool:
+    """Whether the model carries a LoRA adapter."""
+    return hasattr(model, "peft_config")
+
+
+def add_adapter(model: PreTrainedModel, lora: Lora, seed: int, saved: Path | None) -> Any:
+    """The model under an adapter: the one saved in that folder, or a new one that changes nothing yet."""
+    from peft import LoraConfig, get_peft_model
+    from peft.utils import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=0.0,  # dropout would part the first ratio from 1, and the trainer from the engine
+        target_modules="all-linear"
+        if lora.target_modules == "all-linear"
+        else list(lora.target_modules),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        try:
+            adapted = get_peft_model(model, config)
+        except ValueError as error:
+            raise ValueError(f"model.lora: {error}") from None
+    if saved is not None:
+        file = saved / "adapter_model.safetensors"
+        if not file.is_file():
+            raise ValueError(
+                f"The checkpoint {saved.parent} has no {FOLDER}/: it was trained without model.lora. Start a new run, or "
+                f"point model at {saved.parent / 'model'}"
+            )
+        found = set_peft_model_state_dict(adapted, load_file(file))
+        if getattr(found, "unexpected_keys", None):
+            raise ValueError(
+                f"{file} does not fit model.lora: unexpected {found.unexpected_keys[0]!r}. rank and target_modules must be "
+                "those that the run began with"
+            )
+    return adapted
+
+
+def save_adapter(model: Any, folder: Path) -> None:
+    """peft's own format: `adapter_config.json` and `adapter_model.safetensors`."""
+    model.save_pretrained(folder, selected_adapters=[ADAPTER])
+
+
+def merged_tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters of the base model by its own names, the adapter's change added."""
+    base = model.get_base_model()
+    deltas = {
+        id(module.base_layer.weight): module
+        for module in base.modules()
+        if hasattr(module, "base_layer") and hasattr(module, "lora_A") and ADAPTER in module.lora_A
+    }
+    for name, parameter in base.named_parameters():
+        if "lora_" in name:
+            continue
+        tensor = parameter.detach()
+        layer = deltas.get(id(parameter))
+        if layer is not None:
+            tensor = tensor + layer.get_delta_weight(ADAPTER).detach().to(tensor.dtype)
+        yield name.replace(".base_layer.", "."), tensor
+
+
+def save_merged(model: Any, folder: Path) -> None:
+    """A whole model in Hugging Face format, the adapter merged into it."""
+    base = model.get_base_model()
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in merged_tensors(model)}
+    base.save_pretrained(folder, state_dict=tensors)

@@ -1,0 +1,136 @@
+"""The reference policy of a KL penalty: what the stage started from, or a copy that follows the policy."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from rlcurric.train.adapters import ADAPTER, is_adapted
+from rlcurric.train.logprobs import PolicyForward
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+FILE = "reference.safetensors"
+FROZEN = "reference"  # name of the adapter that holds it
+
+
+class Reference:
+    """Frozen weights to score with.
+
+    Under LoRA it costs no second model: a fresh adapter's reference is the model without it, a trained one's is a
+    frozen copy of the adapter. Without LoRA it is a frozen copy of the model.
+    """
+
+    def __init__(self, model: PreTrainedModel, policy: PolicyForward) -> None:
+        self._model = model
+        self._policy = policy
+        self._frozen: PolicyForward | None = None
+        if not is_adapted(model):
+            self._frozen = PolicyForward(copy.deepcopy(model), policy.fp32_head)
+            self._frozen.eval().requires_grad_(False)
+        elif _is_fresh(model):
+            self._kind = "base"
+        else:
+            self._freeze_adapter()
+
+    @contextmanager
+    def scoring(self) -> Iterator[PolicyForward]:
+        """The forward of the reference; the policy is itself again afterwards."""
+        if self._frozen is not None:
+            yield self._frozen
+            return
+        peft_model: Any = self._model
+        if self._kind == "base":
+            with peft_model.disable_adapter():
+                yield self._policy
+            return
+        peft_model.set_adapter(FROZEN)
+        try:
+            yield self._policy
+        finally:
+            peft_model.set_adapter(ADAPTER)
+            _only_policy_trains(peft_model)
+
+    @torch.no_grad()
+    def follow(self, mix: float) -> None:
+        """Reference <- mix * policy + (1 - mix) * reference (TR-DPO 2404.09656, eq. 4)."""
+        if self._frozen is None:
+            if mix != 1.0:
+                raise ValueError(
+                    f"kl.sync_mix must be 1 under LoRA (adapters' factors cannot be averaged one by one), got {mix}"
+                )
+            self._freeze_adapter()
+            return
+        for held, current in zip(
+            self._frozen.model.parameters(), self._model.parameters(), strict=True
+        ):
+            held.lerp_(current.detach(), mix)
+
+    def save(self, folder: Path) -> None:
+        """What cannot be had from elsewhere: nothing where the reference is the base model."""
+        tensors = self._tensors()
+        if tensors:
+            save_file(tensors, folder / FILE)
+
+    def load(self, folder: Path) -> None:
+        """As `save` left it."""
+        if not (folder / FILE).exists():
+            return
+        if self._frozen is None and self._kind == "base":
+            self._freeze_adapter()
+        saved = load_file(folder / FILE)
+        for name, tensor in self._named():
+            if name not in saved:
+                raise ValueError(f"{folder / FILE} is of another model: it has no tensor {name!r}")
+            with torch.no_grad():
+                tensor.copy_(saved[name])
+
+    def _freeze_adapter(self) -> None:
+        peft_model: Any = self._model
+        if FROZEN not in peft_model.peft_config:
+            config = copy.deepcopy(peft_model.peft_config[ADAPTER])
+            with torch.random.fork_rng():
+                peft_model.add_adapter(FROZEN, config)
+        self._kind = "adapter"
+        policy = dict(_adapter(peft_model, ADAPTER))
+        with torch.no_grad():
+            for name, tensor in _adapter(peft_model, FROZEN):
+                tensor.copy_(policy[name])
+        peft_model.set_adapter(ADAPTER)
+        _only_policy_trains(peft_model)
+
+    def _named(self) -> Iterator[tuple[str, torch.Tensor]]:
+        if self._frozen is not None:
+            yield from self._frozen.model.named_parameters()
+        elif self._kind == "adapter":
+            yield from _adapter(self._model, FROZEN)
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in self._named()}
+
+
+def _adapter(model: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+    """Tensors of one adapter, by names without it."""
+    for key, parameter in model.named_parameters():
+        if f".{name}." in key:
+            yield key.replace(f".{name}.", "."), parameter
+
+
+def _is_fresh(model: Any) -> bool:
+    """Whether the adapter changes nothing yet: all its B are 0."""
+    return not any(
+        bool(tensor.any()) for key, tensor in _adapter(model, ADAPTER) if "lora_B" in key
+    )
+
+
+def _only_policy_trains(model: Any) -> None:
+    for key, parameter in model.named_parameters():
+        if "lora_" in key:
+            parameter.requires_grad_(f".{ADAPTER}." in key)
