@@ -58,6 +58,7 @@ def trl_loss(
     accelerator = SimpleNamespace(
         gather=same, gather_for_metrics=same, reduce=same, num_processes=processes, device="cpu",
         is_main_process=True, process_index=0, sync_gradients=True,
+        pad_across_processes=same,
     )  # fmt: skip
     coef = settings.pop("entropy_coef", 0.0)
     beta = settings.pop("beta", 0.0)
@@ -99,6 +100,10 @@ def trl_loss(
     return loss.item(), flat(logprobs_BT.grad).tolist()
 
 
+# TRL's two temperatures are float32 numbers: 1.05 is only equal to about 1e-8.
+WITHIN = {"sapo": 1e-7}
+
+
 def with_kl(objective: Objective, estimator: Any) -> Objective:
     return replace(objective, kl=Kl(0.1, estimator))
 
@@ -121,8 +126,8 @@ CASES: dict[str, tuple[Objective, dict[str, Any]]] = {
     "vespo": (vespo(), {"loss_type": "vespo"}),
     "gspo": (gspo(0.2, 0.2), {"loss_type": "grpo", "level": "sequence"}),
     "gspo, tight": (
-        gspo(),
-        {"loss_type": "grpo", "level": "sequence", "epsilon_low": 3e-4, "epsilon_high": 4e-4},
+        gspo(0.2, 4e-4),
+        {"loss_type": "grpo", "level": "sequence", "epsilon_high": 4e-4},
     ),
     "two-sided": (
         replace(two_sided(), kl=Kl()),
@@ -154,15 +159,10 @@ def test_same_loss_and_gradient(case: str, on_policy: bool) -> None:
     objective, settings = CASES[case]
     settings = dict(settings)
     loss_type = settings.pop("loss_type")
-    low = settings.pop("epsilon_low", 0.2)
-    if low != 0.2:  # TRL keeps it as an attribute; the helper's is 0.2
-        objective = replace(
-            objective, surrogate=Piece(objective.surrogate.function, {"low": 0.2, "high": 4e-4})
-        )
     theirs, their_gradient = trl_loss(loss_type, on_policy=on_policy, **settings)
     ours, our_gradient, _ = base_case(objective, old_N=flat(LP) if on_policy else None)
-    assert ours == pytest.approx(theirs, abs=1e-9)
-    assert our_gradient == pytest.approx(their_gradient, abs=1e-9)
+    assert ours == pytest.approx(theirs, abs=WITHIN.get(loss_type, 1e-9))
+    assert our_gradient == pytest.approx(their_gradient, abs=WITHIN.get(loss_type, 1e-9))
 
 
 @pytest.mark.parametrize(
@@ -182,8 +182,8 @@ def test_same_correction_of_the_mismatch(loss_type: str, objective: Objective) -
     theirs, their_gradient = trl_loss(loss_type, ratio=RATIO, epsilon_high=high)
     rollout_N = flat(LP - D) - flat(RATIO).log()
     ours, our_gradient, _ = base_case(objective, rollout_N=rollout_N)
-    assert ours == pytest.approx(theirs, abs=1e-9)
-    assert our_gradient == pytest.approx(their_gradient, abs=1e-9)
+    assert ours == pytest.approx(theirs, abs=WITHIN.get(loss_type, 1e-9))
+    assert our_gradient == pytest.approx(their_gradient, abs=WITHIN.get(loss_type, 1e-9))
 
 
 @pytest.mark.parametrize(
@@ -195,8 +195,8 @@ def test_same_with_a_masked_row(loss_type: str, objective: Objective) -> None:
     mask_N = torch.tensor([1.0, 1, 1, 0, 0], dtype=torch.float64)
     theirs, their_gradient = trl_loss(loss_type, mask=mask, items=3)
     ours, our_gradient, _ = base_case(objective, replace(COUNTS, tokens=3), mask_N=mask_N)
-    assert ours == pytest.approx(theirs, abs=1e-9)
-    assert our_gradient == pytest.approx(their_gradient, abs=1e-9)
+    assert ours == pytest.approx(theirs, abs=WITHIN.get(loss_type, 1e-9))
+    assert our_gradient == pytest.approx(their_gradient, abs=WITHIN.get(loss_type, 1e-9))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import rlcurric.objective.presets  # noqa: F401  (registers every preset and piece)
+import rlcurric.objective.presets
+import rlcurric.objective.terms  # noqa: F401  (both register what they define)
 from rlcurric.build.binding import checked_fields, resolve, scheduled, validated
 from rlcurric.objective.declaration import FIELDS, PARTS, Demonstrations, Objective, trial
 from rlcurric.objective.entropy import ADAPTIVE, AdaptiveEntropy

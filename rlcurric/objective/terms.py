@@ -70,7 +70,7 @@ def _centres(
     n = max(float(mask_N.sum()), 1.0)
     return {
         "mean_advantage": float((advantages_N * mask_N).sum()) / n,
-        "mean_logprob": float((logprobs_N * mask_N).sum()) / n,
+        "mean_logprob": float((logprobs_N.detach() * mask_N).sum()) / n,
     }
 
 
