@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pytest
@@ -13,17 +15,23 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlcurric.data.packing import pack, to_packed
+from rlcurric.data.packing import Segment, pack, to_packed
 from rlcurric.errors import RunError
-from rlcurric.objective.presets import ObjectiveSpec, dapo, dr_grpo, grpo
+from rlcurric.objective import stabilisers
+from rlcurric.objective.declaration import Demonstrations, Objective
+from rlcurric.objective.entropy import AdaptiveEntropy, Entropy
+from rlcurric.objective.kl import Kl
+from rlcurric.objective.pieces import Piece
+from rlcurric.objective.presets import dapo, dr_grpo, grpo, reinforce_pp
+from rlcurric.objective.terms import llds, tea_rl
 from rlcurric.recipe.schema import Optim
 from rlcurric.rollout.parity import ParityLimits
 from rlcurric.schedules import Progress
-from rlcurric.train import logprobs as logprobs_module
-from rlcurric.train.coordinator import SingleProcess
-from rlcurric.train.learner import Learner, LearnerSettings, TrainRow, learning_rate
+from rlcurric.train.coordinator import Coordinator, SingleProcess
+from rlcurric.train.learner import Learner, LearnerSettings, Step, learning_rate
 from rlcurric.train.logprobs import PolicyForward
 from rlcurric.train.models import random_model
+from rlcurric.train.rows import ImitationRow, TrainRow, Window, prompt_rows
 from rlcurric.types import GroupId, Rollout
 from tests.packed import logprobs_alone
 from tests.tiny import tiny_recipe
@@ -38,6 +46,20 @@ LENGTHS = [(3, 5), (1, 1), (6, 12), (2, 7), (4, 3)]  # tokens of prompt and comp
 
 def new_model() -> PreTrainedModel:
     return random_model(tiny_recipe())
+
+
+def update(
+    learner: Learner,
+    windows: Sequence[Sequence[TrainRow]],
+    rates: Sequence[float],
+    version: int = 0,
+    waiting: Sequence[TrainRow] = (),
+    imitations: tuple[ImitationRow, ...] = (),
+    token_fraction: float = 1.0,
+) -> dict[str, float]:
+    """One step of a learner; `imitations` go into every window."""
+    made = [Window(tuple(window), imitations) for window in windows]
+    return learner.update(Step(made, rates, version, Progress(0, 0, 10), waiting, token_fraction))
 
 
 def rows(model: PreTrainedModel, version: int = 0) -> list[TrainRow]:
@@ -64,15 +86,16 @@ def rows(model: PreTrainedModel, version: int = 0) -> list[TrainRow]:
 
 def learner_of(
     model: PreTrainedModel,
-    objective: ObjectiveSpec | None = None,
+    objective: Objective | None = None,
     parity: ParityLimits = PARITY,
-    **optim: float,
+    ranks: Coordinator | None = None,
+    **optim: Any,
 ) -> Learner:
     settings = LearnerSettings(
         temperature=TEMPERATURE, max_new_tokens=12, mixed_precision="no", parity=parity
     )
     chosen = Optim.model_validate({"learning_rate": 1e-3, **optim})
-    return Learner(model, chosen, objective or grpo(), SingleProcess(), settings)
+    return Learner(model, chosen, objective or grpo(), ranks or SingleProcess(), settings)
 
 
 def weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
@@ -89,20 +112,40 @@ def test_bins_hold_every_row_once_and_fit(lengths: list[int], room: int) -> None
     bins = pack(lengths, room)
     assert sorted(index for members in bins for index in members) == list(range(len(lengths)))
     for members in bins:
-        assert members == sorted(members)
+        assert members == sorted(members, key=lambda index: (lengths[index], index))
         assert len(members) == 1 or sum(lengths[index] for index in members) <= room
     # No two bins that were opened could have been one, but for rows longer than a bin.
     sums = [sum(lengths[index] for index in members) for members in bins]
     assert all(a + b > room for k, a in enumerate(sums) for b in sums[k + 1 :])
 
 
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 20)), max_size=30), st.integers(1, 60))
+def test_bins_with_shared_prompts_hold_each_prompt_once(
+    members: list[tuple[int, int]], room: int
+) -> None:
+    """Prompt k has 3 k + 2 tokens."""
+    lengths = [length for _, length in members]
+    prefixes = [(prompt, 3 * prompt + 2) for prompt, _ in members]
+    bins = pack(lengths, room, prefixes)
+    assert sorted(index for chosen in bins for index in chosen) == list(range(len(members)))
+    for chosen in bins:
+        prompts = [prefixes[index][0] for index in chosen]
+        assert len(list(dict.fromkeys(prompts))) == 1 + sum(
+            a != b for a, b in itertools.pairwise(prompts)
+        )  # the completions of a prompt are neighbours
+        tokens = sum(lengths[index] for index in chosen)
+        tokens += sum(3 * prompt + 2 for prompt in set(prompts))
+        assert len(chosen) == 1 or tokens <= room
+
+
 def test_a_packed_line_by_hand() -> None:
     packed = to_packed(
         [((7, 8), np.array([9, 1]), None), ((5,), np.array([6, 4, 1]), np.array([1, 0, 1]))]
     )
-    assert packed.input_ids_1L.tolist() == [[7, 8, 9, 1, 5, 6, 4, 1]]
-    assert packed.position_ids_1L.tolist() == [[0, 1, 2, 3, 0, 1, 2, 3]]
-    assert packed.predict_N.tolist() == [1, 2, 4, 5, 6]
+    assert packed.input_ids_1L.tolist() == [[7, 8, 9, 5, 6, 4]]  # a last token predicts nothing
+    assert packed.position_ids_1L.tolist() == [[0, 1, 2, 0, 1, 2]]
+    assert packed.segments == (Segment(0, 2, 3),)
+    assert packed.predict_N.tolist() == [1, 2, 3, 4, 5]
     assert packed.targets_N.tolist() == [9, 1, 6, 4, 1]
     assert packed.row_N.tolist() == [0, 0, 1, 1, 1]
     assert packed.loss_mask_N.tolist() == [1, 1, 1, 0, 1]
@@ -110,9 +153,31 @@ def test_a_packed_line_by_hand() -> None:
     assert (empty.n_rows, empty.loss_mask_N.tolist()) == (0, [0.0])
 
 
-def test_rows_in_one_line_do_not_see_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Log-probs and entropies of a packed line, in chunks, equal those of every row alone."""
-    monkeypatch.setattr(logprobs_module, "CHUNK", 4)
+def test_a_line_with_a_shared_prompt_by_hand() -> None:
+    prompt = (7, 8)
+    packed = to_packed(
+        [
+            (prompt, np.array([1]), None),
+            (prompt, np.array([9, 1]), None),
+            (prompt, np.array([6, 1]), None),
+            ((5,), np.array([4, 1]), None),
+        ],
+        shared_prefix=True,
+    )
+    assert packed.input_ids_1L.tolist() == [[7, 8, 9, 6, 5, 4]]
+    assert packed.position_ids_1L.tolist() == [[0, 1, 2, 2, 0, 1]]
+    assert packed.segments == (
+        Segment(0, 1, 2),
+        Segment(2, 2, 1, (0, 2)),
+        Segment(4, 1, 1),
+        Segment(5, 1, 1, (4, 5)),
+    )
+    assert packed.predict_N.tolist() == [1, 1, 2, 1, 3, 4, 5]
+    assert packed.targets_N.tolist() == [1, 9, 1, 6, 1, 4, 1]
+
+
+def test_rows_in_one_line_do_not_see_each_other() -> None:
+    """Log-probs and entropies of a packed line equal those of every row alone."""
     model = new_model()
     batch = rows(model)
     packed = to_packed(
@@ -134,30 +199,87 @@ def test_rows_in_one_line_do_not_see_each_other(monkeypatch: pytest.MonkeyPatch)
     assert torch.allclose(entropy_N, entropies_N, atol=1e-5)
 
 
-def test_gradients_in_chunks_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    gradients = []
-    for chunk in (10_000, 3):
-        monkeypatch.setattr(logprobs_module, "CHUNK", chunk)
-        model = new_model()
-        batch = rows(model)
-        packed = to_packed([(row.prompt_ids, row.rollout.completion_ids_T, None) for row in batch])
-        logprobs_N, _ = PolicyForward(model)(packed, TEMPERATURE, with_entropy=False)
-        (logprobs_N * torch.arange(len(logprobs_N))).sum().backward()
-        gradients.append(
-            {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
-        )
-    assert largest_difference(gradients[0], gradients[1]) < 1e-4
+def test_a_mask_over_a_packed_line_is_refused() -> None:
+    """A mask of ones would let every row see those before it; so would none at all."""
+    model = new_model()
+    packed = to_packed(
+        [(row.prompt_ids, row.rollout.completion_ids_T, None) for row in rows(model)]
+    )
+    decoder = PolicyForward(model).model.get_decoder()
+    for mask in (torch.ones_like(packed.input_ids_1L), None):
+        with pytest.raises(ValueError, match="A packed line takes no attention mask"):
+            decoder(
+                input_ids=packed.input_ids_1L,
+                position_ids=packed.position_ids_1L,
+                attention_mask=mask,
+                segments=packed.segments,
+            )
+
+
+@pytest.fixture
+def exact_norms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RMSNorm in the precision of its input: transformers' own rounds gradients to float32."""
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
+
+    def forward(self: Any, hidden: torch.Tensor) -> torch.Tensor:
+        scale = torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+        result: torch.Tensor = self.weight * (hidden * scale)
+        return result
+
+    monkeypatch.setattr(Qwen3RMSNorm, "forward", forward)
+
+
+@pytest.mark.usefixtures("exact_norms")
+def test_packed_padded_and_shared_prompts_have_the_same_gradients() -> None:
+    """Float64, 1e-9 relative: three groups of four, whose prompts stand once, again and again, or in padded rows."""
+    model = new_model().double()
+    rng = np.random.default_rng(3)
+    prompts = [tuple(rng.integers(5, 20, n).tolist()) for n in (9, 1, 4)]
+    triples = [
+        (prompt, rng.integers(0, 20, int(rng.integers(1, 7))), None)
+        for prompt in prompts
+        for _ in range(4)
+    ]
+    slope_N = torch.tensor(rng.normal(size=sum(len(ids) for _, ids, _ in triples)))
+
+    def gradients(logprobs_N: torch.Tensor) -> torch.Tensor:
+        model.zero_grad()
+        (logprobs_N * slope_N).sum().backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    longest = max(len(p) + len(ids) for p, ids, _ in triples)
+    ids_BT = torch.zeros(len(triples), longest, dtype=torch.int64)
+    mask_BT = torch.zeros_like(ids_BT)
+    for row, (prompt, ids, _) in enumerate(triples):
+        line = torch.tensor([*prompt, *ids.tolist()])
+        ids_BT[row, : len(line)], mask_BT[row, : len(line)] = line, 1
+    logits_BTV = model(input_ids=ids_BT, attention_mask=mask_BT).logits / TEMPERATURE
+    padded_N = torch.cat(
+        [
+            logits_BTV[row, len(prompt) - 1 : len(prompt) + len(ids) - 1]
+            .log_softmax(-1)
+            .gather(-1, torch.as_tensor(ids)[:, None])[:, 0]
+            for row, (prompt, ids, _) in enumerate(triples)
+        ]
+    )
+    expected = gradients(padded_N)
+    policy = PolicyForward(model)
+    for shared in (False, True):
+        logprobs_N, _ = policy(to_packed(triples, shared_prefix=shared), TEMPERATURE, True)
+        assert (logprobs_N - padded_N).abs().max() < 1e-12
+        found = gradients(logprobs_N)
+        assert (found - expected).norm() <= 1e-9 * expected.norm(), shared
 
 
 @pytest.mark.parametrize("objective", [grpo(), dapo(), dr_grpo()])
-def test_an_update_does_not_depend_on_micro_batches(objective: ObjectiveSpec) -> None:
+def test_an_update_does_not_depend_on_micro_batches(objective: Objective) -> None:
     """One line, a few lines, or a line a row: the same gradient, so the same weights."""
     ends, metrics = [], []
     for tokens in (1000, 20, 1):
         model = new_model()
         # Plain Adam turns noise in tiny gradients into whole steps; a large eps keeps the step proportional.
         learner = learner_of(model, objective, tokens_per_microbatch=tokens, eps=1.0)
-        metrics.append(learner.update([rows(model)], [0.1], version=0))
+        metrics.append(update(learner, [rows(model)], [0.1]))
         ends.append(weights(model))
     assert largest_difference(ends[0], weights(new_model())) > 1e-4
     for end, measured in zip(ends[1:], metrics[1:], strict=True):
@@ -174,11 +296,11 @@ def test_the_first_of_several_updates_is_on_policy_and_later_ones_are_not() -> N
     model = new_model()
     batch = rows(model)
     learner = learner_of(model)
-    once = learner.update([batch], [3e-2], version=0)
+    once = update(learner, [batch], [3e-2])
     assert once["kl/old_policy_k3/mean"] == 0.0
     model = new_model()
     learner = learner_of(model)
-    several = learner.update([batch, batch, batch], [3e-2] * 3, version=0)
+    several = update(learner, [batch, batch, batch], [3e-2] * 3)
     assert several["optim/updates"] == 3
     assert several["kl/old_policy_k3/mean"] > 1e-4
     assert several["parity/logprob/max_abs"] < 1e-5  # measured before the first step
@@ -201,7 +323,7 @@ def test_rows_of_an_older_policy_are_compared_with_it_only() -> None:
         batch[index] = replace(
             batch[index], rollout=replace(batch[index].rollout, policy_version_T=fresh)
         )
-    measured = learner_of(model).update([batch], [1e-3], version=1)
+    measured = update(learner_of(model), [batch], [1e-3], version=1)
     assert measured["parity/tokens/sum"] == sum(length for _, length in LENGTHS[1:])
     assert measured["parity/logprob/max_abs"] < 1e-5
 
@@ -209,13 +331,13 @@ def test_rows_of_an_older_policy_are_compared_with_it_only() -> None:
 def test_rows_that_wait_for_a_later_step_are_measured_too() -> None:
     model = new_model()
     batch = rows(model)
-    measured = learner_of(model).update([batch[:3]], [1e-3], 0, waiting=batch[3:])
+    measured = update(learner_of(model), [batch[:3]], [1e-3], 0, waiting=batch[3:])
     assert measured["parity/tokens/sum"] == sum(length for _, length in LENGTHS)
     model = new_model()
     wrong = batch[4].rollout.rollout_logprobs_T + np.float32(2e-4)
     late = replace(batch[4], rollout=replace(batch[4].rollout, rollout_logprobs_T=wrong))
     with pytest.raises(RunError, match=r"max \|difference\| 0.0002 nat"):
-        learner_of(model).update([batch[:4]], [1e-3], 0, waiting=[late])
+        update(learner_of(model), [batch[:4]], [1e-3], 0, waiting=[late])
     assert largest_difference(weights(model), weights(new_model())) == 0
 
 
@@ -227,7 +349,7 @@ def test_a_parity_beyond_the_limit_stops_before_the_weights_change(windows: int)
     batch[1] = replace(batch[1], rollout=replace(batch[1].rollout, rollout_logprobs_T=wrong))
     learner = learner_of(model)
     with pytest.raises(RunError, match=r"max \|difference\| 0.0002 nat.*over 28 tokens"):
-        learner.update([batch[k::windows] for k in range(windows)], [1e-2] * windows, version=0)
+        update(learner, [batch[k::windows] for k in range(windows)], [1e-2] * windows)
     assert largest_difference(weights(model), weights(new_model())) == 0
 
 
@@ -237,7 +359,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(broken: float
     batch = rows(model)
     batch[3] = replace(batch[3], advantage=broken)
     with pytest.raises(RunError, match="is not finite"):
-        learner_of(model).update([batch], [1e-2], version=0)
+        update(learner_of(model), [batch], [1e-2])
     assert largest_difference(weights(model), weights(new_model())) == 0
 
 
@@ -245,19 +367,19 @@ def test_the_optimizer_goes_on_from_its_file_bit_for_bit(tmp_path: Path) -> None
     model = new_model()
     batch = rows(model)
     free = learner_of(model, parity=ParityLimits(None, None))
-    free.update([batch], [1e-2], version=0)
+    update(free, [batch], [1e-2])
     free.save(tmp_path)
     from transformers import AutoModelForCausalLM
 
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
     second = learner_of(loaded, parity=ParityLimits(None, None))
-    second.load(tmp_path)
-    free.update([batch], [1e-2], version=1)
-    second.update([batch], [1e-2], version=1)
+    second.load_optimizer(tmp_path)
+    update(free, [batch], [1e-2], version=1)
+    update(second, [batch], [1e-2], version=1)
     assert largest_difference(weights(model), weights(loaded)) == 0
     other = random_model(tiny_recipe("model.architecture.layers=1"))
     with pytest.raises(ValueError, match="is of another model"):
-        learner_of(other).load(tmp_path)
+        learner_of(other).load_optimizer(tmp_path)
 
 
 def test_weight_decay_leaves_vectors_alone() -> None:
@@ -289,9 +411,321 @@ def test_gradients_are_clipped_to_their_norm() -> None:
     for norm in norms:
         model = new_model()
         learner = learner_of(model, max_grad_norm=norm, eps=1e6)
-        measured = learner.update([rows(model)], [1e5], version=0)["grad/norm"]
+        measured = update(learner, [rows(model)], [1e5])["grad/norm"]
         ends.append({name: value - start[name] for name, value in weights(model).items()})
     assert measured > 0.05
     for name in start:
         if start[name].ndim > 1:
             assert torch.allclose(ends[0][name] * 0.05 / measured, ends[1][name], atol=1e-7), name
+
+
+# --- ranks ------------------------------------------------------------------------------------------------------------
+
+T = TypeVar("T")
+
+
+class Ranks:
+    """Ranks of one process, a thread each, with collectives that meet at a barrier."""
+
+    def __init__(self, world: int) -> None:
+        self.world = world
+        self.box: list[Any] = [None] * world
+        self.barrier = threading.Barrier(world)
+
+    def run(self, work: Callable[[int], None]) -> None:
+        """`work(rank)` on every rank; the first exception of any is raised here."""
+        errors: list[BaseException] = []
+
+        def guarded(rank: int) -> None:
+            try:
+                work(rank)
+            except BaseException as error:
+                errors.append(error)
+                self.barrier.abort()
+
+        threads = [threading.Thread(target=guarded, args=(rank,)) for rank in range(self.world)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if errors:
+            raise errors[0]
+
+    def coordinator(self, rank: int) -> Coordinator:
+        return _Rank(self, rank)
+
+    def exchange(self, rank: int, item: Any) -> list[Any]:
+        self.box[rank] = item
+        self.barrier.wait(60)
+        found = list(self.box)
+        self.barrier.wait(60)
+        return found
+
+
+class _Rank:
+    def __init__(self, ranks: Ranks, rank: int) -> None:
+        self._ranks, self.rank, self.world, self.is_main = ranks, rank, ranks.world, rank == 0
+
+    def broadcast(self, item: T | None) -> T:
+        found: T = self._ranks.exchange(self.rank, item)[0]
+        return found
+
+    def gather(self, item: T) -> list[T]:
+        return self._ranks.exchange(self.rank, item)
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        return torch.stack(self._ranks.exchange(self.rank, values.clone())).sum(0)
+
+    def max(self, values: torch.Tensor) -> torch.Tensor:
+        return torch.stack(self._ranks.exchange(self.rank, values.clone())).amax(0)
+
+    def barrier(self) -> None:
+        self._ranks.exchange(self.rank, None)
+
+
+class _Averaging(Learner):
+    """Averages gradients over ranks before the step, as data parallelism does."""
+
+    def _finish(self, totals: Any) -> float:
+        for parameter in self.model.parameters():
+            grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            parameter.grad = self.ranks.sum(grad) / self.ranks.world
+        return super()._finish(totals)
+
+
+def _whole_window() -> Objective:
+    """Everything that must look at the whole window."""
+    return replace(
+        dapo(),
+        stabilisers=(
+            Piece(stabilisers.truncated_importance),
+            Piece(stabilisers.top_entropy, {"fraction": 0.7}),
+            Piece(stabilisers.d3s_tokens),
+        ),
+        kl=Kl(0.1, "k3"),
+        entropy=Entropy(0.01),
+        terms=(Piece(llds), Piece(tea_rl)),
+        ntp_coef=0.1,
+        demonstrations=Demonstrations(0.1, 0.5),
+    )
+
+
+SHIFTED = [
+    ((8, 6), np.array([3, 7, 1])),
+    ((9,), np.array([4, 1])),
+]  # prompts and demonstrations
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [grpo(), reinforce_pp(kl_coef=0.1), _whole_window()],
+    ids=["grpo", "reinforce_pp", "whole"],
+)
+@pytest.mark.parametrize("tokens", [1000, 20])
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_updates_in_float64_do_not_depend_on_ranks_or_micro_batches(
+    objective: Objective, tokens: int, world: int
+) -> None:
+    """Two updates of a step with unequal rows a rank, one rank without any; 1e-9 relative to the change."""
+    ranks = Ranks(world)
+    ends: list[Any] = [None] * world
+    settings = LearnerSettings(TEMPERATURE, 12, "no", ParityLimits(None, None))
+    optim = Optim.model_validate(
+        {"learning_rate": 1e-3, "tokens_per_microbatch": tokens, "eps": 1.0}
+    )
+    learners = []
+    for rank in range(world):
+        model = new_model().double()
+        learners.append(_Averaging(model, optim, objective, ranks.coordinator(rank), settings))
+    batch = rows(new_model())
+    shares = {1: [[0, 1, 2, 3, 4]], 2: [[3], [0, 1, 2, 4]], 4: [[1, 2], [], [4], [0, 3]]}[world]
+    demonstrations = [ImitationRow(p, ids, "demonstration") for p, ids in SHIFTED]
+
+    def work(rank: int) -> None:
+        mine = [batch[index] for index in shares[rank]]
+        extra = demonstrations[rank::world] if objective.demonstrations else []
+        windows = []
+        for half in (set(range(3)), set(range(3, 5))):
+            chosen = tuple(row for row in mine if row.rollout.group_id.uid in half)
+            prompts = prompt_rows(chosen) if objective.ntp_coef else ()
+            windows.append(Window(chosen, (*extra, *prompts)))
+        step = Step(windows, [0.1, 0.1], 0, Progress(0, 0, 10), (), 0.6)
+        ends[rank] = (learners[rank].update(step), weights(learners[rank].model))
+
+    ranks.run(work)
+    metrics, found = ends[0]
+    assert all(end[0] == metrics for end in ends)
+    expected_metrics, expected = _alone(objective)
+    start = weights(new_model().double())
+    moved = _norm({name: expected[name] - start[name] for name in start})
+    off = _norm({name: found[name] - expected[name] for name in start})
+    assert moved > 1e-4
+    assert off <= 1e-9 * moved
+    for key, value in expected_metrics.items():
+        assert metrics[key] == pytest.approx(value, rel=1e-6, abs=1e-9), key
+
+
+def _norm(tensors: dict[str, torch.Tensor]) -> float:
+    return float(torch.cat([tensor.flatten() for tensor in tensors.values()]).norm())
+
+
+def _alone(objective: Objective) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+    """The same step on one rank, in one micro-batch a window."""
+    model = new_model().double()
+    settings = LearnerSettings(TEMPERATURE, 12, "no", ParityLimits(None, None))
+    optim = Optim.model_validate({"learning_rate": 1e-3, "eps": 1.0})
+    learner = Learner(model, optim, objective, SingleProcess(), settings)
+    batch = rows(new_model())
+    demonstrations = tuple(ImitationRow(p, ids, "demonstration") for p, ids in SHIFTED)
+    windows = []
+    for chosen in (batch[:3], batch[3:]):
+        prompts = prompt_rows(chosen) if objective.ntp_coef else ()
+        extra = demonstrations if objective.demonstrations else ()
+        windows.append(Window(tuple(chosen), (*extra, *prompts)))
+    measured = learner.update(Step(windows, [0.1, 0.1], 0, Progress(0, 0, 10), (), 0.6))
+    return measured, weights(model)
+
+
+# --- what an objective brings along -----------------------------------------------------------------------------------
+
+
+def test_shared_prompts_train_as_repeated_ones() -> None:
+    ends = []
+    for shared in ("never", "always"):
+        model = new_model()
+        base = rows(model)
+        prompt = base[2].prompt_ids
+        batch = [
+            replace(
+                row,
+                prompt_ids=prompt,
+                rollout=replace(row.rollout, policy_version_T=row.rollout.policy_version_T - 1),
+            )
+            for row in base
+        ]
+        learner = learner_of(model, parity=ParityLimits(None, None), shared_prefix=shared, eps=1.0)
+        measured = update(learner, [batch], [0.1])
+        ends.append((measured["grad/norm"], weights(model)))
+    assert ends[0][0] == pytest.approx(ends[1][0], rel=1e-5)
+    assert largest_difference(ends[0][1], ends[1][1]) < 1e-6
+
+
+def test_automatic_sharing_looks_at_the_lengths() -> None:
+    learner = learner_of(new_model(), shared_prefix="auto")
+    row = rows(learner.model)[1]
+    long = replace(row, prompt_ids=(5,) * 9)
+    assert learner._batches([long, long])[0][1].segments[0].length == 9
+    assert learner._batches([row, long])[0][1].segments[0].prefix is None
+    assert len(learner._batches([row, row])[0][1].segments) == 1  # short prompts are repeated
+
+
+def test_a_frozen_reference_measures_no_kl_at_first_and_some_later() -> None:
+    model = new_model()
+    learner = learner_of(model, replace(grpo(), kl=Kl(0.5, "k3")))
+    first = update(learner, [rows(model)], [3e-2])
+    assert first["kl/ref_k3/mean"] == 0.0
+    later = update(learner, [rows(model, 1)], [3e-2], version=1)
+    assert later["kl/ref_k3/mean"] > 1e-5
+    assert learner.reference is not None
+    learner.reference.follow(1.0)
+    followed = update(learner, [rows(model, 2)], [3e-2], version=2)
+    assert followed["kl/ref_k3/mean"] == 0.0
+
+
+def test_a_reference_follows_as_often_as_it_should() -> None:
+    model = new_model()
+    learner = learner_of(model, replace(grpo(), kl=Kl(0.5, "k3", sync_every=2, sync_mix=0.5)))
+    assert learner.reference is not None and learner.reference._frozen is not None
+    held = learner.reference._frozen.model
+    start = weights(model)
+    for step in range(2):
+        window = Window(tuple(rows(model, step)))
+        learner.update(Step([window], [1e-2], step, Progress(step, step, 10)))
+        if step == 0:
+            assert largest_difference(weights(held), start) == 0
+    halfway = {name: (start[name] + value) / 2 for name, value in weights(model).items()}
+    assert largest_difference(weights(held), halfway) < 1e-7
+
+
+def test_a_kl_penalty_in_the_reward_sums_over_rows() -> None:
+    model = new_model()
+    learner = learner_of(model, replace(grpo(), kl=Kl(0.1, "k1", "reward")))
+    update(learner, [rows(model)], [3e-2])
+    batch = rows(model, 1)
+    found = learner.kl_by_row(batch, 1)
+    assert learner.reference is not None and learner.reference._frozen is not None
+    for row in batch:
+        ids = torch.as_tensor(row.tokens)[:, None]
+        now, then = (
+            logprobs_alone(m, row.prompt_ids, row.tokens, TEMPERATURE).gather(-1, ids)[:, 0]
+            for m in (model, learner.reference._frozen.model)
+        )
+        mask = 1.0 if row.loss_mask_T is None else torch.as_tensor(row.loss_mask_T).float()
+        assert found[row.key] == pytest.approx(((now - then) * mask).sum().item(), abs=1e-5)
+
+
+def test_the_entropy_bonus_raises_entropy() -> None:
+    ends = []
+    for coef in (0.0, 1.0):
+        model = new_model()
+        learner = learner_of(model, replace(grpo(), entropy=Entropy(coef)))
+        for version in range(3):
+            measured = update(learner, [rows(model, version)], [1e-2], version)
+        ends.append(measured["entropy/policy/mean"])
+    assert ends[1] > ends[0]
+    assert measured["entropy/coef"] == 1.0
+
+
+def test_the_adaptive_coefficient_is_in_the_checkpoint(tmp_path: Path) -> None:
+    objective = replace(grpo(), entropy=Entropy(adaptive=AdaptiveEntropy(target=9.0, delta=0.25)))
+    model = new_model()
+    learner = learner_of(model, objective)
+    coefs = [update(learner, [rows(model, k)], [1e-3], k)["entropy/coef"] for k in range(3)]
+    assert coefs == [0.0, 0.25, 0.5]
+    learner.save(tmp_path)
+    second = learner_of(new_model(), objective)
+    second.load_state(tmp_path)
+    assert second.entropy.coef(0.0) == 0.75
+
+
+def test_demonstrations_and_prompts_are_made_likelier_by_their_own_denominators() -> None:
+    """Rollouts without advantages: all that moves the weights is imitation, whatever the number of rollouts."""
+    objective = replace(dapo(), demonstrations=Demonstrations(0.0, 1.0), ntp_coef=0.5)
+    ends = []
+    for count in (1, 5):
+        model = new_model()
+        learner = learner_of(model, objective, eps=1.0)
+        batch = [replace(row, advantage=0.0) for row in rows(model)][:count]
+        extra = tuple(ImitationRow(p, ids, "demonstration") for p, ids in SHIFTED)
+        extra += prompt_rows(rows(model)[2:3])
+        measured = update(learner, [batch], [0.1], imitations=extra)
+        ends.append((measured["loss/supervised/mean"], weights(model)))
+    shown = [
+        logprobs_alone(new_model(), p, ids, TEMPERATURE).gather(-1, torch.as_tensor(ids)[:, None])
+        for p, ids in SHIFTED
+    ]
+    prompt = rows(new_model())[2].prompt_ids
+    rest = np.asarray(prompt[1:])
+    said = logprobs_alone(new_model(), prompt[:1], rest, TEMPERATURE)
+    said = said.gather(-1, torch.as_tensor(rest)[:, None])
+    expected = -torch.cat(shown).mean() - 0.5 * said.mean()
+    assert ends[0][0] == pytest.approx(float(expected), abs=1e-5)
+    assert ends[1][0] == pytest.approx(ends[0][0], abs=1e-6)
+    assert largest_difference(ends[0][1], ends[1][1]) < 1e-6
+
+
+def test_masked_rows_count_as_rows_and_teach_nothing() -> None:
+    model = new_model()
+    batch = [replace(row, masked=True) for row in rows(model)]
+    measured = update(learner_of(model), [batch], [1e-2])
+    assert measured["grad/norm"] == 0.0
+    assert measured["parity/tokens/sum"] == sum(length for _, length in LENGTHS)
+
+
+def test_a_head_in_float32_and_factors_on_the_logits() -> None:
+    model = new_model()
+    packed = to_packed([(row.prompt_ids, row.tokens, None) for row in rows(model)])
+    plain, _ = PolicyForward(model)(packed, 1.0, True)
+    assert torch.equal(PolicyForward(model, fp32_head=True)(packed, 1.0, True)[0], plain)
+    model.config.logit_scale = 0.5
+    assert torch.allclose(PolicyForward(model)(packed, 0.5, True)[0], plain, atol=1e-6)

@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import rlcurric.objective.presets  # noqa: F401  (registers every preset and piece)
+import rlcurric.objective.presets
+import rlcurric.objective.terms  # noqa: F401  (both register what they define)
 from rlcurric.build.binding import checked_fields, resolve, scheduled, validated
 from rlcurric.objective.declaration import FIELDS, PARTS, Demonstrations, Objective, trial
 from rlcurric.objective.entropy import ADAPTIVE, AdaptiveEntropy
-from rlcurric.objective.pieces import Piece, arguments
+from rlcurric.objective.pieces import Piece, arguments, resolved
 from rlcurric.recipe.schema import RlStage
 from rlcurric.registry import nearest
+from rlcurric.schedules import Progress
 
 SEVERAL = ("stabilisers", "terms")
 
@@ -21,7 +23,10 @@ SEVERAL = ("stabilisers", "terms")
 def bind_objective(stage: RlStage, base_dir: str) -> Objective:
     """The objective that the stage names; ValueError, with the place, for what does not fit."""
     where = f"stages.{stage.name}.objective"
-    preset = resolve("objective", stage.objective.name, base_dir)
+    try:
+        preset = resolve("objective", stage.objective.name, base_dir)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
     given = {key: scheduled(value) for key, value in stage.objective.args.items()}
     own = inspect.signature(preset).parameters
     for key in given:
@@ -36,7 +41,9 @@ def bind_objective(stage: RlStage, base_dir: str) -> Objective:
             if key not in own
         }
         objective = replace(declared, **changes)
-        trial(objective, [reward.component for reward in stage.rewards])
+        steps, components = stage.until.steps, [reward.component for reward in stage.rewards]
+        for done in (0, steps):  # schedules at both their ends
+            trial(resolved(objective, Progress(done, done, steps)), components)
     except ValueError as error:
         text = str(error)
         raise ValueError(text if text.startswith(where) else f"{where}: {text}") from None

@@ -84,14 +84,14 @@ class Controller:
         self._log: list[dict[str, Any]] = []
         self._metrics: dict[str, float] = {}
         self._refused: dict[GroupId, Disposition] = {}
-        self._seen_groups: tuple[AdmittedGroup, ...] = ()
+        self._delivered: dict[GroupId, AdmittedGroup] = {}
         self._snapshot: dict[str, Any] = self.state_dict()
 
     def begin(self, step: int, progress: Progress) -> None:
         """Start a step. What `abandon` goes back to is noted here."""
         self._snapshot = copy.deepcopy(self.state_dict())
         self._step, self._progress, self._round = step, progress, 0
-        self._log, self._refused = [], {}
+        self._log, self._refused, self._delivered = [], {}, {}
 
     def ready(self) -> bool:
         """Whether the batch can be taken: enough admitted groups, or the refill budget is spent."""
@@ -139,15 +139,17 @@ class Controller:
             for group_id in sorted(opened)
         ]
 
-    def ended(self) -> tuple[AdmittedGroup, ...]:
-        """Every group that ended in the step whose batch was taken: also refused ones, failed samples included."""
-        return self._seen_groups
+    def delivered(self) -> tuple[AdmittedGroup, ...]:
+        """Every group that became complete in this step, whatever became of it, failed samples included."""
+        return tuple(self._delivered[group] for group in sorted(self._delivered))
 
     def deliver(self, deliveries: Iterable[Delivery]) -> None:
         """Take scored rollouts, in any order; a group whose samples are complete is admitted or refused."""
         for delivery in sorted(deliveries, key=lambda delivery: delivery.group_id):
             entry = self._ledger.deliver(delivery)
             if len(entry.samples) == entry.wanted:
+                whole = AdmittedGroup(delivery.group_id, entry.prompt, entry.samples)
+                self._delivered[delivery.group_id] = whole
                 self._judge(delivery.group_id, entry)
 
     def take(self) -> Batch:
@@ -167,7 +169,6 @@ class Controller:
             self._outcome(group, self._ledger.entries[group], ended[group])
             for group in sorted(ended)
         ]
-        seen = tuple(self._whole(group) for group in sorted(ended))
         for outcome in outcomes:
             state = GroupState.TRAINED if outcome.disposition == "trained" else GroupState.DROPPED
             self._ledger.end(outcome.group_id, state)
@@ -182,7 +183,6 @@ class Controller:
             }
         )
         self._metrics = self._measure(outcomes, groups)
-        self._seen_groups = seen
         self._watch_empty_steps(groups, outcomes)
         return Batch(self._step, groups)
 
@@ -294,11 +294,6 @@ class Controller:
         entry = self._ledger.entries[group_id]
         judged = tuple(sample for sample in entry.samples if not sample.status.is_failure)
         return AdmittedGroup(group_id, entry.prompt, judged)
-
-    def _whole(self, group_id: GroupId) -> AdmittedGroup:
-        """A group with its failed samples too, for the record."""
-        entry = self._ledger.entries[group_id]
-        return AdmittedGroup(group_id, entry.prompt, entry.samples)
 
     def _measure(
         self, outcomes: Sequence[GroupOutcome], groups: Sequence[AdmittedGroup]

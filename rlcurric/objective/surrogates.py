@@ -115,8 +115,15 @@ def sapo(
     """-(4 / tau) sigmoid(tau (w - 1)) A, tau by the sign of A (SAPO 2511.20347). At w = 1 the value is 2 A / tau."""
     assert weight_N.shape == advantages_N.shape
     advantages_N = advantages_N.detach()
-    tau_N = torch.where(advantages_N > 0, temperature_positive, temperature_negative)
+    tau_N = _by_sign(advantages_N > 0, temperature_positive, temperature_negative, weight_N)
     return -(4 / tau_N) * torch.sigmoid(tau_N * (weight_N - 1)) * advantages_N
+
+
+def _by_sign(
+    positive_N: torch.Tensor, one: float, other: float, like: torch.Tensor
+) -> torch.Tensor:
+    """One number where true, the other elsewhere, in the precision of `like`."""
+    return torch.where(positive_N, like.new_tensor(one), like.new_tensor(other))
 
 
 @register("surrogate", "gmpo")
@@ -168,7 +175,7 @@ def vespo(
         log_w_B = log_w_B + row_sum(bounded_N * mask_N, row_N, rows)
     log_w_N = log_w_B.clamp(lowest, MAX_LOG_RATIO)[row_N]
     positive_N = advantages_N >= 0
-    k_N = torch.where(positive_N, k_positive, k_negative)
-    lambda_N = torch.where(positive_N, lambda_positive, lambda_negative).clamp(min=1e-4)
+    k_N = _by_sign(positive_N, k_positive, k_negative, log_w_N)
+    lambda_N = _by_sign(positive_N, lambda_positive, lambda_negative, log_w_N).clamp(min=1e-4)
     phi_N = (lambda_N + k_N * log_w_N - lambda_N * log_w_N.exp()).exp()
     return -phi_N.nan_to_num(0.0, 0.0, 0.0) * advantages_N * logprobs_N

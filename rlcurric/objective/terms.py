@@ -69,8 +69,8 @@ def _centres(
 ) -> dict[str, float]:
     n = max(float(mask_N.sum()), 1.0)
     return {
-        "mean_advantage": float((advantages_N * mask_N).sum()) / n,
-        "mean_logprob": float((logprobs_N * mask_N).sum()) / n,
+        "mean_advantage": float((advantages_N.detach() * mask_N).sum()) / n,
+        "mean_logprob": float((logprobs_N.detach() * mask_N).sum()) / n,
     }
 
 

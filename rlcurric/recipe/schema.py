@@ -415,7 +415,9 @@ class RolloutLog(Closed):
     every: NonNegativeInt = 10  # steps; 0: none
     max_per_step: PositiveInt = 64
     keep: PositiveInt = 50  # files
-    include: Literal["trained", "all"] = "trained"  # all: gated groups too, as a replay needs them
+    include: Literal["trained", "all"] = (
+        "trained"  # all: every group that was sampled, as a replay needs them
+    )
 
 
 class Run(Closed):

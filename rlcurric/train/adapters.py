@@ -67,6 +67,7 @@ def add_adapter(model: PreTrainedModel, lora: Lora, seed: int, saved: Path | Non
 def save_adapter(model: Any, folder: Path) -> None:
     """peft's own format: `adapter_config.json` and `adapter_model.safetensors`."""
     model.save_pretrained(folder, selected_adapters=[ADAPTER])
+    (folder / "README.md").unlink(missing_ok=True)  # peft's template of a model card
 
 
 def merged_tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
@@ -87,8 +88,11 @@ def merged_tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
         yield name.replace(".base_layer.", "."), tensor
 
 
-def save_merged(model: Any, folder: Path) -> None:
-    """A whole model in Hugging Face format, the adapter merged into it."""
+def save_model(model: Any, folder: Path) -> None:
+    """A whole model in Hugging Face format, an adapter merged into it."""
+    if not is_adapted(model):
+        model.save_pretrained(folder)
+        return
     base = model.get_base_model()
     tensors = {name: tensor.cpu().contiguous() for name, tensor in merged_tensors(model)}
     base.save_pretrained(folder, state_dict=tensors)

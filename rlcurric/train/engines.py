@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rlcurric.recipe.schema import Recipe, StageBase
 from rlcurric.rollout.choose import choose_engine
 from rlcurric.rollout.engine import Engine
+from rlcurric.train.adapters import save_model
 from rlcurric.train.coordinator import Coordinator
 from rlcurric.train.models import named_tensors
 from rlcurric.train.reporter import Reporter
@@ -79,7 +80,7 @@ class Engines:
 
         # vLLM builds its model from a folder; the weights that count come through sync.
         with tempfile.TemporaryDirectory(prefix="rlcurric-engine-") as folder:
-            model.save_pretrained(folder)
+            save_model(model, Path(folder))
             tokenizer.save_pretrained(folder)
             on_cuda = model.device.type == "cuda"
             return VllmEngine(

@@ -24,7 +24,7 @@ from rlcurric.objective.pieces import plain, resolved
 from rlcurric.recipe.schema import Optim
 from rlcurric.rollout.parity import ParityLimits, ParityStats
 from rlcurric.schedules import Progress, value_at
-from rlcurric.train.adapters import FOLDER, is_adapted, save_adapter, save_merged
+from rlcurric.train.adapters import FOLDER, is_adapted, save_adapter, save_model
 from rlcurric.train.coordinator import Coordinator
 from rlcurric.train.logprobs import PolicyForward
 from rlcurric.train.reference import Reference
@@ -192,11 +192,9 @@ class Learner:
 
     def save(self, folder: Path) -> None:
         """Model in Hugging Face format, adapter, optimizer state by parameter name, reference, controller."""
+        save_model(self.model, folder / "model")
         if is_adapted(self.model):
-            save_merged(self.model, folder / "model")
             save_adapter(self.model, folder / FOLDER)
-        else:
-            self.model.save_pretrained(folder / "model")
         save_file(self._optimizer_tensors(), folder / OPTIMIZER)
         if self.reference is not None:
             self.reference.save(folder)

@@ -242,7 +242,7 @@ class RlLeader:
         """The step's lines in every log, and its rollouts where they are due."""
         log = self.run.recipe.run.rollouts
         if log.every and self.state.step % log.every == 0:
-            groups = batch.groups if log.include == "trained" else self.controller.ended()
+            groups = batch.groups if log.include == "trained" else self._all_groups(batch)
             groups = groups[: -(-log.max_per_step // self.stage.curriculum.group_size)]
             answers = yield Fetch(tuple(group.group_id for group in groups))
             rollouts = {group: held for answer in answers for group, held in answer.items()}
@@ -257,6 +257,11 @@ class RlLeader:
         self.run.directory.append(DECISIONS, self.controller.decisions())
         self.run.log_step(row)
         yield Forget(tuple(self.controller.carried()))
+
+    def _all_groups(self, batch: Batch) -> tuple[AdmittedGroup, ...]:
+        """Every group that was sampled or trained in this step."""
+        known = {group.group_id: group for group in (*batch.groups, *self.controller.delivered())}
+        return tuple(known[group_id] for group_id in sorted(known))
 
     def _save_if_due(self) -> Turn:
         every = self.run.recipe.run.checkpoints.every

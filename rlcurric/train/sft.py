@@ -17,9 +17,14 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from rlcurric import seeds
+from rlcurric.data.pool import IGNORED
 from rlcurric.errors import RunError
-from rlcurric.recipe.schema import SftStage
+from rlcurric.objective.terms import entropy_sft_score, entropy_sft_threshold
+from rlcurric.recipe.schema import EntropySft, SftStage
 from rlcurric.schedules import Progress
+from rlcurric.train.adapters import FOLDER as ADAPTER_FOLDER
+from rlcurric.train.adapters import is_adapted, save_model
+from rlcurric.train.coordinator import Coordinator
 from rlcurric.train.evaluation import evaluate, summarise
 from rlcurric.train.learner import adamw, learning_rate
 from rlcurric.train.models import load_policy
@@ -119,7 +124,8 @@ def _make_trainer(run: RunContext, stage: SftStage, model: Any, follower: _Follo
             update,
         ),
     )
-    trainer = SFTTrainer(
+    kind = SFTTrainer if stage.loss is None else _entropy_sft(stage.loss, run.ranks)
+    trainer = kind(
         model=model,
         args=config,
         train_dataset=examples,
@@ -130,6 +136,41 @@ def _make_trainer(run: RunContext, stage: SftStage, model: Any, follower: _Follo
     trainer.add_callback(follower.callback())
     follower.trainer = trainer
     return trainer
+
+
+def _entropy_sft(loss: EntropySft, ranks: Coordinator) -> type:
+    """An SFTTrainer whose labels are those tokens of an update that teach the most; its loss is unchanged."""
+    from trl import SFTTrainer
+
+    class EntropySftTrainer(SFTTrainer):
+        def get_batch_samples(
+            self, epoch_iterator: Any, num_batches: int, device: torch.device
+        ) -> tuple[list[Any], Any]:
+            """All micro-batches of one update; the threshold is one for all of them, on all ranks."""
+            batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+            scores = [self._scores(batch) for batch in batches]
+            mine = (
+                torch.cat([score[known] for score, known in scores]) if scores else torch.zeros(0)
+            )
+            everyone = torch.cat([share.cpu() for share in ranks.gather(mine)])
+            if len(everyone):
+                threshold = entropy_sft_threshold(everyone, loss.ratio)
+                for batch, (score, _) in zip(batches, scores, strict=True):
+                    dropped = (score < threshold).to(batch["labels"].device)
+                    batch["labels"][:, 1:][dropped] = IGNORED
+            return batches, self._get_num_items_in_batch(batches, device)
+
+        def _scores(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            """`(score, known)` of every label but the first, (B, L-1)."""
+            inputs = self._prepare_inputs(dict(batch))
+            with torch.no_grad(), self.compute_loss_context_manager():
+                outputs = self.model(**inputs, fused_lm_head=True, use_cache=False)
+            score = entropy_sft_score(
+                outputs.log_probs.flatten(), outputs.entropy.flatten(), loss.kappa
+            )
+            return score.view(outputs.log_probs.shape), inputs["labels"][:, 1:] != IGNORED
+
+    return EntropySftTrainer
 
 
 def _printer() -> type:
@@ -146,7 +187,10 @@ def _trainer_checkpoint(run: RunContext, trainer: Any) -> str:
     if run.ranks.is_main:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        for file in [*run.origin.model.iterdir(), *(run.origin.path / "trainer").iterdir()]:
+        weights = (
+            run.origin.model if run.recipe.model.lora is None else run.origin.path / ADAPTER_FOLDER
+        )
+        for file in [*weights.iterdir(), *(run.origin.path / "trainer").iterdir()]:
             shutil.copyfile(file, folder / file.name)
     run.ranks.barrier()
     return str(folder)
@@ -242,7 +286,7 @@ class _Follower:
             self.run.store.save(
                 self.state.step,
                 self.state.to_json(self.run),
-                lambda folder: _adopt(written, folder),
+                lambda folder: _adopt(written, folder, self.model),
                 self.run.kept_steps(),
             )
             shutil.rmtree(written, ignore_errors=True)
@@ -253,12 +297,16 @@ _MODEL_FILES = ("config.json", "generation_config.json", "chat_template.jinja")
 _MODEL_PREFIXES = ("model", "tokenizer", "special_tokens", "added_tokens", "vocab", "merges")
 
 
-def _adopt(written: Path, folder: Path) -> None:
-    """Move the trainer's files into `model/` and `trainer/`."""
-    (folder / "model").mkdir()
-    (folder / "trainer").mkdir()
+def _adopt(written: Path, folder: Path, model: Any) -> None:
+    """Move the trainer's files into `model/`, `trainer/` and, under LoRA, `adapter/`; the model is then the merged one."""
     for file in written.iterdir():
-        if file.name == "training_args.bin":  # a pickle, and the recipe says it all
+        if file.name in ("training_args.bin", "README.md"):  # a pickle; what peft says of itself
             continue
-        is_model = file.name in _MODEL_FILES or file.name.startswith(_MODEL_PREFIXES)
-        shutil.move(file, folder / ("model" if is_model else "trainer") / file.name)
+        if file.name in _MODEL_FILES or file.name.startswith(_MODEL_PREFIXES):
+            place = folder / "model"
+        else:
+            place = folder / (ADAPTER_FOLDER if file.name.startswith("adapter_") else "trainer")
+        place.mkdir(exist_ok=True)
+        shutil.move(file, place / file.name)
+    if is_adapted(model):
+        save_model(model, folder / "model")

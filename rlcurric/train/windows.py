@@ -14,7 +14,7 @@ from rlcurric.train.coordinator import Coordinator
 from rlcurric.train.rows import Key, TrainRow
 from rlcurric.train.scoring import RowScores
 
-TokenAdvantages = Mapping[Key, torch.Tensor]  # (T,) of every rollout
+TokenAdvantages = Mapping[Key, torch.Tensor]  # (T,) of every rollout, float64
 Scores = Mapping[Key, RowScores]
 
 
@@ -50,7 +50,7 @@ def token_advantages(
     if not rollouts:
         return {}
     lengths = [len(row.tokens) for row in rollouts]
-    parts = objective.credit(mine, numbers).float().split(lengths)
+    parts = objective.credit(mine, numbers).split(lengths)
     return {row.key: part for row, part in zip(rollouts, parts, strict=True)}
 
 
@@ -100,9 +100,9 @@ def _flat(
 ) -> dict[str, Any]:
     lengths = torch.tensor([len(row.tokens) for row in rollouts], dtype=torch.int64, device=device)
     values: dict[str, Any] = {
-        name: torch.cat([of(row) for row in rollouts]).detach()
+        name: torch.cat([of(row).double() for row in rollouts]).detach()
         if rollouts
-        else torch.zeros(0, device=device)
+        else torch.zeros(0, dtype=torch.float64, device=device)
         for name, of in columns.items()
     }
     values["row_N"] = torch.repeat_interleave(torch.arange(len(rollouts), device=device), lengths)
@@ -113,12 +113,7 @@ def _flat(
 def _gathered(mine: Mapping[str, Any], ranks: Coordinator) -> dict[str, Any]:
     """The values of all ranks, one rank after the other, rows numbered on; float64."""
     if ranks.world == 1:
-        return {
-            name: value.double()
-            if isinstance(value, torch.Tensor) and value.is_floating_point()
-            else value
-            for name, value in mine.items()
-        }
+        return dict(mine)
     shares = ranks.gather(
         {
             name: value.cpu() if isinstance(value, torch.Tensor) else value
@@ -132,5 +127,5 @@ def _gathered(mine: Mapping[str, Any], ranks: Coordinator) -> dict[str, Any]:
     }
     columns = [name for name in mine if name not in result]
     for name in columns:
-        result[name] = torch.cat([share[name] for share in shares]).double()
+        result[name] = torch.cat([share[name] for share in shares])
     return result

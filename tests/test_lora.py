@@ -1,0 +1,169 @@
+"""LoRA from start to end: what the engine gets, what the reference is, what a checkpoint holds, what a resume finds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import rlcurric
+from rlcurric.objective.kl import Kl
+from rlcurric.objective.presets import grpo
+from rlcurric.recipe.schema import Lora
+from rlcurric.report.compare import first_difference
+from rlcurric.report.tables import read_run
+from rlcurric.train.adapters import ADAPTER, add_adapter, save_adapter, save_model
+from rlcurric.train.models import named_tensors
+from rlcurric.train.reference import FROZEN
+from tests.test_learner import learner_of, new_model, rows, update, weights
+from tests.test_resume import in_new_process
+from tests.tiny import tiny_recipe
+
+LORA = Lora(rank=4, alpha=8)
+OVERRIDES = (
+    "model.lora={rank: 4, alpha: 8}",
+    "stages.second.objective={name: dapo, kl: {coef: 0.1, estimator: k3}}",
+    "optim.learning_rate=0.01",
+)
+
+
+def adapted(seed: int = 1) -> Any:
+    return add_adapter(new_model(), LORA, seed, None)
+
+
+def test_a_new_adapter_changes_nothing_and_is_all_that_trains() -> None:
+    model, plain = adapted(), new_model()
+    ids = torch.tensor([[5, 6, 7]])
+    assert torch.equal(model(input_ids=ids).logits, plain(input_ids=ids).logits)
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert trained and all(f".{ADAPTER}." in name for name in trained)
+    assert not any("lm_head" in name for name in trained)
+    again = dict(adapted().named_parameters())
+    assert all(torch.equal(p, again[name]) for name, p in model.named_parameters())
+
+
+def test_engines_and_checkpoints_get_merged_weights_and_the_base_stays(tmp_path: Path) -> None:
+    model = adapted()
+    learner = learner_of(model)
+    base = weights(model.get_base_model())
+    for version in range(3):
+        update(learner, [rows(new_model())], [3e-2], version=9)
+        merged = dict(named_tensors(model))
+        again = dict(named_tensors(model))
+        assert all(torch.equal(tensor, again[name]) for name, tensor in merged.items()), version
+    plain = new_model()
+    missing = plain.load_state_dict(merged, strict=False)
+    assert not missing.unexpected_keys and not missing.missing_keys
+    ids = torch.tensor([[5, 6, 7, 8]])
+    assert (plain(input_ids=ids).logits - model(input_ids=ids).logits).abs().max() < 1e-5
+    assert (plain(input_ids=ids).logits - new_model()(input_ids=ids).logits).abs().max() > 1e-3
+    after = weights(model.get_base_model())
+    kept = [name for name in base if "lora_" not in name]
+    assert all(torch.equal(base[name], after[name]) for name in kept)
+
+    from transformers import AutoModelForCausalLM
+
+    save_model(model, tmp_path / "model")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    assert torch.equal(loaded(input_ids=ids).logits, plain(input_ids=ids).logits)
+    save_adapter(model, tmp_path / "adapter")
+    back = add_adapter(new_model(), LORA, 2, tmp_path / "adapter")
+    assert torch.equal(back(input_ids=ids).logits, model(input_ids=ids).logits)
+    assert sorted(path.name for path in (tmp_path / "adapter").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+
+
+def test_the_reference_of_a_fresh_adapter_is_the_model_without_it(tmp_path: Path) -> None:
+    learner = learner_of(adapted(), replace(grpo(), kl=Kl(0.5, "k3")))
+    assert update(learner, [rows(new_model())], [3e-2], 9)["kl/ref_k3/mean"] == 0.0
+    assert update(learner, [rows(new_model())], [3e-2], 9)["kl/ref_k3/mean"] > 1e-5
+    assert FROZEN not in learner.model.peft_config  # no second set of weights
+    learner.save(tmp_path)
+    assert not (tmp_path / "reference.safetensors").exists()
+
+
+def test_the_reference_of_a_trained_adapter_is_a_copy_of_it_and_not_the_base(
+    tmp_path: Path,
+) -> None:
+    first = learner_of(adapted())
+    update(first, [rows(new_model())], [3e-2], 9)
+    model = first.model
+    learner = learner_of(model, replace(grpo(), kl=Kl(0.5, "k3")))
+    assert update(learner, [rows(new_model())], [3e-2], 9)["kl/ref_k3/mean"] == 0.0
+    moved = update(learner, [rows(new_model())], [3e-2], 9)["kl/ref_k3/mean"]
+    assert moved > 1e-5
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert trained and not any(f".{FROZEN}." in name for name in trained)
+    sent = dict(named_tensors(model))
+    assert not any("lora" in name for name in sent)
+
+    learner.save(tmp_path)
+    assert (tmp_path / "reference.safetensors").exists()
+    back = add_adapter(new_model(), LORA, 2, tmp_path / "adapter")
+    second = learner_of(back, replace(grpo(), kl=Kl(0.5, "k3")))
+    second.load_reference(tmp_path)
+    second.load_optimizer(tmp_path)
+    a, b = (update(one, [rows(new_model())], [3e-2], 9) for one in (learner, second))
+    assert a == b
+    with pytest.raises(ValueError, match="sync_mix must be 1 under LoRA"):
+        assert learner.reference is not None
+        learner.reference.follow(0.5)
+
+
+def test_an_adapter_on_the_output_head_is_refused() -> None:
+    model = add_adapter(new_model(), Lora(target_modules=("q_proj", "lm_head")), 1, None)
+    with pytest.raises(ValueError, match=r"Leave lm_head out of model\.lora\.target_modules"):
+        learner_of(model)
+    with pytest.raises(ValueError, match=r"model\.lora: .*no_such_layer"):
+        add_adapter(new_model(), Lora(target_modules=("no_such_layer",)), 1, None)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("lora") / "run"
+    assert rlcurric.train(tiny_recipe(*OVERRIDES), run_dir).status == "done"
+    return run_dir
+
+
+def test_a_run_under_lora(whole: Path) -> None:
+    run = read_run(whole)
+    for row in run.metrics[2:]:
+        assert row["grad/norm"] > 0 and row["parity/logprob/max_abs"] < 1e-4
+    second = run.metrics[4:]
+    assert second[0]["kl/ref_k3/mean"] < second[1]["kl/ref_k3/mean"]
+    for step in range(1, 7):
+        folder = whole / "checkpoints" / f"step-{step:06d}"
+        assert (folder / "model" / "model.safetensors").exists()
+        assert (folder / "adapter" / "adapter_model.safetensors").exists()
+
+
+def test_resuming_under_lora_changes_nothing(whole: Path, tmp_path: Path) -> None:
+    """Stopped after every step: in the SFT stage, at stage ends, in both RL stages; once in a new process."""
+    run_dir = tmp_path / "run"
+    for step in range(1, 6):
+        if step == 5:
+            in_new_process(run_dir, step, *OVERRIDES)
+        else:
+            rlcurric.train(tiny_recipe(*OVERRIDES), run_dir, stop_at=step)
+    assert rlcurric.train(tiny_recipe(*OVERRIDES), run_dir).status == "done"
+    assert first_difference(whole, run_dir) is None
+
+
+def test_a_checkpoint_without_an_adapter_is_no_start_for_lora(tmp_path: Path) -> None:
+    rlcurric.train(tiny_recipe(), tmp_path / "plain", stop_at=3)
+    with pytest.raises(ValueError, match=r"was trained without model\.lora"):
+        rlcurric.train(
+            tiny_recipe(*OVERRIDES), tmp_path / "fork", start_from=str(tmp_path / "plain")
+        )
+
+
+@pytest.mark.vllm
+def test_vllm_samples_from_merged_weights(tmp_path: Path) -> None:
+    rlcurric.train(tiny_recipe(*OVERRIDES, "rollout.engine=vllm"), tmp_path / "run")
+    for row in read_run(tmp_path / "run").metrics[2:]:
+        assert row["parity/logprob/max_abs"] < 1e-4
