@@ -144,8 +144,8 @@ def parsed() -> argparse.Namespace:
     add("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.quick:
-        options.vocab, options.width, options.repeats, options.threads = 40_000, 32, 1, 1
-        options.tokens = [512]
+        options.vocab, options.width, options.repeats, options.threads = 70_000, 32, 1, 1
+        options.tokens = [256]
     options.tokens = options.tokens or ([8192] if options.cuda else [2048, 8192])
     options.dtype = options.dtype or ("bfloat16" if options.cuda else "float32")
     options.output = options.output or (None if options.quick else RESULTS)

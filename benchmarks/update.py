@@ -9,12 +9,13 @@ Both train the same weights on the same rollouts with the same objective (DAPO: 
 KL): forward, loss, backward, clipping, AdamW. Their first losses and gradient norms are compared before anything is
 timed. Each runs at the micro-batch size at which it is fastest, which is looked for once; then their updates
 alternate. Resumable: a case whose result is in benchmarks/results/update.json is not measured again unless its settings
-changed or `--again` is given. TRL pads a generation batch once, to its longest prompt and completion; so does this.
+or the code changed, or `--again` is given. TRL pads a generation batch once, to its longest prompt and completion; so does this.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib.util
 import json
 import logging
@@ -46,6 +47,7 @@ from rlcurric.train.rows import TrainRow, Window
 from rlcurric.types import GroupId, Rollout
 
 RESULTS = Path(__file__).parent / "results" / "update.json"
+CODE = Path(__file__).parent.parent / "rlcurric"
 LEARNING_RATE = 1e-6
 GOALS = {"heavy": 4.0, "equal": 1.3}  # time of TRL / time of ours, on CPU
 GOAL_CUDA, GOAL_MATRIX = 2.0, 0.5  # the same on CUDA; share of a large product's rate
@@ -237,7 +239,16 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "machine": torch.cuda.get_device_name() if on_cuda() else platform.machine(),
         "versions": {name: version(name) for name in packages},
+        "code": code_digest(),
     }
+
+
+def code_digest() -> str:
+    """Of the modules that an update runs, so that a change to them asks for new measurements."""
+    files = sorted(
+        path for name in ("data", "objective", "train") for path in (CODE / name).glob("*.py")
+    )
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:8]
 
 
 def measure(
@@ -249,9 +260,11 @@ def measure(
     }
     if importlib.util.find_spec("trl"):
         makers["trl"] = (lambda size: Trl(shape, rows, size), options.rows_per_microbatch)
-    tried = {name: tried_sizes(make, sizes) for name, (make, sizes) in makers.items()}
-    chosen = {name: min(times, key=lambda size: times[size]) for name, times in tried.items()}
-    contenders = {name: make(chosen[name]) for name, (make, _) in makers.items()}
+    tried, chosen, contenders = {}, {}, {}
+    for name, (make, sizes) in makers.items():
+        tried[name] = tried_sizes(make, sizes)
+        chosen[name] = min(tried[name], key=tried[name].__getitem__)
+        contenders[name] = make(chosen[name])  # stays: the next must find its size beside it
     first = {name: contender.update() for name, contender in contenders.items()}  # the warm-up
     if "trl" in first:
         check_same(first["ours"], first["trl"])
@@ -431,11 +444,11 @@ def matrix_rate(size: int = 8192, repeats: int = 20) -> float:
 def profile(shape: Shape, rows: Sequence[TrainRow], options: argparse.Namespace) -> str:
     """The most expensive operations of one update at our fastest micro-batch size."""
     times = tried_sizes(lambda size: Ours(shape, rows, size), options.tokens_per_microbatch)
-    contender = Ours(shape, rows, min(times, key=lambda size: times[size]))
+    contender = Ours(shape, rows, min(times, key=times.__getitem__))
     contender.update()
     with torch.profiler.profile() as profiler:
         timed(contender)
-    by = "self_cuda_time_total" if on_cuda() else "self_cpu_time_total"
+    by = "self_device_time_total" if on_cuda() else "self_cpu_time_total"
     result: str = profiler.key_averages().table(sort_by=by, row_limit=20, max_name_column_width=50)
     return result
 
