@@ -51,7 +51,7 @@ ROW = '{"question": "1+1=", "answer": "2", "demonstration": "<answer>2</answer>"
         ("stages.first.curriculum.sampler=ubc", ["Unknown sampler 'ubc'", "'ucb'", "uniform"]),
         ("stages.first.curriculum.sampler.temperature=-1", ["temperature > 0", "-1"]),
         ("stages.first.curriculum.gate=zero_varianz", ["Unknown gate", "zero_variance"]),
-        ("stages.first.objective=gpro", ["Unknown objective 'gpro'", "'grpo'", "dapo"]),
+        ("stages.first.objective=grop", ["Unknown objective 'grop'", "'grpo'", "dapo"]),
         ("stages.first.objective.clip_hi=0.3", ["'clip_hi'", "'clip_high'"]),
         (
             "stages.first.rewards=[verifer]",

@@ -612,11 +612,14 @@ def test_shared_prompts_train_as_repeated_ones() -> None:
 
 def test_automatic_sharing_looks_at_the_lengths() -> None:
     learner = learner_of(new_model(), shared_prefix="auto")
-    row = rows(learner.model)[1]
-    long = replace(row, prompt_ids=(5,) * 9)
-    assert learner._batches([long, long])[0][1].segments[0].length == 9
-    assert learner._batches([row, long])[0][1].segments[0].prefix is None
-    assert len(learner._batches([row, row])[0][1].segments) == 1  # short prompts are repeated
+    short = rows(learner.model)[3]  # 2 tokens of prompt, 7 of completion
+    long = replace(short, prompt_ids=(5,) * 9)
+    shared = learner._batches([long, long])[0][1].segments
+    assert [one.prefix for one in shared] == [None, (0, 9)]
+    for pair in ([short, long], [short, replace(short, prompt_ids=(5, 6))]):  # nothing in common
+        assert all(one.prefix is None for one in learner._batches(pair)[0][1].segments)
+    one_token = replace(short, prompt_ids=(5,))  # 1 token of 16 would be spared
+    assert len(learner._batches([one_token, one_token])[0][1].segments) == 1
 
 
 def test_a_frozen_reference_measures_no_kl_at_first_and_some_later() -> None:

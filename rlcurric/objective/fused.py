@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-TILE = {"cpu": 1 << 22, "cuda": 1 << 27}  # logits that exist at a time, in elements
+TILE = {"cpu": 1 << 20, "cuda": 1 << 27}  # logits that exist at a time, in elements
 KEPT = (
     1 << 24
 )  # logits of a call up to which they are kept for its backward pass, and not made again

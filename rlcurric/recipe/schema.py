@@ -210,8 +210,8 @@ class Optim(Closed):
     minibatches: PositiveInt = 1  # optimizer updates an epoch over the step's batch
     epochs: PositiveInt = 1  # passes over the step's batch; updates_per_step = minibatches * epochs
     tokens_per_microbatch: PositiveInt = 8192
-    shared_prefix: Literal["never", "auto", "always"] = (
-        "never"  # a group's prompt once a micro-batch; auto: where prompts are over twice as long as completions
+    shared_prefix: Literal["auto", "always", "never"] = (
+        "auto"  # a group's prompt once a micro-batch; auto: where that spares enough tokens
     )
 
     @property

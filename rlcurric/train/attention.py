@@ -69,30 +69,40 @@ def attention(
     window = kwargs.get("sliding_window")
     if _varlen_applies(query_1HLD, segments):
         return _varlen(query_1HLD, key_1HLD, value_1HLD, scaling, segments, window), None
-    parts = [_segment(query_1HLD, key_1HLD, value_1HLD, scaling, one, window) for one in segments]
+    sizes = [segment.rows * segment.length for segment in segments]
+    # One split of each tensor, and not a slice a segment, whose backward pass would write the whole line every time.
+    queries, keys, values = (x[0].split(sizes, dim=1) for x in (query_1HLD, key_1HLD, value_1HLD))
+    starts = {segment.start: place for place, segment in enumerate(segments)}
+    parts = []
+    for place, one in enumerate(segments):
+        prefix = None
+        if one.prefix is not None:
+            where = starts[one.prefix[0]]
+            prefix = keys[where], values[where]
+        parts.append(
+            _segment(queries[place], keys[place], values[place], one, prefix, scaling, window)
+        )
     return torch.cat(parts)[None], None
 
 
 def _segment(
-    query_1HLD: torch.Tensor,
-    key_1HLD: torch.Tensor,
-    value_1HLD: torch.Tensor,
-    scaling: float | None,
+    query_HtD: torch.Tensor,
+    key_HtD: torch.Tensor,
+    value_HtD: torch.Tensor,
     segment: Segment,
+    prefix: tuple[torch.Tensor, torch.Tensor] | None,
+    scaling: float | None,
     window: int | None,
 ) -> torch.Tensor:
     """Causal attention of the rows of one segment as one batch; (tokens, H, D)."""
     query, key, value = (
-        tensor[0, :, segment.start : segment.start + segment.rows * segment.length]
-        .unflatten(1, (segment.rows, segment.length))
-        .transpose(0, 1)
-        for tensor in (query_1HLD, key_1HLD, value_1HLD)
+        tensor.unflatten(1, (segment.rows, segment.length)).transpose(0, 1)
+        for tensor in (query_HtD, key_HtD, value_HtD)
     )
-    if segment.prefix is not None:
-        start, end = segment.prefix
+    if prefix is not None:
         key, value = (
-            torch.cat([tensor[:, :, start:end].expand(segment.rows, -1, -1, -1), own], dim=2)
-            for tensor, own in ((key_1HLD, key), (value_1HLD, value))
+            torch.cat([before.expand(segment.rows, -1, -1, -1), own], dim=2)
+            for before, own in zip(prefix, (key, value), strict=True)
         )
     groups = query.shape[1] // key.shape[1]
     if groups > 1 and query.device.type == "cpu":  # the CPU kernel has no grouped form

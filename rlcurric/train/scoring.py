@@ -16,6 +16,9 @@ from rlcurric.rollout.parity import ParityStats
 from rlcurric.train.coordinator import Coordinator
 from rlcurric.train.rows import AnyRow, Key, TrainRow
 
+# Share of a window's tokens that a shared prompt must spare. On CUDA it also costs the variable-length flash kernel.
+SPARED = {"cpu": 0.1, "cuda": 0.5}
+
 
 @dataclass(frozen=True, slots=True)
 class RowScores:
@@ -59,14 +62,14 @@ class Batcher:
         return batches
 
     def _shares_prefix(self, rows: Sequence[AnyRow]) -> bool:
-        """Whether prompts are computed once: where asked for, or where they are long against completions."""
+        """Whether prompts are computed once: where asked for, or where that spares enough tokens."""
         asked = self._optim.shared_prefix
-        if asked != "auto":
+        if asked != "auto" or not rows:
             return asked == "always"
+        tokens = sum(len(row.prompt_ids) + len(row.tokens) for row in rows)
         prompts = sum(len(row.prompt_ids) for row in rows)
-        completions = sum(len(row.tokens) for row in rows)
-        several = len({row.prompt_ids for row in rows}) < len(rows)
-        return several and prompts > 2 * completions
+        once = sum(len(prompt) for prompt in {row.prompt_ids for row in rows})
+        return (prompts - once) / tokens >= SPARED.get(self._device.type, SPARED["cuda"])
 
 
 def score(
