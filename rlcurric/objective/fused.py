@@ -49,14 +49,12 @@ def logprobs_and_entropy(
         dtype: of the product h W^T; default: that of `hidden_ND`. float32 is an fp32 head.
         with_entropy: else the entropy is zeros without a gradient.
 
-    Both results carry exact gradients to hidden states, weight and bias. A weight that is sharded over ranks must be
-    whole here: a DTensor is gathered, a parameter that DeepSpeed ZeRO-3 has partitioned raises ValueError.
+    Both results carry exact gradients to hidden states, weight and bias.
     """
     assert hidden_ND.ndim == 2 and weight_VD.ndim == 2 and targets_N.shape == hidden_ND.shape[:1]
-    assert hidden_ND.shape[1] == weight_VD.shape[1] or hasattr(weight_VD, "ds_shape")
+    assert hidden_ND.shape[1] == weight_VD.shape[1]
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
-    weight_VD, bias_V = _whole(weight_VD), None if bias_V is None else _whole(bias_V)
     result: tuple[torch.Tensor, torch.Tensor] = _Fused.apply(
         hidden_ND,
         weight_VD,
@@ -70,19 +68,6 @@ def logprobs_and_entropy(
         torch.is_grad_enabled() and len(hidden_ND) * len(weight_VD) <= KEPT,
     )
     return result
-
-
-def _whole(parameter: torch.Tensor) -> torch.Tensor:
-    """The parameter on this rank, gathered if it is a DTensor."""
-    if hasattr(parameter, "full_tensor"):
-        whole: torch.Tensor = parameter.full_tensor()
-        return whole
-    if getattr(parameter, "ds_id", None) is not None and parameter.numel() == 0:
-        raise ValueError(
-            "The output head is partitioned by DeepSpeed ZeRO-3; gather it first "
-            "(deepspeed.zero.GatheredParameters) around the forward and the backward pass"
-        )
-    return parameter
 
 
 class _Fused(torch.autograd.Function):

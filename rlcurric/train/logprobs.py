@@ -57,15 +57,32 @@ class PolicyForward(nn.Module):
         with torch.autocast(device, enabled=False):
             return logprobs_and_entropy(
                 hidden_ND,
-                head.weight,
+                whole_parameter(head.weight),
                 packed.targets_N,
-                getattr(head, "bias", None),
+                whole_parameter(head.bias) if getattr(head, "bias", None) is not None else None,
                 temperature=temperature,
                 scale=self._scale,
                 softcap=self._softcap,
                 dtype=dtype,
                 with_entropy=with_entropy,
             )
+
+
+def whole_parameter(parameter: torch.Tensor) -> torch.Tensor:
+    """A parameter of the output head on this rank: an FSDP2 shard is gathered, one of ZeRO-3 raises ValueError."""
+    if hasattr(parameter, "full_tensor"):
+        from torch.distributed.tensor import Partial
+
+        # Every rank's gradient is a part of the whole. FSDP averages over ranks, and so must this.
+        placements = [Partial("avg")] * parameter.device_mesh.ndim
+        whole: torch.Tensor = parameter.full_tensor(grad_placements=placements)
+        return whole
+    if getattr(parameter, "ds_id", None) is not None and parameter.numel() == 0:
+        raise ValueError(
+            "The output head is partitioned by DeepSpeed ZeRO-3, which log-probs in tiles do not support: use ZeRO-2, or "
+            "gather the head (deepspeed.zero.GatheredParameters) around the forward and the backward pass"
+        )
+    return parameter
 
 
 def head_factors(model: PreTrainedModel) -> tuple[float, float | None]:
