@@ -74,8 +74,9 @@ def whole_parameter(parameter: torch.Tensor) -> torch.Tensor:
         from torch.distributed.tensor import Partial
 
         # Every rank's gradient is a part of the whole. FSDP averages over ranks, and so must this.
-        placements = [Partial("avg")] * parameter.device_mesh.ndim
-        whole: torch.Tensor = parameter.full_tensor(grad_placements=placements)
+        sharded: Any = parameter
+        placements = [Partial("avg")] * sharded.device_mesh.ndim
+        whole: torch.Tensor = sharded.full_tensor(grad_placements=placements)
         return whole
     if getattr(parameter, "ds_id", None) is not None and parameter.numel() == 0:
         raise ValueError(
