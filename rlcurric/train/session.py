@@ -14,7 +14,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rlcurric.recipe.load import differences, dump_yaml, fixed_differences, load_recipe
+from rlcurric.recipe.load import (
+    differences,
+    dump_yaml,
+    fixed_differences,
+    load_recipe,
+    override_list,
+)
 from rlcurric.recipe.schema import Recipe, RlStage, SftStage
 from rlcurric.train.checkpoint import Checkpoint, CheckpointStore
 from rlcurric.train.reporter import Reporter, Silent
@@ -71,7 +77,7 @@ def train(
     Raises:
         ValueError: the recipe, the data, the model path, the run directory or a checkpoint is wrong; says what to do.
     """
-    overrides = tuple(overrides)
+    overrides = override_list(overrides)
     resolved = load_recipe(recipe, overrides)
     named = str(recipe) if isinstance(recipe, str | Path) else "RECIPE"
     spelled = shlex.join(["rlcurric", "train", named, *overrides])
