@@ -51,7 +51,7 @@ ROW = '{"question": "1+1=", "answer": "2", "demonstration": "<answer>2</answer>"
         ("stages.first.curriculum.sampler=ubc", ["Unknown sampler 'ubc'", "'ucb'", "uniform"]),
         ("stages.first.curriculum.sampler.temperature=-1", ["temperature > 0", "-1"]),
         ("stages.first.curriculum.gate=zero_varianz", ["Unknown gate", "zero_variance"]),
-        ("stages.first.objective=gpro", ["Unknown objective 'gpro'", "'grpo'", "dapo"]),
+        ("stages.first.objective=grop", ["Unknown objective 'grop'", "'grpo'", "dapo"]),
         ("stages.first.objective.clip_hi=0.3", ["'clip_hi'", "'clip_high'"]),
         (
             "stages.first.rewards=[verifer]",
@@ -315,7 +315,13 @@ def bad(prompts, completions, **columns):
     [
         ("raises", ["error: bad: RuntimeError: the grader is broken"]),
         ("hangs", ["timeout: bad: no answer within 0.2 s"]),
-        ("wrong length", ["error: bad: ValueError: a list of 1 scores is required, got 2"]),
+        (
+            "wrong length",
+            [
+                "error: bad: ScoreCountError: a list with one score for each completion",
+                "got 5 for 4",
+            ],
+        ),
         ("nan", ["error: bad: the correctness reward returned None or NaN"]),
         ("dies", ["error: bad: the worker died 3 times"]),
     ],
