@@ -84,13 +84,37 @@ def test_train_ends_with_a_table_and_a_plot(
     assert (tmp_path / "run" / "summary.png").stat().st_size > 10_000
 
 
+NOTHING_LEFT = (
+    "nothing is left to train: stage second has done 2 of 2 steps; raise stages.second.until.steps"
+)
+
+
 def test_train_on_a_finished_run_says_so_again(
     recipe: str, run_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (run_dir / "metrics.jsonl").read_bytes()
     assert _run(["train", recipe, "--run-dir", str(run_dir)]) == 0
-    assert "resumes" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert NOTHING_LEFT in printed and "resumes" not in printed
+    assert "accuracy" in printed
     assert (run_dir / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_fork_of_a_finished_run_says_that_nothing_is_left(
+    recipe: str, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fork = ["train", recipe, "--from", str(run_dir), "--run-dir", str(tmp_path / "fork")]
+    for _ in range(2):
+        assert _run(fork) == 0
+        assert capsys.readouterr().out.strip() == NOTHING_LEFT
+
+
+def test_a_run_without_rl_ends_with_a_plot_too(recipe: str, tmp_path: Path) -> None:
+    raw = yaml.safe_load(Path(recipe).read_text())
+    file = tmp_path / "cold.yaml"
+    file.write_text(yaml.safe_dump({**raw, "stages": raw["stages"][:1]}))
+    assert _run(["train", str(file), "--run-dir", str(tmp_path / "run")]) == 0
+    assert (tmp_path / "run" / "summary.png").is_file()
 
 
 def test_a_finished_run_goes_on_with_more_steps(recipe: str, tmp_path: Path) -> None:
