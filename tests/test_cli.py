@@ -310,6 +310,17 @@ def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert "Usage: rlcurric" in capsys.readouterr().out
 
 
+def test_an_interruption_exits_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rlcurric.cli.check.run_check", interrupted)
+    assert _run(["check", "demo"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 @pytest.mark.parametrize("arguments", [["trian"], ["train"], ["train", "demo", "--absent"]])
 def test_wrong_usage_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(arguments) == 2
