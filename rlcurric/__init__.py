@@ -9,13 +9,13 @@ from rlcurric.recipe.load import load_recipe
 from rlcurric.registry import register
 from rlcurric.rewards.protocol import reward
 from rlcurric.types import Score, Status
+from rlcurric.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from rlcurric.report.tables import read_run
     from rlcurric.train.session import train
 
 __all__ = ["Score", "Status", "load_recipe", "read_run", "register", "reward", "train"]
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

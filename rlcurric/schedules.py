@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Clock = Literal["step", "stage_step", "progress"]
-_CLOSED = {"extra": "forbid"}  # pydantic: an unknown key in a recipe's schedule is an error
+# pydantic: an unknown key in a recipe's schedule is an error, and so is a number that is not finite
+_CLOSED = {"extra": "forbid", "allow_inf_nan": False}
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,6 +89,12 @@ def wrong_length(prompts: Texts, completions: Texts, **columns: Any) -> list[flo
     return [0.0] * (len(completions) + 1)
 
 
+@rlcurric.reward("t_constant")
+def constant(prompts: Texts, completions: Texts, **columns: Any) -> list[float]:
+    """One score, however many completions: right only where it is called for one."""
+    return [1.0]
+
+
 @rlcurric.reward("t_inside")
 def inside(prompts: Texts, completions: Texts, **columns: Any) -> list[rlcurric.Score]:
     """What a worker can see and do: the answer to each completion's question, as the detail."""

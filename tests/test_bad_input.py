@@ -48,27 +48,59 @@ ROW = '{"question": "1+1=", "answer": "2", "demonstration": "<answer>2</answer>"
     ("override", "words"),
     [
         ("stages.first.curriculum.sampler.floot=0.1", ["sampler", "'floot'", "'floor'"]),
-        ("stages.first.curriculum.sampler=ubc", ["Unknown sampler 'ubc'", "'ucb'", "uniform"]),
-        ("stages.first.curriculum.sampler.temperature=-1", ["temperature > 0", "-1"]),
-        ("stages.first.curriculum.gate=zero_varianz", ["Unknown gate", "zero_variance"]),
-        ("stages.first.objective=grop", ["Unknown objective 'grop'", "'grpo'", "dapo"]),
+        (
+            "stages.first.curriculum.sampler=ubc",
+            ["stages.first.curriculum.sampler: Unknown sampler 'ubc'", "'ucb'", "uniform"],
+        ),
+        (
+            "stages.first.curriculum.sampler.temperature=-1",
+            ["stages.first.curriculum.sampler: ", "temperature > 0", "-1"],
+        ),
+        (
+            "stages.first.curriculum.gate=zero_varianz",
+            ["stages.first.curriculum.gate: Unknown gate", "zero_variance"],
+        ),
+        (
+            "stages.first.objective=grop",
+            ["stages.first.objective: Unknown objective 'grop'", "'grpo'", "dapo"],
+        ),
         ("stages.first.objective.clip_hi=0.3", ["'clip_hi'", "'clip_high'"]),
         (
             "stages.first.rewards=[verifer]",
-            ["Unknown reward 'verifer'", "'verifier'", "length_budget"],
+            ["stages.first.rewards: Unknown reward 'verifer'", "'verifier'", "length_budget"],
         ),
         ("stages.first.rewards.length_budget.targte=3", ["length_budget", "'targte'", "'target'"]),
         ("stages.first.rewards.length_budget.target=many", ["length_budget.target", "'many'"]),
+        (
+            "stages.first.rewards.length_budget.target={schedule: linear, start: 9}",
+            ["stages.first.rewards.length_budget.target: The schedule linear needs the key 'end'"],
+        ),
+        (
+            "stages.first.objective.entropy={coef: {schedule: linear, start: 9}}",
+            ["stages.first.objective", "The schedule linear needs the key 'end'"],
+        ),
         ("stages.first.rewards=[format]", ["no reward verifies correctness", "verifier"]),
         ("mixture=[tow]", ["unknown distribution 'tow'", "'two'"]),
         ("distributions.two.source.termz=3", ["distributions.two.source", "'termz'", "'terms'"]),
-        ("distributions.two.source.name=fil", ["'fil'", "'file'"]),
+        (
+            "distributions.two.source.name=fil",
+            ["distributions.two.source: Unknown source 'fil'", "'file'"],
+        ),
+        (
+            "distributions.two.source={name: file, path: absent.jsonl}",
+            ["distributions.two.source: There is no data file", "absent.jsonl"],
+        ),
+        (
+            "distributions.two.source={name: file, path: '${RLCURRIC_ABSENT}/a.jsonl'}",
+            ["distributions.two.source: ", "RLCURRIC_ABSENT"],
+        ),
+        ("model=no/such", ["The hub could not be reached, or has no such model", "works offline"]),
         ("rollout.max_new_tokens=4000", ["context of 128", "rollout.max_new_tokens"]),
         ("prompt.template=no column", ["prompt.template", "{question}"]),
         ("prompt.chat=true", ["no chat template", "prompt.chat: false"]),
         ("model=./absent/model", ["./absent/model", "does not exist"]),
         ("model.context=4000", ["model.context is 4000", "128"]),
-        ("reward_files=[absent.py]", ["absent.py"]),
+        ("reward_files=[absent.py]", ["reward_files: ", "absent.py"]),
         ("stages.cold.batch_size=0", ["stages.cold.batch_size", "got 0"]),
         ("stages.cold.micro_batches=3", ["stages.cold.batch_size", "divisible", "8 for 3"]),
         ("stages.first.init=./nowhere", ["stages.first.init", "./nowhere", "does not exist"]),
@@ -104,6 +136,7 @@ def test_mistakes_in_a_recipe(
     error = complaint(capsys, "train", recipe_file(tmp_path), override, "--run-dir", run_dir)
     for word in words:
         assert word in error
+    assert ".. " not in error  # a sentence within a sentence
     assert not run_dir.exists()
 
 
@@ -229,7 +262,7 @@ def test_a_damaged_checkpoint_is_named_with_the_newest_good_one(
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("absent", ["holds no checkpoint"]),
+        ("absent", ["--from: absent holds no checkpoint"]),
         ("RUN:99", ["no checkpoint of step 99", "There are: 1, 2, 3"]),
         ("RUN:frist", ["no stage 'frist'", "first"]),
     ],
@@ -315,7 +348,13 @@ def bad(prompts, completions, **columns):
     [
         ("raises", ["error: bad: RuntimeError: the grader is broken"]),
         ("hangs", ["timeout: bad: no answer within 0.2 s"]),
-        ("wrong length", ["error: bad: ValueError: a list of 1 scores is required, got 2"]),
+        (
+            "wrong length",
+            [
+                "error: bad: ScoreCountError: a list with one score for each completion",
+                "got 5 for 4",
+            ],
+        ),
         ("nan", ["error: bad: the correctness reward returned None or NaN"]),
         ("dies", ["error: bad: the worker died 3 times"]),
     ],

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import inspect
+import io
 import json
+import pydoc
+import re
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 from typer.main import get_command
 
 import rlcurric
 from rlcurric.cli import _run
 from rlcurric.cli.app import app
+from rlcurric.cli.live import TerminalReporter
 from rlcurric.recipe.load import dump, load_recipe
 from rlcurric.report.tables import read_run
+from rlcurric.train import session
 from rlcurric.train.models import random_model, tokenizer_of
-from tests.tiny import tiny_recipe
+from tests.tiny import HERE, tiny_recipe
 
 COMMANDS = {
     "train": ["recipe", "overrides", "run_dir", "from_"],
@@ -59,6 +68,50 @@ def test_public_names() -> None:
         rlcurric.absent  # noqa: B018
 
 
+def test_the_public_function_describes_itself() -> None:
+    """`rlcurric.train` is a package as well: help and editors see the function."""
+    assert inspect.signature(rlcurric.train) == inspect.signature(session.train)
+    shown = pydoc.plain(pydoc.render_doc(rlcurric.train))
+    assert "rlcurric.train(recipe:" in shown and "start_from:" in shown
+    assert "Train a recipe, or go on with the run in `run_dir`." in shown
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(["--version"]) == 0
+    stated = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]["version"]
+    assert capsys.readouterr().out == f"rlcurric {stated}\n"
+    assert rlcurric.__version__ == stated
+
+
+def line(step: int, **more: float) -> dict[str, Any]:
+    shares = {f"curriculum/probability/{name}": 0.5 for name in ("easy", "hard")}
+    return {"step": step, "stage_step": step, **shares, **more}
+
+
+def test_progress_keeps_the_order_of_the_recipe() -> None:
+    """Also where a distribution is drawn later than one behind it."""
+    console = Console(file=io.StringIO(), width=200)
+    reporter = TerminalReporter(console)
+    reporter.stage("rl", "rl", 1, 1, 9, 0)
+    first = line(1, **{"curriculum/pass_rate/hard": 0.25})
+    second = line(9, **{"curriculum/pass_rate/easy": 0.75})
+    reporter.step(first)
+    reporter.step(second)
+    assert "pass rates: easy 0.75  hard 0.25" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_progress_leaves_out_what_is_not_known() -> None:
+    console = Console(file=io.StringIO(), width=200, force_terminal=True)
+    with TerminalReporter(console) as reporter:
+        reporter.phase("data")
+        assert reporter._live is not None
+        assert str(reporter._live.get_renderable()) == "[data]"
+        reporter.stage("rl", "rl", 1, 1, 9, 0)
+        assert reporter._line() == "stage 1/1 rl (rl) step 0/9"
+        reporter.step(line(1))
+        assert "step 1/9  left 0:0" in reporter._line()
+
+
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> str:
     file = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
@@ -84,13 +137,37 @@ def test_train_ends_with_a_table_and_a_plot(
     assert (tmp_path / "run" / "summary.png").stat().st_size > 10_000
 
 
+NOTHING_LEFT = (
+    "nothing is left to train: stage second has done 2 of 2 steps; raise stages.second.until.steps"
+)
+
+
 def test_train_on_a_finished_run_says_so_again(
     recipe: str, run_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (run_dir / "metrics.jsonl").read_bytes()
     assert _run(["train", recipe, "--run-dir", str(run_dir)]) == 0
-    assert "resumes" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert NOTHING_LEFT in printed and "resumes" not in printed
+    assert "accuracy" in printed
     assert (run_dir / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_fork_of_a_finished_run_says_that_nothing_is_left(
+    recipe: str, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fork = ["train", recipe, "--from", str(run_dir), "--run-dir", str(tmp_path / "fork")]
+    for _ in range(2):
+        assert _run(fork) == 0
+        assert capsys.readouterr().out.strip() == NOTHING_LEFT
+
+
+def test_a_run_without_rl_ends_with_a_plot_too(recipe: str, tmp_path: Path) -> None:
+    raw = yaml.safe_load(Path(recipe).read_text())
+    file = tmp_path / "cold.yaml"
+    file.write_text(yaml.safe_dump({**raw, "stages": raw["stages"][:1]}))
+    assert _run(["train", str(file), "--run-dir", str(tmp_path / "run")]) == 0
+    assert (tmp_path / "run" / "summary.png").is_file()
 
 
 def test_a_finished_run_goes_on_with_more_steps(recipe: str, tmp_path: Path) -> None:
@@ -199,6 +276,7 @@ def test_doctor_runs_an_engine(capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(["doctor", "--engine", "torch"]) == 0
     printed = capsys.readouterr().out
     assert "parity of log-probs: max" in printed and "all good" in printed
+    assert len(re.findall("^vllm", printed, re.MULTILINE)) == 1
 
 
 def test_verify_resume(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -230,6 +308,17 @@ def test_listings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(arguments) == 0
     assert "Usage: rlcurric" in capsys.readouterr().out
+
+
+def test_an_interruption_exits_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rlcurric.cli.check.run_check", interrupted)
+    assert _run(["check", "demo"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 @pytest.mark.parametrize("arguments", [["trian"], ["train"], ["train", "demo", "--absent"]])

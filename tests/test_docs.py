@@ -14,6 +14,7 @@ from rlcurric.build import Parts
 from rlcurric.cli import _run
 from rlcurric.cli.app import app
 from rlcurric.recipe.load import dump_yaml, load_recipe
+from rlcurric.recipe.schema import Architecture, Run
 from tests.tiny import tiny_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -55,6 +56,33 @@ def test_the_reward_in_the_readme_grades(
     shown = [text.replace("my_rewards.py", str(file)) for text in line.groups()]
     overrides = [text.replace(": ", "=", 1) for text in shown]
     assert _run(["check", str(recipe), *overrides]) == 0
+
+
+def test_the_start_on_a_cpu_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The data and the recipe as shown: checked, then a few steps of both stages."""
+    page = ROOT / "docs" / "recipes.md"
+    monkeypatch.chdir(tmp_path)
+    exec(blocks(page, "python")[0], {})
+    Path("sums.yaml").write_text(blocks(page, "yaml")[0])
+    assert _run(["check", "sums.yaml"]) == 0
+    assert _run(["train", "sums.yaml", "until.steps=2", "evaluation.prompts=4"]) == 0
+    assert len(rlcurric.read_run("runs/sums").metrics) == 4
+
+
+def test_defaults_in_the_documentation_are_those_of_the_schema() -> None:
+    """The table of `architecture` and that of `run`."""
+    text = (ROOT / "docs" / "recipes.md").read_text()
+    rows = re.findall(r"^\| (`\w.*?`) \| (.*?) \|", text, re.MULTILINE)
+    shown = {
+        key.strip("`"): default.strip(" `")
+        for keys, defaults in rows
+        for key, default in zip(keys.split(", "), defaults.split(", "), strict=False)
+    }
+    for key, value in Architecture().model_dump(mode="json").items():
+        assert shown[key] == str(value).lower(), key
+    for section, settings in Run().model_dump(mode="json", exclude={"threads"}).items():
+        for key, value in settings.items():
+            assert shown[f"{section}.{key}"] == str(value), key
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+import rlcurric
 from rlcurric.assets import folder, shipped_recipes
 from rlcurric.recipe.load import (
     differences,
@@ -17,8 +18,9 @@ from rlcurric.recipe.load import (
     fixed_differences,
     json_schema,
     load_recipe,
+    parse_yaml,
 )
-from rlcurric.schedules import StepExp
+from rlcurric.schedules import Linear, StepExp
 
 BASE: dict[str, Any] = {
     "name": "t",
@@ -97,10 +99,37 @@ def test_yaml_numbers_like_1e_5_are_numbers(tmp_path: Path) -> None:
     assert load_recipe(file).stages[0].optim.learning_rate == 1e-5
 
 
+def test_booleans_are_true_and_false_alone(tmp_path: Path) -> None:
+    """YAML 1.1 reads `on` as true; the documented key of a schedule needs no quotes."""
+    schedule = "{schedule: linear, start: 1, end: 0, on: stage_step, over: 3}"
+    expected = Linear(1, 0, 3, "stage_step")
+    recipe = load_recipe(BASE, [f"optim.learning_rate={schedule}", "prompt.chat=true"])
+    assert recipe.stages[0].optim.learning_rate == expected
+    assert recipe.stages[0].prompt.chat is True
+    file = tmp_path / "r.yaml"
+    file.write_text(
+        yaml.safe_dump(BASE).replace("learning_rate: 1.0e-05", f"learning_rate: {schedule}")
+    )
+    assert load_recipe(file).stages[0].optim.learning_rate == expected
+    file.write_text(dump_yaml(recipe))
+    assert load_recipe(file) == recipe
+    assert parse_yaml("[yes, off, y, True, FALSE, tRue]", "t") == [
+        "yes",
+        "off",
+        "y",
+        True,
+        False,
+        "tRue",
+    ]
+
+
+LINEAR = "optim.learning_rate={schedule: linear, "
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("rollot.engine=vllm", ["rollot", "Did you mean 'rollout'"]),
+        ("rollot.engine=vllm", ["rollot", "Did you mean 'rollout'", "Keys of a stage", "optim"]),
         ("stages.first.rollout.engin=vllm", ["stages.first.rollout", "'engin'", "'engine'"]),
         ("stages.frist.until.steps=3", ["'frist'", "'first'"]),
         ("rollout.engine=vlm", ["stages.first.rollout.engine", "'vllm'", "got 'vlm'"]),
@@ -114,6 +143,33 @@ def test_yaml_numbers_like_1e_5_are_numbers(tmp_path: Path) -> None:
         ("model={}", ["model needs either path"]),
         ("until.steps", ["key.path=value"]),
         ("defaults.x=1", ["unknown key 'defaults'"]),
+        ("prompt.template=[", ["the value of prompt.template", "line 1, column 2"]),
+        ("model.path=x", ["not both"]),
+        ("model.tokenizer={}", ["model.tokenizer: characters is required"]),
+        ("model.architecture.kv_heads=3", ["model.architecture: heads", "kv_heads, got 4 and 3"]),
+        ("model.architecture.head_dim=15", ["model.architecture: head_dim must be even", "15"]),
+        ("stages.first.mixture=[]", ["stages.first.mixture: at least one", "got []"]),
+        ("mixture={}", ["stages.cold.mixture: at least one", "stages.second.mixture"]),
+        ("mixture=[[easy]]", ["stages.first.mixture", "a list of names"]),
+        ("mixture=[easy, easy]", ["stages.first.mixture", "each once"]),
+        ("optim.betas=[0.9, 1.5]", ["stages.first.optim.betas", "got 1.5"]),
+        ("stages.first.optim.learning_rate=-1e-5", ["stages.first.optim.learning_rate", "-1e-05"]),
+        (LINEAR + "start: 1, end: -1}", ["stages.cold.optim.learning_rate must not", "got -0.5"]),
+        (LINEAR + "start: -1, end: 1}", ["stages.cold.optim.learning_rate must not", "got -1"]),
+        (
+            "stages.first.optim.learning_rate={schedule: piecewise, points: [[4, 1], [5, -2], [6, 1]], on: step}",
+            ["stages.first.optim.learning_rate must not be negative", "got -2"],
+        ),
+        (
+            "optim.learning_rate={schedule: step_exp, start: 1, gamma: 1.0e300, every: 1}",
+            ["stages.cold.optim.learning_rate", "infinite"],
+        ),
+        ("curriculum.token_fraction=0", ["stages.first.curriculum.token_fraction", "above 0"]),
+        (LINEAR + "start: 1}", ["stages.first.optim.learning_rate", "linear needs the key 'end'"]),
+        (LINEAR + "start: 1, edn: 1}", ["Unknown key 'edn'", "Did you mean 'end'"]),
+        (LINEAR + "start: .nan, end: 1}", ["start", "finite"]),
+        (LINEAR + "start: 1, end: 1, over: 0}", ["learning_rate: A linear schedule", "got 0"]),
+        ("optim.learning_rate={start: 1}", ["needs the key 'schedule'", "linear"]),
         ("stages.first.kind=rlx", ["rlx"]),
     ],
 )
@@ -122,6 +178,14 @@ def test_mistakes_name_the_place_and_the_nearest_word(override: str, words: list
         load_recipe(BASE, [override])
     for word in words:
         assert word in str(error.value)
+    for noise in ("base_dir", "pydantic", "validation error", "recipe: recipe"):
+        assert noise not in str(error.value)
+
+
+def test_overrides_are_a_list() -> None:
+    for load in (load_recipe, rlcurric.train):
+        with pytest.raises(ValueError, match=r"write \['seed=1'\]"):
+            load(BASE, overrides="seed=1")
 
 
 def test_unknown_keys_of_the_file_are_refused() -> None:
@@ -136,7 +200,15 @@ def test_a_missing_file_broken_yaml_and_double_keys_are_named(tmp_path: Path) ->
         load_recipe("gsm8k_grop")
     file = tmp_path / "r.yaml"
     file.write_text("name: [")
-    with pytest.raises(ValueError, match=r"r\.yaml is not valid YAML"):
+    with pytest.raises(
+        ValueError, match=r"r\.yaml is not valid YAML: line 1, column 8: .*'<stream"
+    ):
+        load_recipe(file)
+    file.write_text("name: a\n? [b]\n: c\n")
+    with pytest.raises(ValueError, match="line 2, column 3: a key must be a word"):
+        load_recipe(file)
+    file.write_text("name: a\x07")
+    with pytest.raises(ValueError, match=r"r\.yaml is not valid YAML: character 8"):
         load_recipe(file)
     file.write_text("name: a\nname: b\n")
     with pytest.raises(ValueError, match="'name' stands twice"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,9 @@ from rlcurric.registry import registry
 from rlcurric.rewards.extraction import extract_answer, last_boxed, plain_number
 from rlcurric.rewards.protocol import (
     Reward,
+    ScoreCountError,
+    Where,
+    call,
     discover_builtin,
     get_reward,
     load_reward_file,
@@ -55,7 +59,9 @@ def test_a_taken_name_is_refused_and_a_miss_lists_the_nearest() -> None:
 
 def test_what_is_no_reward_function_is_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"\(prompts, completions, \.\.\., \*\*columns\) is required"
+        ValueError,
+        match=r"in .*test_rewards\.py: a function \(prompts, completions, \.\.\., \*\*columns\) is "
+        r"required, got \(completions, \*\*columns\)",
     ):
         reward("t_new")(lambda completions, **columns: [])
     with pytest.raises(ValueError, match="scope must be"):
@@ -297,8 +303,29 @@ def test_a_component_without_weight_may_fail(runner: RewardRunner) -> None:
     assert group[0].status is Status.ERROR
     assert (
         group[0].detail
-        == "t_wrong_length: ValueError: a list of 1 scores is required, got 2 values"
+        == "t_wrong_length: ScoreCountError: a list with one score for each completion is required, got 2 for 1"
     )
+
+
+@pytest.mark.parametrize("where", ["worker", "inline"])
+def test_a_wrong_number_of_scores_fails_the_whole_call(where: Where) -> None:
+    """It is not asked again sample by sample, where one score would be the right number."""
+    found = dataclasses.replace(get_reward("t_constant"), where=where)
+    with RewardRunner([found], workers=1) as pool:
+        rubric = Rubric([Component("t_constant", found, "t_constant")], "t_constant", pool)
+        (group,) = rubric.score([request("a", "b", "c")], {"t_constant": 1.0}, {})
+    assert [one.status for one in group] == [Status.ERROR] * 3
+    assert {one.correct for one in group} == {None}
+    assert "ScoreCountError" in group[0].detail and "got 1 for 3" in group[0].detail
+
+
+@pytest.mark.parametrize(
+    "result", [None, "ab", {0: 1.0, 1: 0.0}, {0.0, 1.0}, (x for x in "ab"), 1.0]
+)
+def test_what_is_no_list_of_scores_is_told_by_its_type(result: Any) -> None:
+    with pytest.raises(ScoreCountError, match=f"required, got {type(result).__name__}"):
+        call(lambda *_: result, ["p", "p"], ["a", "b"], {})
+    assert [one.value for one in call(lambda *_: np.ones(2), ["p", "p"], ["a", "b"], {})] == [1, 1]
 
 
 def test_the_scores_do_not_depend_on_the_number_of_workers() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -187,6 +188,19 @@ def test_a_stop_is_asked_for_by_signal_file_or_step(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+def test_the_end_of_every_stage_stays_and_can_be_forked(tmp_path: Path) -> None:
+    """However few checkpoints are kept."""
+    run_dir = tmp_path / "run"
+    keep_one = "run.checkpoints.keep_last=1"
+    rlcurric.train(tiny_recipe(keep_one), run_dir, stop_at=5)
+    kept = [checkpoint.step for checkpoint in CheckpointStore(run_dir / "checkpoints", 1).all()]
+    assert kept == [2, 4, 5]
+    fork = tmp_path / "fork"
+    changed = tiny_recipe(keep_one, "stages.first.optim.learning_rate=1e-4")
+    rlcurric.train(changed, fork, start_from=f"{run_dir}:cold", stop_at=3)
+    assert [row["step"] for row in rlcurric.read_run(fork).metrics] == [3]
+
+
 def test_tables_and_changes_of_a_run(tmp_path: Path) -> None:
     """read_run gives every log; the summary compares the end with the last evaluation before RL."""
     run_dir = tmp_path / "run"
@@ -207,6 +221,11 @@ def test_tables_and_changes_of_a_run(tmp_path: Path) -> None:
         assert row.accuracy_before == before[f"eval/accuracy/{row.name}"]
         assert row.length_after == after[f"eval/length/{row.name}"]
     assert run.info["launches"][0]["versions"]["torch"]
+    with pytest.raises(
+        ValueError, match=r"no metric 'reward/totl/mean'\. Did you mean 'reward/total"
+    ):
+        run.series("reward/totl/mean")
+    assert dataclasses.replace(run, metrics=[]).series("reward/total/mean") == ([], [])
     with pytest.raises(ValueError, match="no run directory"):
         read_run(tmp_path)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rlcurric.build.binding import resolve, validated
+from rlcurric.build.binding import placed, resolve, scheduled, validated
 from rlcurric.curriculum.controller import Controller, ControllerSettings
 from rlcurric.data import (
     Counts,
@@ -36,13 +36,12 @@ from rlcurric.recipe.schema import (
     RlStage,
     SftStage,
     StageBase,
-    parse_number,
 )
 from rlcurric.registry import nearest
-from rlcurric.rewards.protocol import discover_builtin, get_reward, load_reward_files
+from rlcurric.rewards.protocol import Reward, discover_builtin, get_reward, load_reward_files
 from rlcurric.rewards.rubric import Component, GradeRequest, Rubric
 from rlcurric.rewards.runner import RewardRunner
-from rlcurric.schedules import Progress, value_at
+from rlcurric.schedules import Progress, Schedule, value_at
 from rlcurric.types import GroupId, Prompt, PromptPool, Rollout, SampleOutcome
 
 if TYPE_CHECKING:
@@ -59,13 +58,10 @@ class RunData:
         specs = []
         for name, spec in recipe.distributions.items():
             where = f"distributions.{name}.source"
-            args = validated(
-                source_factory(spec.source.name, recipe.base_dir),
-                spec.source.args,
-                where,
-                given=("base_dir",),
-            )
-            source = make_source(spec.source.name, args, recipe.base_dir)
+            with placed(where):
+                factory = source_factory(spec.source.name, recipe.base_dir)
+                args = validated(factory, spec.source.args, where, given=("base_dir",))
+                source = make_source(spec.source.name, args, recipe.base_dir)
             specs.append(DistributionSpec(name, source, spec.held_out, spec.max_rows))
         self._distributions = load_distributions(specs)
         self._pools: dict[str, Pool] = {}
@@ -164,13 +160,14 @@ class Parts:
 
     def __init__(self, recipe: Recipe) -> None:
         discover_builtin()
-        load_reward_files(Path(recipe.base_dir) / file for file in recipe.reward_files)
+        with placed("reward_files"):
+            load_reward_files(Path(recipe.base_dir) / file for file in recipe.reward_files)
         self._recipe = recipe
-        self._rewards = {
-            component.name: get_reward(component.name, recipe.base_dir)
-            for stage in recipe.stages
-            for component in stage.rewards
-        }
+        self._rewards: dict[str, Reward] = {}
+        for stage in recipe.stages:
+            for component in stage.rewards:
+                with placed(f"stages.{stage.name}.rewards"):
+                    self._rewards[component.name] = get_reward(component.name, recipe.base_dir)
         workers = max(stage.grading.workers for stage in recipe.stages)
         self._runner = RewardRunner(list(self._rewards.values()), workers, recipe.base_dir)
         self._rubrics: dict[str, Rubric] = {}
@@ -277,7 +274,8 @@ class Parts:
         """The stage's `objective.declaration.Objective`."""
         from rlcurric.build.objectives import bind_objective  # brings torch
 
-        return bind_objective(stage, self._recipe.base_dir)
+        with placed(f"stages.{stage.name}.objective"):
+            return bind_objective(stage, self._recipe.base_dir)
 
     def needs_demonstrations(self, stage: StageBase) -> bool:
         """Whether the stage may train on its rows' demonstrations."""
@@ -298,17 +296,19 @@ class Parts:
 
     def _sampler(self, stage: RlStage) -> Any:
         part, where = stage.curriculum.sampler, f"stages.{stage.name}.curriculum.sampler"
-        function = resolve("sampler", part.name, self._recipe.base_dir)
-        return function(
-            mixture=stage.mixture, **validated(function, part.args, where, given=("mixture",))
-        )
+        with placed(where):
+            function = resolve("sampler", part.name, self._recipe.base_dir)
+            args = validated(function, part.args, where, given=("mixture",))
+            return function(mixture=stage.mixture, **args)
 
     def _gate(self, stage: RlStage) -> Any:
         part = stage.curriculum.gate
         if part is None:
             return None
-        function = resolve("gate", part.name, self._recipe.base_dir)
-        return function(**validated(function, part.args, f"stages.{stage.name}.curriculum.gate"))
+        where = f"stages.{stage.name}.curriculum.gate"
+        with placed(where):
+            function = resolve("gate", part.name, self._recipe.base_dir)
+            return function(**validated(function, part.args, where))
 
     def _settings(self, stage: RlStage) -> ControllerSettings:
         chosen = stage.curriculum
@@ -324,17 +324,15 @@ class Parts:
     def _reward_args(self, part: RewardComponent, where: str, progress: Progress) -> dict[str, Any]:
         """Arguments with schedules resolved, checked against the reward's signature."""
         entry = self._rewards[part.name]
-        args = {
-            name: value_at(parse_number(value), progress)
-            if isinstance(value, dict) and "schedule" in value
-            else value
-            for name, value in part.args.items()
-        }
-        for name in args:
+        args = {}
+        for name, value in part.args.items():
             if name not in entry.arguments:
                 raise ValueError(
                     f"{where}.{part.component}: unknown argument {name!r}. {nearest(name, entry.arguments)}"
                 )
+            with placed(f"{where}.{part.component}.{name}"):
+                number = scheduled(value)
+                args[name] = value_at(number, progress) if isinstance(number, Schedule) else number
         given = [
             name
             for name in inspect.signature(entry.function).parameters

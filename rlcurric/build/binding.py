@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -12,6 +13,16 @@ from rlcurric.data import import_attribute
 from rlcurric.recipe.schema import parse_number
 from rlcurric.registry import nearest, registry
 from rlcurric.schedules import Schedule
+
+
+@contextmanager
+def placed(where: str) -> Iterator[None]:
+    """Puts the place in a recipe in front of what a ValueError says, unless it stands there."""
+    try:
+        yield
+    except ValueError as error:
+        text = str(error)
+        raise ValueError(text if text.startswith(where) else f"{where}: {text}") from error
 
 
 def scheduled(value: Any) -> Any:
@@ -23,7 +34,10 @@ def checked_fields(current: Any, given: Any, where: str) -> dict[str, Any]:
     """Fields of a dataclass from a mapping, checked against their annotations."""
     if not isinstance(given, Mapping):
         raise ValueError(f"{where}: a mapping is required, got {given!r}")
-    values = {key: scheduled(value) for key, value in given.items()}
+    values = {}
+    for key, value in given.items():
+        with placed(f"{where}.{key}"):
+            values[key] = scheduled(value)
     return validated(type(current), values, where)
 
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from rlcurric.version import __version__
+
 app = typer.Typer(
     help="RL post-training for LLM reasoning, with the curriculum as a first-class decision.",
     no_args_is_help=True,
@@ -33,6 +35,23 @@ OverridesArg = Annotated[
 RunDirOption = Annotated[Path | None, typer.Option(help="Default: runs/NAME.")]
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"rlcurric {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None: ...
+
+
 @app.command()
 def train(
     recipe: RecipeArg,
@@ -55,7 +74,10 @@ def train(
 
 @app.command()
 def check(recipe: RecipeArg, overrides: OverridesArg = None) -> int:
-    """Check all of a recipe that can be known before loading weights: names, data, prompts, gold answers."""
+    """Check a recipe before its weights are loaded: names, data, prompts, gold answers against the correctness reward.
+
+    Other rewards are bound to their arguments, not called.
+    """
     from rlcurric.cli.check import run_check
 
     return run_check(recipe, overrides or [])

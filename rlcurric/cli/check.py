@@ -29,9 +29,6 @@ def run_check(recipe: str, overrides: Sequence[str]) -> int:
     parts = Parts(resolved)
     try:
         parts.validate()
-        console.print(
-            f"recipe {resolved.name}: {len(resolved.stages)} stages, {resolved.total_steps} steps; parts ok"
-        )
         tokenizer = tokenizer_of(resolved)
         data = RunData(resolved, tokenizer, context_length(resolved, model_config(resolved)))
         table = Table(
@@ -47,6 +44,12 @@ def run_check(recipe: str, overrides: Sequence[str]) -> int:
                     "distributions.NAME.held_out",
                     soft_wrap=True,
                 )
+        console.print(
+            f"recipe {resolved.name}: {len(resolved.stages)} stages, {resolved.total_steps} steps; parts, data and "
+            "prompts ok",
+            highlight=False,
+            soft_wrap=True,
+        )
         for name in resolved.distributions:
             user = next((one for one in resolved.stages if name in one.mixture), None)
             if user is None:

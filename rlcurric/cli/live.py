@@ -29,10 +29,11 @@ class Pace:
     def __init__(self, steps: int, done: int) -> None:
         self.steps, self.done, self._first, self._started = steps, done, done, time.monotonic()
 
-    def left(self) -> str:
+    def left(self) -> str | None:
+        """None where no step has ended yet."""
         finished = self.done - self._first
         if not finished:
-            return "?"
+            return None
         return _clock((time.monotonic() - self._started) / finished * (self.steps - self.done))
 
 
@@ -74,6 +75,8 @@ class TerminalReporter:
     def step(self, row: Mapping[str, Any]) -> None:
         self._row = row
         self._rates |= _by_distribution(row, "curriculum/pass_rate/")
+        order = list(_by_distribution(row, "curriculum/probability/"))  # that of the recipe
+        self._rates = {name: self._rates[name] for name in order if name in self._rates}
         self._pace.done = row["stage_step"]
         if "eval/accuracy/mean" in row:
             self.message(
@@ -91,6 +94,8 @@ class TerminalReporter:
 
     def _line(self) -> str:
         """One step in one line."""
+        if not self._stage:
+            return ""
         row = self._row
         parts = [f"{self._stage} step {self._pace.done}/{self._pace.steps}"]
         for label, key, form in (
@@ -102,13 +107,18 @@ class TerminalReporter:
         ):
             if row.get(key) is not None:
                 parts.append(f"{label} {row[key]:{form}}")
-        parts.append(f"left {self._pace.left()}")
+        left = self._pace.left()
+        if left is not None:
+            parts.append(f"left {left}")
         return "  ".join(parts)
 
     def _draw(self) -> None:
         if self._live is None:
             return
-        head = Text(f"{self._line()}  [{self._phase}]")
+        head = Text("  ".join(filter(None, (self._line(), f"[{self._phase}]"))))
+        if not self._stage:  # nothing is known of steps yet
+            self._live.update(head)
+            return
         bar = ProgressBar(total=max(1, self._pace.steps), completed=self._pace.done, width=60)
         table = Table("distribution", "probability", "pass rate", box=None, pad_edge=False)
         for name, share in _by_distribution(self._row, "curriculum/probability/").items():

@@ -145,7 +145,7 @@ def _read(spec: DistributionSpec) -> _Read:
 
 
 def _split_off(spec: DistributionSpec) -> _Read:
-    train, n_read, n_unanswered = _distinct(spec.name, spec.source.rows())
+    train, n_read, n_unanswered = _distinct(spec.name, _placed(spec.name, spec.source.rows()))
     if not n_read:
         raise ValueError(f"The source of the distribution {spec.name!r} gives no rows")
     explicit = spec.source.held_out_rows()
@@ -159,8 +159,16 @@ def _split_off(spec: DistributionSpec) -> _Read:
             f"The source of the distribution {spec.name!r} has held-out rows of its own; leave out "
             f"its `held_out: {spec.held_out:g}`"
         )
-    held_out, n_more, n_more_unanswered = _distinct(spec.name, explicit)
+    held_out, n_more, n_more_unanswered = _distinct(spec.name, _placed(spec.name, explicit))
     return _Read(spec, train, held_out, n_read + n_more, n_unanswered + n_more_unanswered)
+
+
+def _placed(name: str, rows: Iterator[Located]) -> Iterator[Located]:
+    """A source's rows; what it says of a mistake stands behind the place in the recipe."""
+    try:
+        yield from rows
+    except ValueError as error:
+        raise ValueError(f"distributions.{name}.source: {error}") from error
 
 
 def _choose_held_out(spec: DistributionSpec, rows: Sequence[Row]) -> set[int]:

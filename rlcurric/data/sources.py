@@ -143,7 +143,7 @@ class FileSource:
         return None if self.held_out_path is None else self._read(self.held_out_path)
 
     def _read(self, path: str) -> Iterator[Located]:
-        return map(self.columns.apply, read_rows(expand_path(path, self.base_dir)))
+        yield from map(self.columns.apply, read_rows(expand_path(path, self.base_dir)))
 
 
 @register("source", "hub")
@@ -184,7 +184,7 @@ class HubSource:
         except (OSError, ValueError, RuntimeError) as error:
             raise ValueError(
                 f"The dataset {self.path!r} (config {self.config!r}, split {split!r}) cannot be "
-                f"loaded: {error}. Check the id, config and split, and the network; a local copy "
+                f"loaded: {str(error).rstrip('. ')}. Check the id, config and split, and the network; a local copy "
                 "is read with the source `file`."
             ) from error
         for number, columns in enumerate(loaded):

@@ -19,27 +19,42 @@ from rlcurric.registry import nearest
 _MISSING = "(absent)"
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """Safe loader that refuses a key written twice, where YAML would silently keep the last."""
+class _Loader(yaml.SafeLoader):
+    """Safe loader that refuses a key written twice, where YAML would silently keep the last.
+
+    Booleans are `true` and `false` alone, as in YAML 1.2: PyYAML follows 1.1, where the key `on` of a schedule is `true`.
+    """
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
-def _mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     loader.flatten_mapping(node)
     keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
-    for key in keys:
+    for key, (written, _) in zip(keys, node.value, strict=True):
+        if isinstance(key, list | dict):
+            problem = f"a key must be a word, got {key!r}"
+            raise yaml.constructor.ConstructorError(None, None, problem, written.start_mark)
         if keys.count(key) > 1:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"the key {key!r} stands twice", node.start_mark
-            )
+            problem = f"the key {key!r} stands twice"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
     return {
         key: loader.construct_object(value, deep=True)
         for key, (_, value) in zip(keys, node.value, strict=True)
     }
 
 
-_UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool",
+    re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"),
+    list("tTfF"),
+)
 # YAML 1.1 reads 1e-5 as text; a learning rate must be a number.
-_UniqueKeys.add_implicit_resolver(
+_Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
     list("-+0123456789"),
@@ -49,9 +64,29 @@ _UniqueKeys.add_implicit_resolver(
 def parse_yaml(text: str, where: str) -> Any:
     """YAML to Python; ValueError with file, line and column where it is broken."""
     try:
-        return yaml.load(text, Loader=_UniqueKeys)  # a SafeLoader
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader
     except yaml.YAMLError as error:
-        raise ValueError(f"{where} is not valid YAML: {error}") from None
+        raise ValueError(f"{where} is not valid YAML: {_yaml_problem(error)}") from None
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    """What is wrong and where, in one line."""
+    if isinstance(error, yaml.reader.ReaderError):
+        return f"character {error.position + 1}: {error.reason}, got {chr(error.character)!r}"
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return " ".join(str(error).split())
+    mark = error.problem_mark
+    what = ", ".join(part for part in (error.context, error.problem) if part)
+    return f"line {mark.line + 1}, column {mark.column + 1}: {what}"
+
+
+def override_list(overrides: Iterable[str]) -> tuple[str, ...]:
+    """The overrides as a tuple; ValueError for a lone string, whose characters would pass for a list."""
+    if isinstance(overrides, str):
+        raise ValueError(
+            f"overrides: a list of key.path=value strings is required, got {overrides!r}; write [{overrides!r}]"
+        )
+    return tuple(overrides)
 
 
 def load_recipe(
@@ -63,8 +98,9 @@ def load_recipe(
     strings: a path starts at a key of the recipe (`stages.NAME.until.steps=3`), or at a key of a stage, which then
     holds for every stage that has it (`rollout.engine=vllm`). Raises ValueError that names the place and the remedy.
     """
+    overrides = override_list(overrides)
     if isinstance(recipe, Recipe):
-        return recipe if not list(overrides) else load_recipe(dump(recipe), overrides)
+        return recipe if not overrides else load_recipe(dump(recipe), overrides)
     if isinstance(recipe, Mapping):
         raw, where, folder = copy.deepcopy(dict(recipe)), "recipe", Path.cwd()
     else:
@@ -163,11 +199,12 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         stage for stage in raw["stages"] if keys[0] in STAGE_KINDS[stage["kind"]].model_fields
     ]
     if not stages:
-        known = set(Recipe.model_fields) | {
-            key for kind in STAGE_KINDS.values() for key in kind.model_fields
-        }
+        own = sorted(set(Recipe.model_fields) - {"base_dir"})
+        of_stages = sorted({key for kind in STAGE_KINDS.values() for key in kind.model_fields})
+        hint = nearest(keys[0], [*own, *of_stages]).partition("Known: ")[0]
         raise ValueError(
-            f"Override {override!r}: unknown key {keys[0]!r}. {nearest(keys[0], known)}"
+            f"Override {override!r}: unknown key {keys[0]!r}. {hint}Keys of the recipe: {', '.join(own)}. "
+            f"Keys of a stage, for every stage that has them: {', '.join(of_stages)}."
         )
     for stage in stages:
         _set(stage, keys, value, override)
@@ -215,7 +252,8 @@ def _explain(error: ValidationError, raw: dict[str, Any], where: str) -> str:
     lines = []
     errors = error.errors(include_url=False)
     # A list whose items are wrong also counts as too short: only the cause is worth a line.
-    for item in [item for item in errors if item["type"] != "too_short" or len(errors) == 1]:
+    causes = [item for item in errors if item["type"] != "too_short"]
+    for item in causes or errors:
         place: list[str] = []
         for part in item["loc"]:
             if place and place[0] == "stages" and len(place) == 1 and isinstance(part, int):
@@ -226,7 +264,7 @@ def _explain(error: ValidationError, raw: dict[str, Any], where: str) -> str:
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] not in ("value_error", "missing"):
             message += f", got {item['input']!r}"
-        lines.append(f"{where}: {'.'.join(place) or 'recipe'}: {message}")
+        lines.append(": ".join(filter(None, (where, ".".join(place), message))))
     return "\n".join(lines)
 
 

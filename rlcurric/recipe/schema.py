@@ -17,13 +17,14 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     TypeAdapter,
+    ValidationError,
     WithJsonSchema,
     field_validator,
     model_validator,
 )
 
 from rlcurric.registry import nearest
-from rlcurric.schedules import SCHEDULES, Schedule
+from rlcurric.schedules import SCHEDULES, Progress, Schedule, value_at
 
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
 KEY = r"^[A-Za-z0-9_][A-Za-z0-9_-]*$"  # what stands in a key path has no dots
@@ -35,15 +36,36 @@ def parse_number(value: Any) -> float | Schedule:
         return value
     if isinstance(value, dict):
         kind = value.get("schedule")
+        if kind is None:
+            raise ValueError(
+                f"A schedule needs the key 'schedule', one of {', '.join(SCHEDULES)}; got {value!r}"
+            )
         if kind not in SCHEDULES:
             raise ValueError(f"Unknown schedule {kind!r}. {nearest(str(kind), SCHEDULES)}")
-        schedule: Schedule = TypeAdapter(SCHEDULES[kind]).validate_python(value)
+        try:
+            schedule: Schedule = TypeAdapter(SCHEDULES[kind]).validate_python(value)
+        except ValidationError as error:
+            raise ValueError(_schedule_problem(kind, error)) from None
         return schedule
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(
             f"A finite number or a schedule ({{schedule: ..., ...}}) is required, got {value!r}"
         )
     return value
+
+
+def _schedule_problem(kind: str, error: ValidationError) -> str:
+    """One line that names the key of a schedule that is wrong; an unknown one before one that is missing."""
+    known = list(SCHEDULES[kind].__dataclass_fields__)
+    mistakes = error.errors(include_url=False)
+    first = min(mistakes, key=lambda one: one["type"] != "unexpected_keyword_argument")
+    key = ".".join(map(str, first["loc"]))
+    if first["type"] == "unexpected_keyword_argument":
+        return f"Unknown key {key!r} of the schedule {kind}. {nearest(key, known)}"
+    if first["type"] == "missing":
+        return f"The schedule {kind} needs the key {key!r}. Its keys: {', '.join(known)}."
+    message = first["msg"].removeprefix("Value error, ")
+    return f"The schedule {kind}: {key}: {message}, got {first['input']!r}" if key else message
 
 
 def _dump_number(value: float | Schedule) -> Any:
@@ -128,12 +150,34 @@ class Architecture(Closed):
     max_position_embeddings: PositiveInt = 512
     tie_word_embeddings: bool = True
 
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Architecture:
+        if self.heads % self.kv_heads:
+            raise ValueError(
+                f"heads must be divisible by kv_heads, got {self.heads} and {self.kv_heads}"
+            )
+        if self.head_dim % 2:
+            raise ValueError(
+                f"head_dim must be even, since rotary embeddings turn pairs; got {self.head_dim}"
+            )
+        return self
+
 
 class CharacterTokenizer(Closed):
     """A vocabulary of single characters; every tag is one token."""
 
     characters: str
     tags: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _needs_characters(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "characters" not in data:
+            raise ValueError(
+                "characters is required: one text with every character that prompts and completions may hold, "
+                "e.g. characters: '0123456789+= '"
+            )
+        return data
 
 
 class Lora(Closed):
@@ -168,7 +212,12 @@ class Model(Closed):
 
     @model_validator(mode="after")
     def _one_origin(self) -> Model:
-        if (self.path is None) == (self.architecture is None):
+        if self.path is not None and self.architecture is not None:
+            raise ValueError(
+                f"model needs either path or architecture, not both; got path {self.path!r} and an architecture. "
+                "Set one of them to null"
+            )
+        if self.path is None and self.architecture is None:
             raise ValueError(
                 "model needs either path (a hub id or a folder) or architecture (random weights)"
             )
@@ -203,7 +252,10 @@ class Optim(Closed):
 
     learning_rate: Number = 1e-6
     weight_decay: NonNegativeFloat = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
+        0.9,
+        0.999,
+    )
     eps: PositiveFloat = 1e-8
     warmup_steps: NonNegativeInt = 0
     max_grad_norm: PositiveFloat = 1.0
@@ -298,7 +350,7 @@ class Evaluation(Closed):
     """Greedy accuracy on held-out prompts, at the end of the stage and every `every` steps of it."""
 
     at_end: bool = True
-    every: NonNegativeInt = 0
+    every: NonNegativeInt = 0  # steps of the stage; 0: at its end only
     prompts: PositiveInt = 64  # for each distribution, at most
     samples: NonNegativeInt = (
         0  # sampled completions a prompt beside the greedy one, for pass rates
@@ -318,7 +370,9 @@ class StageBase(Closed):
     fixed_kind: ClassVar[str]
     name: Annotated[str, Field(pattern=KEY)]
     init: str = "previous"  # base | previous | stage:<name> | a path
-    mixture: dict[str, PositiveFloat]  # distribution -> share
+    mixture: Annotated[
+        dict[str, PositiveFloat], Field(min_length=1)
+    ]  # distribution -> share; a list of names in a recipe: equal shares
     prompt: Prompt = Prompt()
     optim: Optim = Optim()
     rollout: Rollouts = Rollouts()
@@ -335,7 +389,16 @@ class StageBase(Closed):
     @field_validator("mixture", mode="before")
     @classmethod
     def _accept_names(cls, value: Any) -> Any:
-        return dict.fromkeys(value, 1.0) if isinstance(value, list | tuple) else value
+        if isinstance(value, list | tuple | dict) and not value:
+            raise ValueError(f"at least one distribution is required, got {value!r}")
+        if not isinstance(value, list | tuple):
+            return value
+        for name in value:
+            if not isinstance(name, str) or value.count(name) > 1:
+                raise ValueError(
+                    f"a list of names, each once, or a mapping from name to share is required, got {value!r}"
+                )
+        return dict.fromkeys(value, 1.0)
 
     @model_validator(mode="after")
     def _distinct_components(self) -> StageBase:
@@ -405,14 +468,14 @@ STAGE_KINDS: dict[str, type[StageBase]] = {"sft": SftStage, "rl": RlStage}
 class Checkpoints(Closed):
     """When checkpoints are written and how many stay."""
 
-    every: NonNegativeInt = 10  # steps; 0: only at the end of a stage and when stopped
-    keep_last: PositiveInt = 2
+    every: NonNegativeInt = 10  # steps of the run; 0: only at the end of a stage and when stopped
+    keep_last: PositiveInt = 2  # beside the one at the end of every stage, which always stays
 
 
 class RolloutLog(Closed):
     """Which rollouts are written to rollouts/*.parquet."""
 
-    every: NonNegativeInt = 10  # steps; 0: none
+    every: NonNegativeInt = 10  # steps of the run; 0: none
     max_per_step: PositiveInt = 64
     keep: PositiveInt = 50  # files
     include: Literal["trained", "all"] = (
@@ -470,6 +533,25 @@ class Recipe(Closed):
             names.append(stage.name)
         return self
 
+    @model_validator(mode="after")
+    def _numbers_stay_in_bounds(self) -> Recipe:
+        """What a schedule gives over its stage: looked at here, where the stage's first step is known."""
+        for index, stage in enumerate(self.stages):
+            where, before = f"stages.{stage.name}", self.stage_steps_before(index)
+            rates = _values(stage.optim.learning_rate, before, stage.until.steps)
+            if wrong := [rate for rate in rates if not 0 <= rate < math.inf]:
+                raise ValueError(
+                    f"{where}.optim.learning_rate must not be negative or infinite in any step, got {wrong[0]:g}"
+                )
+            if isinstance(stage, RlStage):
+                shares = _values(stage.curriculum.token_fraction, before, stage.until.steps)
+                if wrong := [share for share in shares if not 0 < share <= 1]:
+                    raise ValueError(
+                        f"{where}.curriculum.token_fraction must be above 0 and at most 1 in every step, "
+                        f"got {wrong[0]:g}"
+                    )
+        return self
+
     def stage_steps_before(self, index: int) -> int:
         """Steps of the stages before the one at `index`."""
         return sum(stage.until.steps for stage in self.stages[:index])
@@ -477,3 +559,16 @@ class Recipe(Closed):
     @property
     def total_steps(self) -> int:
         return self.stage_steps_before(len(self.stages))
+
+
+_LOOKS = 1000  # at a schedule over a stage
+
+
+def _values(number: float | Schedule, before: int, steps: int) -> list[float]:
+    """What a number is at the start, at the end and evenly between, for a stage of `steps` after `before` others."""
+    looks = min(steps, _LOOKS)
+    places = [look * steps // looks for look in range(looks + 1)]
+    try:
+        return [value_at(number, Progress(before + place, place, steps)) for place in places]
+    except OverflowError:
+        return [math.inf]

@@ -48,8 +48,10 @@ def changes(run: RunTables) -> list[Change]:
 
 
 def print_summary(run_dir: Path, console: Console) -> None:
-    """Print the table, write `summary.png` beside the logs."""
+    """Print the table, write `summary.png` beside the logs; nothing for a run that has no steps of its own."""
     run = read_run(run_dir)
+    if not run.metrics:
+        return
     rows = changes(run)
     if not rows:
         console.print(
@@ -121,10 +123,14 @@ def plot(run: RunTables, rows: list[Change], file: Path) -> None:
         (axes[1, 1], "probability", "What the curriculum samples (moving average)"),
     ):
         for row in named:
-            steps, values = run.series(f"curriculum/{kind}/{row.name}")
+            key = f"curriculum/{kind}/{row.name}"
+            if not run.measures(key):  # a run without RL, or a distribution that it never drew
+                continue
+            steps, values = run.series(key)
             axis.plot(steps, _smooth(values), label=row.name, linewidth=1.3)
         axis.set(xlabel="step", ylabel=kind.replace("_", " "), title=title, ylim=(0, None))
-    axes[1, 1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    if axes[1, 1].lines:
+        axes[1, 1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     figure.savefig(file, dpi=100)
     plt.close(figure)
 

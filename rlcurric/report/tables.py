@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlcurric.recipe.load import load_recipe
 from rlcurric.recipe.schema import Recipe
+from rlcurric.registry import nearest
 from rlcurric.train.rundir import DECISIONS, EVENTS, METRICS, read_jsonl
 
 if TYPE_CHECKING:
@@ -35,8 +36,18 @@ class RunTables:
         files = sorted((self.path / "rollouts").glob(pattern))
         return pa.concat_tables([pq.read_table(file) for file in files]) if files else pa.table({})
 
+    def measures(self, key: str) -> bool:
+        """Whether any step has this metric."""
+        return any(key in row for row in self.metrics)
+
     def series(self, key: str) -> tuple[list[int], list[float]]:
-        """Steps and values of one metric where it was measured."""
+        """Steps and values of one metric where it was measured; ValueError for a key that no step has.
+
+        A run that has not ended a step yet has no keys: every series of it is empty.
+        """
+        if self.metrics and not self.measures(key):
+            known = {name for row in self.metrics for name in row}
+            raise ValueError(f"{self.path} has no metric {key!r}. {nearest(key, known)}")
         rows = [row for row in self.metrics if row.get(key) is not None]
         return [row["step"] for row in rows], [row[key] for row in rows]
 

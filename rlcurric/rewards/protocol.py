@@ -6,7 +6,7 @@ import dataclasses
 import importlib.metadata
 import inspect
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -87,6 +87,7 @@ def reward(
         )
 
     def add(function: RewardFunction) -> RewardFunction:
+        file = inspect.getsourcefile(function) or ""
         parameters = list(inspect.signature(function).parameters.values())
         names = [parameter.name for parameter in parameters]
         if (
@@ -94,10 +95,9 @@ def reward(
             or parameters[-1].kind is not inspect.Parameter.VAR_KEYWORD
         ):
             raise ValueError(
-                f"reward {name!r}: a function (prompts, completions, ..., **columns) is required, got "
-                f"({', '.join(names)})"
+                f"reward {name!r} in {file or 'unknown file'}: a function (prompts, completions, ..., **columns) is "
+                f"required, got ({', '.join(map(str, parameters))})"
             )
-        file = inspect.getsourcefile(function) or ""
         registry("reward").add(
             name,
             Reward(
@@ -181,14 +181,26 @@ def describe_rewards() -> list[Description]:
     return found
 
 
+class ScoreCountError(ValueError):
+    """A reward did not return one score for each completion: a mistake in the reward, whatever the texts are."""
+
+
 def call(
     function: RewardFunction, prompts: list[str], completions: list[str], columns: dict[str, Any]
 ) -> list[Score]:
-    """Call a reward and bring what it returns into one form. ValueError for a result of the wrong length or kind."""
+    """Call a reward and bring what it returns into one form.
+
+    ScoreCountError for a result of the wrong length or kind, ValueError for a score that is none.
+    """
     result = function(prompts, completions, **columns)
-    if result is None or isinstance(result, str) or len(result) != len(completions):
-        got = f"{len(result)} values" if isinstance(result, Sequence) else type(result).__name__
-        raise ValueError(f"a list of {len(completions)} scores is required, got {got}")
+    if isinstance(result, str | bytes | Mapping | Set) or not isinstance(result, Sized):
+        raise ScoreCountError(
+            f"a list with one score for each completion is required, got {type(result).__name__}"
+        )
+    if len(result) != len(completions):
+        raise ScoreCountError(
+            f"a list with one score for each completion is required, got {len(result)} for {len(completions)}"
+        )
     return [_score(value) for value in result]
 
 

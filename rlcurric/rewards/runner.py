@@ -203,7 +203,8 @@ class RewardRunner:
                 return
             except (TypeError, ValueError) as error:
                 message = {"error": f"{type(error).__name__}: {error}"}
-        if call.splittable and len(call.slots) > 1:
+        # A list of the wrong length is not repeated sample by sample: a constant one would then look right.
+        if call.splittable and len(call.slots) > 1 and not message.get("final"):
             waiting.extend(_split(call, self._listed))
         elif "error" in message:
             _fill(results, call, Score(None, Status.ERROR, str(message["error"])))

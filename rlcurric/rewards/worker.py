@@ -7,7 +7,8 @@ and lines on standard output:
 
     worker -> trainer   {"ready": true, "layers": [...]}       once
     trainer -> worker   {"id", "deadline", "reward", "base_dir", "prompts", "completions", "columns"}
-    worker -> trainer   {"id", "scores": [...]}, {"id", "error": "..."}, {"id", "timeout": true} or {"id", "died": true}
+    worker -> trainer   {"id", "scores": [...]}, {"id", "error": "..."}, {"id", "timeout": true} or {"id", "died": true};
+                        with "final": true an error that no call of fewer samples may hide
 """
 
 from __future__ import annotations
@@ -22,7 +23,13 @@ import time
 from typing import Any, BinaryIO
 
 from rlcurric.rewards import sandbox, wire
-from rlcurric.rewards.protocol import call, discover_builtin, get_reward, load_reward_files
+from rlcurric.rewards.protocol import (
+    ScoreCountError,
+    call,
+    discover_builtin,
+    get_reward,
+    load_reward_files,
+)
 
 LONGEST_ANSWER = 64 << 20  # bytes
 
@@ -86,7 +93,7 @@ def _verdict(pipe: int, deadline: float) -> dict[str, Any]:
             return {"died": True}
     try:
         said = json.loads(answer[8:])
-        return {key: said[key] for key in ("scores", "error") if key in said}
+        return {key: said[key] for key in ("scores", "error", "final") if key in said}
     except (ValueError, TypeError, RecursionError):
         return {"died": True}
 
@@ -101,7 +108,10 @@ def _grade(request: dict[str, Any]) -> bytes:
     except MemoryError:
         os._exit(70)  # what is left of this process is not to be trusted
     except BaseException as error:
-        return json.dumps({"error": f"{type(error).__name__}: {error}"[:500]}).encode()
+        verdict: dict[str, Any] = {"error": f"{type(error).__name__}: {error}"[:500]}
+        if isinstance(error, ScoreCountError):
+            verdict["final"] = True
+        return json.dumps(verdict).encode()
 
 
 def _receive(stream: BinaryIO) -> bytes:

@@ -239,4 +239,10 @@ def _base_path(recipe: Recipe) -> Path | str:
 
 def _cannot_load(what: str, where: str, error: Exception, key: str = "model.path") -> str:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return f"{key}: cannot load the {what} of {where!r}: {reason}. Give a folder in Hugging Face format or a hub id."
+    told = f"{key}: cannot load the {what} of {where!r}: {reason.rstrip('. ')}."
+    if Path(where).is_dir():
+        return f"{told} Give a whole folder in Hugging Face format, or a hub id."
+    return (
+        f"{told} The hub could not be reached, or has no such model: check the name and the network. "
+        "A local folder in Hugging Face format works offline."
+    )

@@ -113,12 +113,8 @@ class RunContext:
         )
 
     def kept_steps(self) -> set[int]:
-        """Checkpoints that later stages start from: the last step of every stage that an `init` names."""
-        kept = set()
-        for index, stage in enumerate(self.recipe.stages):
-            if any(later.init == f"stage:{stage.name}" for later in self.recipe.stages):
-                kept.add(self.recipe.stage_steps_before(index + 1))
-        return kept
+        """The last step of every stage: what a later `init: stage:NAME` and a fork `--from RUN:stage` start from."""
+        return {self.recipe.stage_steps_before(k + 1) for k in range(len(self.recipe.stages))}
 
     def stage_index(self, name: str) -> int:
         return [stage.name for stage in self.recipe.stages].index(name)

@@ -14,7 +14,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rlcurric.recipe.load import differences, dump_yaml, fixed_differences, load_recipe
+from rlcurric.recipe.load import (
+    differences,
+    dump_yaml,
+    fixed_differences,
+    load_recipe,
+    override_list,
+)
 from rlcurric.recipe.schema import Recipe, RlStage, SftStage
 from rlcurric.train.checkpoint import Checkpoint, CheckpointStore
 from rlcurric.train.reporter import Reporter, Silent
@@ -71,7 +77,7 @@ def train(
     Raises:
         ValueError: the recipe, the data, the model path, the run directory or a checkpoint is wrong; says what to do.
     """
-    overrides = tuple(overrides)
+    overrides = override_list(overrides)
     resolved = load_recipe(recipe, overrides)
     named = str(recipe) if isinstance(recipe, str | Path) else "RECIPE"
     spelled = shlex.join(["rlcurric", "train", named, *overrides])
@@ -146,13 +152,30 @@ class _Session:
                 self.directory.stop_file.unlink()
         write_atomic(self.directory.recipe_file, dump_yaml(self.recipe))
         self._identify(start)
+        nothing_left = self._nothing_left(start.checkpoint)
+        if nothing_left is not None:
+            self.reporter.message(nothing_left)
+        elif begun:
+            self.reporter.message(f"resumes {self.directory.path} after step {step}")
         if begun:
             self.directory.event("resumed", step, dropped_steps=dropped)
-            self.reporter.message(f"resumes {self.directory.path} after step {step}")
         else:
             fork = {"fork_of": str(start.fork_of)} if start.fork_of else {}
             self.directory.event("started", step, **fork)
         return start
+
+    def _nothing_left(self, checkpoint: Checkpoint | None) -> str | None:
+        """What to say where the checkpoint is of the end of the recipe; None where there is something to train."""
+        last = self.recipe.stages[-1]
+        if checkpoint is None or checkpoint.manifest["stage"] != last.name:
+            return None
+        done = checkpoint.manifest["stage_step"]
+        if done < last.until.steps:
+            return None
+        return (
+            f"nothing is left to train: stage {last.name} has done {done} of {last.until.steps} steps; "
+            f"raise stages.{last.name}.until.steps"
+        )
 
     def _begin(self) -> _Start:
         """Where a new run starts: at the beginning, or at another run's checkpoint."""
@@ -202,7 +225,8 @@ class _Session:
 
     def _fork(self, spec: str) -> _Start:
         """The checkpoint that `RUN[:step|:stage]` names."""
-        path, _, where = spec.rpartition(":") if not Path(spec).is_dir() else (spec, "", "")
+        whole = Path(spec).is_dir() or ":" not in spec
+        path, _, where = (spec, "", "") if whole else spec.rpartition(":")
         folder = Path(path)
         store = CheckpointStore(folder / "checkpoints", keep_last=1)
         if not folder.is_dir() or not store.all():
