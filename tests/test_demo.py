@@ -39,7 +39,7 @@ def assert_parity(run: RunTables) -> None:
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunTables, str]:
     run_dir = tmp_path_factory.mktemp("demo") / "run"
-    return train("recipes/demo.yaml", run_dir, "run.checkpoints.keep_last=5")
+    return train("recipes/demo.yaml", run_dir)
 
 
 def test_the_demo_reaches_its_goals(demo: tuple[RunTables, str]) -> None:

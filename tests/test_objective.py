@@ -464,7 +464,7 @@ def test_d3s_keeps_tokens_of_high_advantage_times_entropy() -> None:
     assert factor_N.tolist() == pytest.approx([0, 2.5, 2.5, 0, 0])
     loss, _ = policy_loss(objective, values, COUNTS, {0: numbers})
     kept = (1.0 * 1.5 + 0.7 * 1.5) / 2  # over the kept tokens, not over all
-    assert float(loss) == pytest.approx(-kept)
+    assert loss.item() == pytest.approx(-kept)
 
 
 # --- entropy ----------------------------------------------------------------------------------------------------------
@@ -477,6 +477,15 @@ def test_the_entropy_bonus_is_the_mean_over_the_window() -> None:
     assert value == pytest.approx(-0.2 - 0.01 * 0.78)
     assert float(metrics["entropy/policy/mean"]) == pytest.approx(0.78)
     assert float(metrics["loss/policy/mean"]) == pytest.approx(-0.2)
+
+
+def test_the_bonus_acts_on_the_tokens_that_top_entropy_keeps() -> None:
+    """-(1 - .8) / 5 from the policy, and .01 times the mean of 2 and 1."""
+    piece = Piece(stabilisers.top_entropy, {"fraction": 0.4})
+    objective = replace(dapo(clip_high=0.2), stabilisers=(piece,))
+    value, _, metrics = base_case(objective, entropy_coef=0.01)
+    assert value == pytest.approx(-0.055, abs=1e-8)
+    assert float(metrics["entropy/bonus/mean"]) == pytest.approx(1.5)
 
 
 def test_the_adaptive_bonus() -> None:

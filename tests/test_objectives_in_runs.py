@@ -15,12 +15,12 @@ import rlcurric
 from rlcurric.build import Parts
 from rlcurric.objective.declaration import Objective
 from rlcurric.objective.kl import Kl
-from rlcurric.objective.presets import grpo, rloo
+from rlcurric.objective.presets import grpo, hpt, rloo
 from rlcurric.report.compare import first_difference
 from rlcurric.report.tables import read_run
 from rlcurric.rollout.engine import SampleRequest, SamplingSpec
 from rlcurric.rollout.replay_engine import ReplayEngine
-from rlcurric.train.rl import batch_advantages
+from rlcurric.train.rl import batch_advantages, imitated
 from rlcurric.types import AdmittedGroup, Batch, GroupId, Prompt, SampleOutcome, Status
 from tests.tiny import TINY, tiny_recipe
 
@@ -216,6 +216,13 @@ def test_questions_solved_too_rarely_are_shown_instead(tmp_path: Path) -> None:
         assert shown == row["batch/groups/sum"] == 3
         assert row["loss/supervised/mean"] > 0 and row["loss/policy/mean"] == 0
         assert row["grad/norm"] > 0
+
+
+@pytest.mark.parametrize(("gate", "shown"), [(0.0, False), (0.125, True), (0.25, True)])
+def test_the_gate_of_hpt_is_a_share_of_the_group(gate: float, shown: bool) -> None:
+    """One of eight solved: the rollouts where the gate is 0, the demonstration where it is 1/8 or 1/4."""
+    batch = batch_of({"a": ([1.0] + [0.0] * 7, {})})
+    assert imitated(hpt(gate=gate), batch.groups[0]) is shown
 
 
 def test_hpt_needs_demonstrations_in_the_data(tmp_path: Path) -> None:

@@ -202,8 +202,11 @@ def test_same_with_a_masked_row(loss_type: str, objective: Objective) -> None:
 @pytest.mark.parametrize(
     ("loss_type", "objective"), [("grpo", grpo()), ("dapo", dapo(clip_high=0.2))]
 )
-def test_same_entropy_bonus(loss_type: str, objective: Objective) -> None:
-    theirs, _ = trl_loss(loss_type, entropy_coef=0.01)
+@pytest.mark.parametrize("top", [1.0, 0.4])
+def test_same_entropy_bonus(loss_type: str, objective: Objective, top: float) -> None:
+    if top < 1:
+        objective = replace(objective, stabilisers=(TOP,))
+    theirs, _ = trl_loss(loss_type, entropy_coef=0.01, top_entropy=top)
     assert base_case(objective, entropy_coef=0.01)[0] == pytest.approx(theirs, abs=1e-9)
 
 

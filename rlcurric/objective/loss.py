@@ -66,7 +66,7 @@ def policy_loss(
     Metrics are shares too: summed over micro-batches and ranks they are the window's means per trained token. The loss
     is times the number of ranks (see `aggregation`), the metrics are not. A key that ends in `/max` is a maximum.
     """
-    numbers = {id(piece): (window or {}).get(k) for k, piece in enumerate(objective.windowed)}
+    numbers = {id(piece): (window or {}).get(k, {}) for k, piece in enumerate(objective.windowed)}
 
     named = values.named(counts, token_fraction)
 
@@ -77,10 +77,14 @@ def policy_loss(
     named["weight_N"] = objective.weight(named)
     losses_N = call(objective.surrogate)
     assert losses_N.shape == values.row_N.shape, objective.surrogate.name
-    factors = {piece.name: call(piece) for piece in objective.stabilisers}
-    for factor_N in factors.values():
-        assert factor_N.shape == values.row_N.shape
-        losses_N = losses_N * factor_N.detach()
+    factors: dict[str, torch.Tensor] = {}
+    bonus_N, bonus_tokens = values.mask_N, float(counts.tokens)
+    for piece in objective.stabilisers:
+        factors[piece.name] = factor_N = call(piece).detach()
+        assert factor_N.shape == values.row_N.shape, piece.name
+        losses_N = losses_N * factor_N
+        if piece.selects:
+            bonus_N, bonus_tokens = bonus_N * factor_N, numbers[id(piece)]["kept"]
     kl_N = None
     if objective.kl.on:
         assert values.ref_logprobs_N is not None
@@ -100,10 +104,11 @@ def policy_loss(
         share = -(values.logprobs_N * values.supervised_N).sum()
         extra["loss/supervised/mean"] = share
         loss = loss + share * counts.world
-    if entropy_coef:
-        assert values.entropy_N is not None
-        bonus = (values.entropy_N * values.mask_N).sum() / max(counts.tokens, 1)
-        loss = loss - entropy_coef * bonus * counts.world
+    if values.entropy_N is not None:
+        bonus = (values.entropy_N * bonus_N).sum() / max(bonus_tokens, 1.0)
+        extra["entropy/bonus/mean"] = bonus
+        if entropy_coef:
+            loss = loss - entropy_coef * bonus * counts.world
     with torch.no_grad():
         metrics = {"loss/policy/mean": policy.detach() / counts.world, **extra}
         measured = dict(objective.surrogate.metrics(named))

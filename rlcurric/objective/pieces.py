@@ -68,6 +68,12 @@ def over_window(compute: Callable[..., Mapping[str, float]], *gives: str) -> Cal
     return mark
 
 
+def selects_tokens(function: F) -> F:
+    """Declare that a stabiliser's factor is 1 or 0 and its window number `kept` counts the ones: bonuses then see those."""
+    function.selects = True  # type: ignore[attr-defined]
+    return function
+
+
 def with_metrics(measure: Callable[..., Mapping[str, Any]]) -> Callable[[F], F]:
     """Declare that `measure` gives per-token numbers to log: metric name -> tensor, averaged over trained tokens."""
 
@@ -106,6 +112,11 @@ class Piece:
         """Values that it and its window function take."""
         functions = [self.function, getattr(self.function, "window", None)]
         return frozenset(name for f in functions if f for name in parameters(f) if name in VALUES)
+
+    @property
+    def selects(self) -> bool:
+        """Whether its factor picks the tokens that bonuses act on."""
+        return getattr(self.function, "selects", False)
 
     @property
     def window_needs(self) -> frozenset[str]:

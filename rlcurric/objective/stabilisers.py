@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from rlcurric.objective.pieces import over_window
+from rlcurric.objective.pieces import over_window, selects_tokens
 from rlcurric.objective.rows import row_mean, row_sum
 from rlcurric.objective.weights import MAX_LOG_RATIO
 from rlcurric.registry import register
@@ -144,7 +144,8 @@ def _entropy_threshold(
 ) -> dict[str, float]:
     _fraction("top_entropy", fraction)
     values = entropy_N[mask_N > 0]
-    return {"threshold": _quantile(values, 1 - fraction)}
+    threshold = _quantile(values, 1 - fraction)
+    return {"threshold": threshold, "kept": float((values >= threshold).sum())}
 
 
 def _quantile(values: torch.Tensor, q: float) -> float:
@@ -159,11 +160,13 @@ def _quantile(values: torch.Tensor, q: float) -> float:
 
 
 @register("stabiliser", "top_entropy")
-@over_window(_entropy_threshold, "threshold")
+@over_window(_entropy_threshold, "threshold", "kept")
+@selects_tokens
 def top_entropy(entropy_N: torch.Tensor, threshold: float) -> torch.Tensor:
     """1 for the window's tokens of highest entropy, the share `fraction` of them (Beyond the 80/20 Rule 2506.01939).
 
-    The threshold is the interpolated quantile; denominators keep all tokens, as in TRL.
+    The threshold is the interpolated quantile; denominators keep all tokens, as in TRL. An entropy bonus acts on the same
+    tokens, and is their mean.
     """
     return (entropy_N.detach() >= threshold).to(entropy_N)
 

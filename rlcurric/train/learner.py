@@ -163,8 +163,7 @@ class Learner:
                 self._check_parity(seen)
                 parity = ParityStats.merge([parity, seen])
             norms.append(self._finish(totals))
-            if "entropy/policy/mean" in totals:
-                self.entropy.observe(float(totals["entropy/policy/mean"]))
+            self.entropy.observe(float(totals["entropy/bonus/mean"]))
             sums.add(totals)
         self._follow(step.progress)
         return {

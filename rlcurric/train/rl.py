@@ -184,15 +184,12 @@ class RlLeader:
             yield Sync(self.state.policy_version)
         return row
 
-    def _imitated(self, group: AdmittedGroup) -> bool:
-        """Whether a group gives its demonstration in place of its rollouts (HPT 2509.04419)."""
-        rule = self.objective.demonstrations
-        return rule is not None and group.pass_rate is not None and group.pass_rate <= rule.gate
-
     def _imitation_metrics(self, batch: Batch) -> dict[str, float]:
         if self.objective.demonstrations is None:
             return {}
-        return {"batch/demonstrations/sum": sum(map(self._imitated, batch.groups))}
+        return {
+            "batch/demonstrations/sum": sum(imitated(self.objective, one) for one in batch.groups)
+        }
 
     def _minibatches(self, batch: Batch, advantages: Advantages) -> tuple[Minibatch, ...]:
         """The batch in windows: each epoch deals the groups anew, by a counter-based shuffle."""
@@ -212,10 +209,10 @@ class RlLeader:
                             group.group_id, one.sample, *advantages[group.group_id, one.sample]
                         )
                         for group in groups
-                        if not self._imitated(group)
+                        if not imitated(self.objective, group)
                         for one in group.samples
                     ),
-                    tuple(group.group_id for group in groups if self._imitated(group)),
+                    tuple(group.group_id for group in groups if imitated(self.objective, group)),
                 )
                 if window.samples or window.demonstrations:
                     windows.append(window)
@@ -303,6 +300,12 @@ class RlLeader:
         started = time.perf_counter()
         yield
         self._add_time(phase, time.perf_counter() - started)
+
+
+def imitated(objective: Objective, group: AdmittedGroup) -> bool:
+    """Whether a group gives its demonstration in place of its rollouts (HPT 2509.04419)."""
+    rule, rate = objective.demonstrations, group.pass_rate
+    return rule is not None and rate is not None and rate <= rule.gate
 
 
 def batch_advantages(

@@ -72,8 +72,10 @@ def distinct(rows: Sequence[TrainRow]) -> list[TrainRow]:
 
 
 def prompt_rows(rollouts: Sequence[TrainRow]) -> tuple[ImitationRow, ...]:
-    """Each prompt once, its tokens after the first as targets."""
-    prompts = dict.fromkeys(row.prompt_ids for row in rollouts if len(row.prompt_ids) > 1)
+    """The prompt of every group once, its tokens after the first as targets."""
+    prompts = {row.rollout.group_id: row.prompt_ids for row in rollouts}
     return tuple(
-        ImitationRow(ids[:1], np.asarray(ids[1:], dtype=np.int64), "prompt") for ids in prompts
+        ImitationRow(ids[:1], np.asarray(ids[1:], dtype=np.int64), "prompt")
+        for ids in prompts.values()
+        if len(ids) > 1
     )
