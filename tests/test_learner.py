@@ -176,6 +176,20 @@ def test_a_line_with_a_shared_prompt_by_hand() -> None:
     assert packed.targets_N.tolist() == [1, 9, 1, 6, 1, 4, 1]
 
 
+def test_prompts_of_equal_length_that_are_neighbours_stay_apart() -> None:
+    """The first has a completion of one token, which is not part of the line."""
+    one, two = np.array([1]), np.array([9, 1])
+    packed = to_packed([((7, 8), one, None), ((5, 6), two, None)], shared_prefix=True)
+    assert packed.segments == (Segment(0, 1, 2), Segment(2, 1, 2), Segment(4, 1, 1, (2, 4)))
+    model = new_model()
+    logprobs_N, _ = PolicyForward(model)(packed, 1.0, True)
+    alone = [
+        logprobs_alone(model, p, ids).gather(-1, torch.as_tensor(ids)[:, None])[:, 0]
+        for p, ids in (((7, 8), one), ((5, 6), two))
+    ]
+    assert torch.allclose(logprobs_N, torch.cat(alone), atol=1e-5)
+
+
 def test_rows_in_one_line_do_not_see_each_other() -> None:
     """Log-probs and entropies of a packed line equal those of every row alone."""
     model = new_model()
@@ -638,7 +652,9 @@ def test_a_frozen_reference_measures_no_kl_at_first_and_some_later() -> None:
 def test_a_reference_follows_as_often_as_it_should() -> None:
     model = new_model()
     learner = learner_of(model, replace(grpo(), kl=Kl(0.5, "k3", sync_every=2, sync_mix=0.5)))
-    assert learner.reference is not None and learner.reference._frozen is not None
+    assert learner.reference is not None
+    learner.reference.start()
+    assert learner.reference._frozen is not None
     held = learner.reference._frozen.model
     start = weights(model)
     for step in range(2):
@@ -687,7 +703,7 @@ def test_the_adaptive_coefficient_is_in_the_checkpoint(tmp_path: Path) -> None:
     assert coefs == [0.0, 0.25, 0.5]
     learner.save(tmp_path)
     second = learner_of(new_model(), objective)
-    second.load_state(tmp_path)
+    second.load_controller(tmp_path)
     assert second.entropy.coef(0.0) == 0.75
 
 
@@ -715,6 +731,78 @@ def test_demonstrations_and_prompts_are_made_likelier_by_their_own_denominators(
     assert ends[0][0] == pytest.approx(float(expected), abs=1e-5)
     assert ends[1][0] == pytest.approx(ends[0][0], abs=1e-6)
     assert largest_difference(ends[0][1], ends[1][1]) < 1e-6
+
+
+def test_windows_without_trained_tokens_do_not_count_in_means() -> None:
+    """A window of demonstrations alone moves neither the entropy controller nor the means over trained tokens."""
+    objective = replace(
+        dapo(),
+        demonstrations=Demonstrations(0.0, 1.0),
+        entropy=Entropy(adaptive=AdaptiveEntropy(target=0.1, initial=0.5)),
+    )
+    model = new_model()
+    learner = learner_of(model, objective)
+    shown = tuple(ImitationRow(p, ids, "demonstration") for p, ids in SHIFTED)
+    windows = [Window(tuple(rows(model))), Window((), shown)]
+    both = learner.update(Step(windows, [1e-3, 1e-3], 0, Progress(0, 0, 10)))
+    assert both["mismatch/ratio/mean"] == pytest.approx(1.0, abs=1e-6)
+    assert both["mismatch/ess/mean"] == pytest.approx(1.0, abs=1e-6)
+    assert both["entropy/policy/mean"] > 1.0
+    assert learner.entropy.state_dict()["coef"] == pytest.approx(0.495)  # one window was observed
+    alone = learner.update(Step(windows[1:], [1e-3], 1, Progress(0, 0, 10)))
+    assert "entropy/policy/mean" not in alone and alone["loss/supervised/mean"] > 0
+    assert learner.entropy.state_dict()["coef"] == pytest.approx(0.495)
+
+
+def small(kind: str, **settings: Any) -> PreTrainedModel:
+    """A model of another family with random weights."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {
+        "vocab_size": 30, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "pad_token_id": 0,
+        "bos_token_id": 0, "eos_token_id": 1,
+    }  # fmt: skip
+    config = AutoConfig.for_model(kind, **{**sizes, **settings})
+    made: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("llama", {}),
+        ("qwen2", {}),
+        ("mistral", {"sliding_window": 4}),
+        ("gemma3_text", {"sliding_window": 4}),
+        ("gpt2", {"n_embd": 16, "n_layer": 2, "n_head": 2}),
+    ],
+)
+def test_families_that_pack(kind: str, settings: dict[str, Any]) -> None:
+    """Rows longer than the sliding window too."""
+    model = small(kind, **settings)
+    learner = learner_of(model, parity=ParityLimits(1e-4, None))
+    batch = rows(model)
+    assert update(learner, [batch], [1e-3])["parity/tokens/sum"] == sum(n for _, n in LENGTHS)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "match"),
+    [
+        ("stablelm", {}, "does not hand on what attention over packed rows needs"),
+        (
+            "opt",
+            {"word_embed_proj_dim": 16, "ffn_dim": 32, "dropout": 0.5},
+            "cannot be trained on packed rows",
+        ),
+        ("gemma2", {}, "do not support soft-capped"),
+    ],
+)
+def test_families_that_do_not_pack_are_refused(
+    kind: str, settings: dict[str, Any], match: str
+) -> None:
+    with pytest.raises(ValueError, match=match):
+        learner_of(small(kind, **settings))
 
 
 def test_masked_rows_count_as_rows_and_teach_nothing() -> None:

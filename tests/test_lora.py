@@ -25,6 +25,9 @@ from tests.tiny import tiny_recipe
 LORA = Lora(rank=4, alpha=8)
 OVERRIDES = (
     "model.lora={rank: 4, alpha: 8}",
+    # The first RL stage starts a new adapter, whose reference is the base; the second goes on with a trained one.
+    "stages.first.init=base",
+    "stages.first.objective={name: grpo, kl: {coef: 0.1, estimator: k3}}",
     "stages.second.objective={name: dapo, kl: {coef: 0.1, estimator: k3}}",
     "optim.learning_rate=0.01",
 )
@@ -106,7 +109,7 @@ def test_the_reference_of_a_trained_adapter_is_a_copy_of_it_and_not_the_base(
     assert (tmp_path / "reference.safetensors").exists()
     back = add_adapter(new_model(), LORA, 2, tmp_path / "adapter")
     second = learner_of(back, replace(grpo(), kl=Kl(0.5, "k3")))
-    second.load_reference(tmp_path)
+    second.load_reference(tmp_path, required=True)
     second.load_optimizer(tmp_path)
     a, b = (update(one, [rows(new_model())], [3e-2], 9) for one in (learner, second))
     assert a == b
@@ -134,8 +137,10 @@ def test_a_run_under_lora(whole: Path) -> None:
     run = read_run(whole)
     for row in run.metrics[2:]:
         assert row["grad/norm"] > 0 and row["parity/logprob/max_abs"] < 1e-4
-    second = run.metrics[4:]
-    assert second[0]["kl/ref_k3/mean"] < second[1]["kl/ref_k3/mean"]
+    for stage in (run.metrics[2:4], run.metrics[4:]):
+        assert stage[0]["kl/ref_k3/mean"] < stage[1]["kl/ref_k3/mean"]
+    assert not (whole / "checkpoints" / "step-000004" / "reference.safetensors").exists()
+    assert (whole / "checkpoints" / "step-000006" / "reference.safetensors").exists()
     for step in range(1, 7):
         folder = whole / "checkpoints" / f"step-{step:06d}"
         assert (folder / "model" / "model.safetensors").exists()
@@ -160,6 +165,55 @@ def test_a_checkpoint_without_an_adapter_is_no_start_for_lora(tmp_path: Path) ->
         rlcurric.train(
             tiny_recipe(*OVERRIDES), tmp_path / "fork", start_from=str(tmp_path / "plain")
         )
+
+
+@pytest.mark.parametrize(
+    ("lora", "match"),
+    [
+        ("{rank: 8, alpha: 8}", r"model\.lora\.rank is 8, but the adapter in .* has 4"),
+        ("{rank: 4, alpha: 16}", r"model\.lora\.alpha is 16.*has 8"),
+        (
+            "{rank: 4, alpha: 8, target_modules: [q_proj]}",
+            r"target_modules does not fit the adapter",
+        ),
+    ],
+)
+def test_a_fork_under_another_adapter_is_refused(
+    whole: Path, tmp_path: Path, lora: str, match: str
+) -> None:
+    recipe = tiny_recipe(*OVERRIDES, f"model.lora={lora}")
+    with pytest.raises(ValueError, match=match):
+        rlcurric.train(recipe, tmp_path / "fork", start_from=f"{whole}:first")
+
+
+def test_a_reference_that_was_not_kept_cannot_be_carried(tmp_path: Path) -> None:
+    recipe = tiny_recipe(
+        "stages.second.carry=[reference]", "stages.second.objective={name: dapo, kl: {coef: 0.1}}"
+    )
+    with pytest.raises(ValueError, match="has no reference to carry on with"):
+        rlcurric.train(recipe, tmp_path / "run")
+
+
+def test_a_reference_is_carried_into_the_next_stage(tmp_path: Path) -> None:
+    """The KL of the second stage begins where that of the first ended, and not at 0: with LoRA and without."""
+    kl = "objective.kl={coef: 0.1, estimator: k3}"
+    for lora in ((), OVERRIDES):
+        for carry in ("[optimizer]", "[optimizer, reference]"):
+            recipe = tiny_recipe(
+                *(*lora, kl, f"stages.second.carry={carry}", "optim.learning_rate=0.01"),
+                "stages.second.optim.minibatches=1",
+            )
+            run_dir = tmp_path / f"{len(lora)}{carry}"
+            rlcurric.train(recipe, run_dir, stop_at=5)
+            began = read_run(run_dir).metrics[4]["kl/ref_k3/mean"]
+            assert (began > 1e-5) == ("reference" in carry), (lora, carry, began)
+            assert began == 0 or "reference" in carry
+
+
+def test_an_adapter_on_an_embedding_is_refused() -> None:
+    lora = Lora(target_modules=("q_proj", "embed_tokens"))
+    with pytest.raises(ValueError, match="is an embedding, whose adapter cannot be merged"):
+        add_adapter(new_model(), lora, 1, None)
 
 
 @pytest.mark.vllm

@@ -428,6 +428,24 @@ def test_dapo_times_a_ratio_per_token() -> None:
     assert float(metrics["mismatch/abs/max"]) == pytest.approx(math.log(2))
 
 
+def test_two_stabilisers_of_one_kind_both_count() -> None:
+    """Token masks and row masks multiply, and each is logged under a name of its own."""
+    token = Piece(stabilisers.masked_importance, {"level": "token", "high": 3.0})
+    row = Piece(stabilisers.masked_importance, {"level": "geometric", "high": 2.0})
+    rollout_N = flat(LP - D) - flat(OLD_IS - LP_ROLLOUT)
+    both = [
+        base_case(replace(dapo(), stabilisers=chosen), rollout_N=rollout_N)
+        for chosen in ((token, row), (row, token))
+    ]
+    assert both[0][0] == pytest.approx(both[1][0])
+    alone = [
+        base_case(replace(dapo(), stabilisers=(one,)), rollout_N=rollout_N)[0]
+        for one in (token, row)
+    ]
+    assert both[0][0] not in (pytest.approx(alone[0]), pytest.approx(alone[1]))
+    assert "stabiliser/masked_importance_2/mean" in both[0][2]
+
+
 def test_vespo_takes_the_mismatch_into_its_kernel() -> None:
     rollout_N = flat(LP - D) - torch.tensor([2.0, 1, 1, 0.5, 1], dtype=torch.float64).log()
     assert base_case(vespo(), rollout_N=rollout_N)[0] == pytest.approx(0.08016774, abs=1e-8)
@@ -603,7 +621,11 @@ def test_pieces_say_what_they_need() -> None:
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda: grpo(clip_low=-0.1), "low >= 0"),
+        (lambda: grpo(clip_low=-0.1), "low in"),
+        (lambda: grpo(eps=-1.0), "eps >= 0"),
+        (lambda: sapo(temperature_positive=0.0), "temperatures above 0"),
+        (lambda: gmpo(bound=-1.0), "bound > 0"),
+        (lambda: vespo(mismatch_high=0.0), "mismatch_high of at least 1"),
         (lambda: two_sided(delta=1.1), "delta must be above 1 \\+ high"),
         (lambda: dual_clip(dual=0.5), "dual must be above 1"),
         (lambda: cispo(cap_high=0.2), "absolute caps"),

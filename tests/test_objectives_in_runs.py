@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import rlcurric
 from rlcurric.build import Parts
@@ -128,6 +128,7 @@ def test_pieces_change_a_preset_without_losing_the_rest() -> None:
         objective_of({"name": "hpt", "demonstrations": {"gate": 0.25}}).demonstrations.gate == 0.25
     )  # type: ignore[union-attr]
     assert objective_of({"name": "grpo", "stabilisers": []}).stabilisers == ()
+    assert objective_of({"kl": {"coef": 0.3}}) == replace(grpo(), kl=Kl(0.3))
 
 
 @pytest.mark.parametrize(
@@ -157,7 +158,7 @@ def test_pieces_change_a_preset_without_losing_the_rest() -> None:
         ),
         (
             {"name": "grpo", "surrogate": {"name": "clip", "low": -1}},
-            r"objective: The surrogate clip needs low >= 0",
+            r"objective: The surrogate clip needs low in \[0, 1\]",
         ),
         (
             {"name": "grpo", "stabilisers": "icepop"},
@@ -181,6 +182,23 @@ def test_pieces_change_a_preset_without_losing_the_rest() -> None:
         ({"name": "grpo", "train_truncated": "perhaps"}, r"objective.train_truncated: .*'perhaps'"),
         ({"name": "hpt", "gate": 1.5}, r"objective: demonstrations.gate must be in \[0, 1\)"),
         ({"name": "hgpo"}, r"reads the reward component 'hgpo_intra'"),
+        ({"name": "hpt", "coef": -1}, r"demonstrations.coef must be at least 0"),
+        ({"name": "grpo", "clip_low": float("nan")}, r"objective.clip_low: .*finite"),
+        (
+            {"name": "grpo", "clip_high": 0.3, "surrogate": "clip"},
+            r"clip_high has no effect beside surrogate",
+        ),
+        ({"name": "gmpo", "weight": "sequence"}, r"weight has no effect: the surrogate gmpo"),
+        (
+            {"name": "grpo", "cluster_by": "skill"},
+            r"cluster_by: the advantage group_advantages does not look",
+        ),
+        (
+            {"name": "grpo", "kl": {"coef": 0.1, "sync_mix": 0.5}},
+            r"sync_mix has no effect without kl.sync_every",
+        ),
+        ({"name": "vespo", "stabilisers": ["truncated_importance"]}, r"would correct it again"),
+        ({"name": "grpo", "terms": [{"name": "llds", "coef": -1}]}, r"llds needs coef >= 0"),
     ],
 )
 def test_what_an_objective_may_not_say(spec: Any, match: str) -> None:
@@ -202,6 +220,15 @@ def test_a_piece_of_one_s_own(tmp_path: Path) -> None:
     assert all(row["grad/norm"] > 0 for row in read_run(tmp_path / "run").metrics)
     with pytest.raises(ValueError, match=r"unknown argument 'slop'\. Did you mean 'slope'"):
         objective_of({"name": "grpo", "surrogate": {"name": f"{file}:squared", "slop": 1}})
+    others = tmp_path / "others.py"
+    others.write_text(
+        "def to_ref(logprobs_N, ref_logprobs_N):\n    return logprobs_N - ref_logprobs_N\n\n"
+        "def odd(mode_advantages_N):\n    return mode_advantages_N\n"
+    )
+    with pytest.raises(ValueError, match="without a KL penalty no reference is kept"):
+        objective_of({"name": "grpo", "terms": [f"{others}:to_ref"]})
+    with pytest.raises(ValueError, match="odd takes mode_advantages_N, which there is not"):
+        objective_of({"name": "grpo", "stabilisers": [f"{others}:odd"]})
 
 
 # --- hpt --------------------------------------------------------------------------------------------------------------
@@ -222,7 +249,7 @@ def test_questions_solved_too_rarely_are_shown_instead(tmp_path: Path) -> None:
 def test_the_gate_of_hpt_is_a_share_of_the_group(gate: float, shown: bool) -> None:
     """One of eight solved: the rollouts where the gate is 0, the demonstration where it is 1/8 or 1/4."""
     batch = batch_of({"a": ([1.0] + [0.0] * 7, {})})
-    assert imitated(hpt(gate=gate), batch.groups[0]) is shown
+    assert imitated(hpt(gate=gate).demonstrations, batch.groups[0]) is shown
 
 
 def test_hpt_needs_demonstrations_in_the_data(tmp_path: Path) -> None:
@@ -234,6 +261,51 @@ def test_hpt_needs_demonstrations_in_the_data(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match="no column 'demonstration'"):
         rlcurric.train(recipe, tmp_path / "run")
+
+
+def test_a_gate_would_refuse_what_hpt_wants_to_show(tmp_path: Path) -> None:
+    gated = shortened("stages.second.objective={name: hpt}", "curriculum.gate=zero_variance")
+    with pytest.raises(ValueError, match=r"wants to show a demonstration for\. Leave the gate out"):
+        rlcurric.train(gated, tmp_path / "run")
+    lora = shortened(
+        "model.lora={}",
+        "stages.second.objective={name: grpo, kl: {coef: 0.1, sync_every: 2, sync_mix: 0.5}}",
+    )
+    with pytest.raises(ValueError, match="sync_mix must be 1 under LoRA"):
+        rlcurric.train(lora, tmp_path / "run")
+
+
+# --- hgpo -------------------------------------------------------------------------------------------------------------
+
+HGPO = """
+import rlcurric
+
+@rlcurric.reward("mode")
+def mode(prompts, completions, lengths, **columns):
+    return [float(length % 2) for length in lengths]
+
+@rlcurric.reward("hgpo_intra")
+def intra(prompts, completions, lengths, **columns):
+    return [float(length == max(lengths)) for length in lengths]
+
+@rlcurric.reward("hgpo_inter")
+def inter(prompts, completions, lengths, **columns):
+    return [float(length % 2) for length in lengths]
+"""
+
+
+def test_hgpo_trains_on_scores_that_rewards_give(tmp_path: Path) -> None:
+    (tmp_path / "scores.py").write_text(HGPO)
+    recipe = shortened(
+        "stages.second.objective={name: hgpo, kl: {coef: 0.0}}",
+        f"reward_files=[{tmp_path}/scores.py]",
+        "stages.second.rewards=[verifier, hgpo_intra, hgpo_inter, mode]",
+    )
+    rlcurric.train(recipe, tmp_path / "run")
+    run = read_run(tmp_path / "run")
+    assert all(row["grad/norm"] > 0 for row in run.metrics)
+    rows = run.rollouts().to_pylist()
+    assert any(row["advantage"] for row in rows)
 
 
 # --- advantages of a batch --------------------------------------------------------------------------------------------
@@ -348,8 +420,15 @@ def test_a_replay_says_what_it_cannot_do(tmp_path: Path) -> None:
         engine.generate([], SamplingSpec(12, 1.0, (0,), greedy=True))
     with pytest.raises(ValueError, match="has no recorded rollouts"):
         ReplayEngine(tmp_path)
+    (prompt_ids, seed), _ = next(iter(engine._recorded.items()))
+    with pytest.raises(
+        ValueError, match=r"sampled at temperature 1\.0, and rollout\.temperature is 0\.5"
+    ):
+        engine.generate([SampleRequest(prompt_ids, seed)], SamplingSpec(12, 0.5, (0,)))
     with pytest.raises(ValueError, match=r"replay needs rollout\.replay\.path"):
         tiny_recipe("rollout.engine=replay")
+    with pytest.raises(ValueError, match="has no greedy completions to evaluate"):
+        tiny_recipe("rollout.engine=replay", f"rollout.replay.path={recorded}")
 
 
 def test_resuming_with_everything_on_changes_nothing(tmp_path: Path) -> None:
@@ -363,4 +442,3 @@ def test_resuming_with_everything_on_changes_nothing(tmp_path: Path) -> None:
         rlcurric.train(recipe, tmp_path / "cut", stop_at=stop_at)
     rlcurric.train(recipe, tmp_path / "cut")
     assert first_difference(tmp_path / "whole", tmp_path / "cut") is None
-    assert isinstance(objective_of(PIECES).kl, Kl) and torch.is_tensor(torch.zeros(1))

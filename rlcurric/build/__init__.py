@@ -188,7 +188,7 @@ class Parts:
             self.rubric(stage)
             self.reward_values(stage, begin)
             if isinstance(stage, RlStage):
-                self.objective(stage)
+                self._check_objective(stage, self.objective(stage))
                 self._sampler(stage)
                 self._gate(stage)
                 self._settings(stage)
@@ -276,6 +276,20 @@ class Parts:
 
         with placed(f"stages.{stage.name}.objective"):
             return bind_objective(stage, self._recipe.base_dir)
+
+    def _check_objective(self, stage: RlStage, objective: Any) -> None:
+        """ValueError for an objective that the rest of the stage contradicts."""
+        where = f"stages.{stage.name}"
+        if objective.demonstrations is not None and stage.curriculum.gate is not None:
+            raise ValueError(
+                f"{where}.curriculum.gate: {stage.curriculum.gate.name} may refuse the groups that nothing was solved of, which "
+                "the objective wants to show a demonstration for. Leave the gate out"
+            )
+        if self._recipe.model.lora is not None and objective.kl.sync_mix != 1:
+            raise ValueError(
+                f"{where}.objective.kl.sync_mix must be 1 under LoRA (the factors of adapters cannot be averaged one by one), "
+                f"got {objective.kl.sync_mix}"
+            )
 
     def needs_demonstrations(self, stage: StageBase) -> bool:
         """Whether the stage may train on its rows' demonstrations."""

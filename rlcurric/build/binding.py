@@ -73,7 +73,8 @@ def validated(
             continue
         try:
             adapter = TypeAdapter(
-                annotation, config=ConfigDict(arbitrary_types_allowed=True, strict=False)
+                annotation,
+                config=ConfigDict(arbitrary_types_allowed=True, strict=False, allow_inf_nan=False),
             )
         except Exception:  # an annotation that is already a model brings its own configuration
             adapter = TypeAdapter(annotation)

@@ -10,7 +10,7 @@ from typing import Any
 import rlcurric.objective.presets
 import rlcurric.objective.terms  # noqa: F401  (both register what they define)
 from rlcurric.build.binding import checked_fields, resolve, scheduled, validated
-from rlcurric.objective.declaration import FIELDS, PARTS, Demonstrations, Objective, trial
+from rlcurric.objective.declaration import FIELDS, PARTS, Demonstrations, Objective, check, trial
 from rlcurric.objective.entropy import ADAPTIVE, AdaptiveEntropy
 from rlcurric.objective.pieces import Piece, arguments, resolved
 from rlcurric.recipe.schema import RlStage
@@ -41,6 +41,8 @@ def bind_objective(stage: RlStage, base_dir: str) -> Objective:
             if key not in own
         }
         objective = replace(declared, **changes)
+        _refuse_idle(objective, preset, args, changes)
+        check(objective)
         steps, components = stage.until.steps, [reward.component for reward in stage.rewards]
         for done in (0, steps):  # schedules at both their ends
             trial(resolved(objective, Progress(done, done, steps)), components)
@@ -48,6 +50,23 @@ def bind_objective(stage: RlStage, base_dir: str) -> Objective:
         text = str(error)
         raise ValueError(text if text.startswith(where) else f"{where}: {text}") from None
     return objective
+
+
+def _refuse_idle(
+    objective: Objective, preset: Any, args: Mapping[str, Any], changes: Mapping[str, Any]
+) -> None:
+    """ValueError for what the recipe says without effect: an argument of a piece that it replaces, an unused weight."""
+    for key, value in args.items():
+        default = inspect.signature(preset).parameters[key].default
+        rest = {name: one for name, one in args.items() if name != key}
+        if value != default and replace(preset(**rest), **changes) == objective:
+            raise ValueError(
+                f"{key} has no effect beside {', '.join(changes)}; say it there, or leave it out"
+            )
+    if "weight" in changes and "weight_N" not in objective.surrogate.needs:
+        raise ValueError(
+            f"weight has no effect: the surrogate {objective.surrogate.name} takes no importance weight"
+        )
 
 
 def _field(key: str, value: Any, declared: Objective, where: str, base_dir: str) -> Any:

@@ -94,15 +94,17 @@ class _Line:
         self.segments: list[Segment] = []
         self.length = 0
 
-    def add(self, ids: np.ndarray, prefix: tuple[int, int] | None = None) -> int:
-        """Append a row; where it starts."""
+    def add(
+        self, ids: np.ndarray, prefix: tuple[int, int] | None = None, alone: bool = False
+    ) -> int:
+        """Append a row, into the last segment if it is alike and not to stand `alone`; where it starts."""
         start, n = self.length, len(ids)
         if n:
             offset = prefix[1] - prefix[0] if prefix else 0
             self.ids.append(ids)
             self.positions.append(offset + np.arange(n))
             last = self.segments[-1] if self.segments else None
-            if last and (last.length, last.prefix) == (n, prefix):
+            if last and (last.length, last.prefix) == (n, prefix) and not alone:
                 self.segments[-1] = last._replace(rows=last.rows + 1)
             else:
                 self.segments.append(Segment(start, 1, n, prefix))
@@ -129,7 +131,7 @@ def to_packed(
         n = len(prompt_ids)
         if shared_prefix:
             if shared is None or shared[0] != prompt_ids:
-                start = line.add(np.asarray(prompt_ids, dtype=np.int64))
+                start = line.add(np.asarray(prompt_ids, dtype=np.int64), alone=True)
                 shared = (prompt_ids, (start, start + n))
             start = line.add(seen, shared[1])
             places = start - 1 + np.arange(len(completion_ids_T))

@@ -64,6 +64,10 @@ def group_advantages(
 
     A group whose rewards are all equal gets exactly 0. The batch's std is that of the rewards, not of A.
     """
+    if eps < 0 or ddof not in (0, 1):
+        raise ValueError(
+            f"The advantage group needs eps >= 0 and ddof 0 or 1, got {eps} and {ddof}"
+        )
     groups = _Groups(rewards_B, group_B)
     if normalise == "none":
         return groups.centred_B
@@ -90,7 +94,7 @@ def leave_one_out(
 
 @register("advantage", "reward")
 def reward_itself(rewards_B: torch.Tensor) -> torch.Tensor:
-    """A = R: for credit that has its own baseline (REINFORCE++ 2501.03262 whitens returns over the batch)."""
+    """A = R, NaN as 0: for credit that has its own baseline (REINFORCE++ 2501.03262 whitens returns over the batch)."""
     return rewards_B.double().nan_to_num(0.0)
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from rlcurric.objective import advantages, aggregation, credit, stabilisers, surrogates, weights
 from rlcurric.objective.entropy import Entropy
 from rlcurric.objective.kl import Kl
-from rlcurric.objective.pieces import Piece
+from rlcurric.objective.pieces import ROW_VALUES, TOKEN_VALUES, Piece
 from rlcurric.schedules import Schedule
 
 _GROUP = Piece(advantages.group_advantages)
@@ -29,12 +29,14 @@ class Demonstrations:
     coef * mean of -log pi over the window's demonstration tokens.
     """
 
-    gate: float = 0.0
+    gate: float | Schedule = 0.0
     coef: float | Schedule = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.gate < 1:
+        if not isinstance(self.gate, Schedule) and not 0 <= self.gate < 1:
             raise ValueError(f"demonstrations.gate must be in [0, 1), got {self.gate}")
+        if not isinstance(self.coef, Schedule) and self.coef < 0:
+            raise ValueError(f"demonstrations.coef must be at least 0, got {self.coef}")
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,53 @@ class Objective:
         """Whether log-probs must be known before the step's first gradient."""
         charged = self.kl.on and self.kl.placement == "reward"
         return self.needs_scores_by_window or charged or "old_logprobs_N" in self.window_needs
+
+
+_MICRO_BATCH = frozenset(TOKEN_VALUES) - {"losses_N", "mode_advantages_N", "kl_penalty_N"}
+_WINDOW = _MICRO_BATCH - {"counts", "weight_N", "ref_logprobs_N"}
+_CREDIT = frozenset(
+    {"advantages_N", "mode_advantages_N", "kl_penalty_N", "mask_N", "row_N", "rows"}
+)
+
+
+def check(objective: Objective) -> None:
+    """ValueError for pieces that need what there is not, or that do not go together."""
+    allowed = {
+        "advantage": (frozenset(ROW_VALUES), (objective.advantage,)),
+        "credit": (_CREDIT, (objective.credit,)),
+        "weight": (_MICRO_BATCH - {"weight_N"}, (objective.weight,)),
+        "surrogate": (_MICRO_BATCH, (objective.surrogate,)),
+        "stabilisers": (_MICRO_BATCH, objective.stabilisers),
+        "terms": (_MICRO_BATCH, objective.terms),
+        "aggregation": (_MICRO_BATCH | {"losses_N"}, (objective.aggregation,)),
+    }
+    for place, (values, pieces) in allowed.items():
+        for piece in pieces:
+            window = values if place == "credit" else _WINDOW
+            for wanted, known in ((piece.function_needs, values), (piece.window_needs, window)):
+                for name in sorted(wanted - known):
+                    raise ValueError(
+                        f"{place}: {piece.name} takes {name}, which there is not at its place. There are: "
+                        f"{', '.join(sorted(known))}"
+                    )
+            if "ref_logprobs_N" in piece.needs and not objective.kl.on:
+                raise ValueError(
+                    f"{place}: {piece.name} takes ref_logprobs_N, and without a KL penalty no reference is kept; set kl.coef"
+                )
+    corrected = [
+        piece.name
+        for piece in objective.stabilisers
+        if {"old_logprobs_N", "rollout_logprobs_N"} <= piece.needs
+    ]
+    if objective.surrogate.args.get("mismatch_high") is not None and corrected:
+        raise ValueError(
+            f"stabilisers: {objective.surrogate.name} has the mismatch of engine and trainer in its kernel, and {corrected[0]} "
+            "would correct it again. Leave one of them out (surrogate: mismatch_high: null)"
+        )
+    if objective.cluster_by != "distribution" and "cluster_B" not in objective.advantage.needs:
+        raise ValueError(
+            f"cluster_by: the advantage {objective.advantage.name} does not look at clusters; rank_average does"
+        )
 
 
 PARTS: Mapping[str, str] = {

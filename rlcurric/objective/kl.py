@@ -47,6 +47,8 @@ class Kl:
             raise ValueError(
                 f"kl needs sync_every >= 0 and sync_mix in (0, 1], got {self.sync_every} and {self.sync_mix}"
             )
+        if self.sync_mix != 1 and not self.sync_every:
+            raise ValueError("kl.sync_mix has no effect without kl.sync_every")
 
     @property
     def on(self) -> bool:

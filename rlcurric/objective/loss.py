@@ -7,7 +7,8 @@ shares of all micro-batches and ranks add up to the window's loss and metrics.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,9 +80,9 @@ def policy_loss(
     assert losses_N.shape == values.row_N.shape, objective.surrogate.name
     factors: dict[str, torch.Tensor] = {}
     bonus_N, bonus_tokens = values.mask_N, float(counts.tokens)
-    for piece in objective.stabilisers:
-        factors[piece.name] = factor_N = call(piece).detach()
-        assert factor_N.shape == values.row_N.shape, piece.name
+    for name, piece in _numbered(objective.stabilisers):
+        factors[name] = factor_N = call(piece).detach()
+        assert factor_N.shape == values.row_N.shape, name
         losses_N = losses_N * factor_N
         if piece.selects:
             bonus_N, bonus_tokens = bonus_N * factor_N, numbers[id(piece)]["kept"]
@@ -96,9 +97,9 @@ def policy_loss(
     policy = objective.aggregation({**named, "losses_N": losses_N})
     loss = policy
     extra: dict[str, torch.Tensor] = {}
-    for piece in objective.terms:
+    for name, piece in _numbered(objective.terms):
         share = call(piece).sum()
-        extra[f"loss/{piece.name}/mean"] = share
+        extra[f"loss/{name}/mean"] = share
         loss = loss + share * counts.world
     if values.supervised_N is not None:
         share = -(values.logprobs_N * values.supervised_N).sum()
@@ -117,6 +118,17 @@ def policy_loss(
             measured[f"kl/ref_{objective.kl.estimator}/mean"] = kl_N
         metrics |= _token_means(values, measured, counts)
     return loss, {key: value.detach().double() for key, value in metrics.items()}
+
+
+def _numbered(pieces: Sequence[Piece]) -> list[tuple[str, Piece]]:
+    """Every piece with a name of its own: the second of a name is `name_2`."""
+    seen: Counter[str] = Counter()
+    named = []
+    for piece in pieces:
+        seen[piece.name] += 1
+        count = seen[piece.name]
+        named.append((piece.name if count == 1 else f"{piece.name}_{count}", piece))
+    return named
 
 
 def _token_means(

@@ -110,8 +110,12 @@ class Piece:
     @property
     def needs(self) -> frozenset[str]:
         """Values that it and its window function take."""
-        functions = [self.function, getattr(self.function, "window", None)]
-        return frozenset(name for f in functions if f for name in parameters(f) if name in VALUES)
+        return self.function_needs | self.window_needs
+
+    @property
+    def function_needs(self) -> frozenset[str]:
+        """Values that the function itself takes."""
+        return frozenset(parameters(self.function)) & VALUES
 
     @property
     def selects(self) -> bool:

@@ -8,6 +8,7 @@ from rlcurric.objective.declaration import Demonstrations, Objective
 from rlcurric.objective.kl import Kl
 from rlcurric.objective.pieces import Piece
 from rlcurric.registry import register
+from rlcurric.schedules import Schedule
 
 GROUP = advantages.group_advantages
 CENTRED = Piece(GROUP, {"normalise": "none"})
@@ -91,7 +92,7 @@ def rloo(
 def reinforce_pp(
     clip_low: float = 0.2, clip_high: float = 0.2, kl_coef: float = 0.0, gamma: float = 1.0
 ) -> Objective:
-    """REINFORCE++ (2501.03262): rewards and KL penalties as returns, whitened over the batch; no groups needed."""
+    """REINFORCE++ (2501.03262): rewards and KL penalties as returns, whitened over the batch; the group is no baseline."""
     return Objective(
         advantage=Piece(advantages.reward_itself),
         credit=Piece(credit.whitened_returns, {"gamma": gamma}),
@@ -203,7 +204,7 @@ def dual_clip(clip_low: float = 0.2, clip_high: float = 0.2, dual: float = 3.0) 
 
 
 @register("objective", "hpt")
-def hpt(gate: float = 0.0, coef: float = 1.0) -> Objective:
+def hpt(gate: float | Schedule = 0.0, coef: float | Schedule = 1.0) -> Objective:
     """HPT (2509.04419): centred rewards without a clip, and demonstrations for questions solved too rarely."""
     return Objective(
         advantage=CENTRED,

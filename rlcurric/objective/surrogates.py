@@ -43,8 +43,10 @@ def clip(
     of a negative advantage by dual * |A| (dual-clip PPO 1912.09729).
     """
     assert weight_N.ndim == 1 and weight_N.shape == advantages_N.shape
-    if low < 0 or high < 0:
-        raise ValueError(f"The surrogate clip needs low >= 0 and high >= 0, got {low} and {high}")
+    if not 0 <= low <= 1 or high < 0:
+        raise ValueError(
+            f"The surrogate clip needs low in [0, 1] and high >= 0, got {low} and {high}"
+        )
     if delta is not None and delta <= 1 + high:
         raise ValueError(
             f"delta must be above 1 + high, or gains of good tokens vanish; got delta {delta} for high {high}"
@@ -114,6 +116,10 @@ def sapo(
 ) -> torch.Tensor:
     """-(4 / tau) sigmoid(tau (w - 1)) A, tau by the sign of A (SAPO 2511.20347). At w = 1 the value is 2 A / tau."""
     assert weight_N.shape == advantages_N.shape
+    if temperature_positive <= 0 or temperature_negative <= 0:
+        raise ValueError(
+            f"sapo needs temperatures above 0, got {temperature_positive} and {temperature_negative}"
+        )
     advantages_N = advantages_N.detach()
     tau_N = _by_sign(advantages_N > 0, temperature_positive, temperature_negative, weight_N)
     return -(4 / tau_N) * torch.sigmoid(tau_N * (weight_N - 1)) * advantages_N
@@ -140,6 +146,8 @@ def gmpo(
 
     A token's log-ratio is bounded from above by `bound` where A > 0, else from below by -bound.
     """
+    if not bound > 0:
+        raise ValueError(f"gmpo needs bound > 0, got {bound}")
     advantages_N = advantages_N.detach()
     d_N = log_ratio(logprobs_N, old_logprobs_N)
     bounded_N = torch.where(advantages_N > 0, d_N.clamp(max=bound), d_N.clamp(min=-bound))
@@ -166,6 +174,8 @@ def vespo(
     `k` and `lambda` by the sign of A, 0 counting as positive. The mismatch of engine and trainer is part of W, as
     ratios per token of at most `mismatch_high` (None: left out), so no stabiliser should correct it again.
     """
+    if mismatch_high is not None and mismatch_high < 1:
+        raise ValueError(f"vespo needs mismatch_high of at least 1, got {mismatch_high}")
     advantages_N = advantages_N.detach()
     lowest = math.log(1e-8)
     log_w_B = row_sum(log_ratio(logprobs_N.detach(), old_logprobs_N) * mask_N, row_N, rows)

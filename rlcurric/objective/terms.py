@@ -44,6 +44,8 @@ def llds(
     (response), or each token by itself. Over the tokens of preserved rows (or of all: `denominator`). With one update
     a step pi is pi_old and the term is exactly 0.
     """
+    if coef < 0:
+        raise ValueError(f"llds needs coef >= 0, got {coef}")
     fall_N = old_logprobs_N.detach() - logprobs_N
     kept_N = mask_N * (advantages_N >= 0)
     if gate == "token":

@@ -401,6 +401,15 @@ class StageBase(Closed):
         return dict.fromkeys(value, 1.0)
 
     @model_validator(mode="after")
+    def _replay_has_nothing_to_evaluate(self) -> StageBase:
+        asked = self.evaluation.at_end or self.evaluation.every
+        if self.rollout.engine == "replay" and asked:
+            raise ValueError(
+                "rollout.engine replay has no greedy completions to evaluate; set evaluation.at_end=false and evaluation.every=0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _distinct_components(self) -> StageBase:
         names = [reward.component for reward in self.rewards]
         for name in names:
@@ -450,6 +459,11 @@ class RlStage(StageBase):
     carry: tuple[
         Literal["optimizer", "statistics", "reference"], ...
     ] = ()  # kept from the RL stage before this one
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _grpo_unless_named(cls, value: Any) -> Any:
+        return {"name": "grpo", **value} if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _group_has_baseline(self) -> RlStage:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 _COLUMNS = [
-    *("stage", "uid", "visit", "sample", "run_seed", "prompt_ids"),
+    *("stage", "uid", "visit", "sample", "run_seed", "temperature", "prompt_ids"),
     *("completion_ids", "rollout_logprobs", "truncated"),
 ]
 
@@ -59,11 +59,16 @@ class ReplayEngine:
                     "for. The recording run needs the same seed, stages, data and curriculum, and "
                     "run.rollouts {every: 1, include: all, max_per_step and keep large enough}"
                 )
-            found.append(sample)
+            if sample[1] != spec.temperature:
+                raise ValueError(
+                    f"{self._path} was sampled at temperature {sample[1]}, and rollout.temperature is {spec.temperature}: "
+                    "log-probs at the one say nothing about the other"
+                )
+            found.append(sample[0])
         return found
 
 
-def _read(path: Path) -> Iterable[tuple[tuple[tuple[int, ...], int], Sample]]:
+def _read(path: Path) -> Iterable[tuple[tuple[tuple[int, ...], int], tuple[Sample, float]]]:
     import pyarrow.parquet as pq
 
     folder = path / "rollouts" if (path / "rollouts").is_dir() else path
@@ -79,7 +84,7 @@ def _read(path: Path) -> Iterable[tuple[tuple[tuple[int, ...], int], Sample]]:
         if missing:
             raise ValueError(f"{file} has no column {missing[0]!r}: record the run again")
         for row in table.select(_COLUMNS).to_pylist():
-            yield _key(row), _sample(row)
+            yield _key(row), (_sample(row), row["temperature"])
 
 
 def _key(row: dict[str, Any]) -> tuple[tuple[int, ...], int]:

@@ -6,6 +6,7 @@ leaves the same bits.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ def is_adapted(model: Any) -> bool:
 def add_adapter(model: PreTrainedModel, lora: Lora, seed: int, saved: Path | None) -> Any:
     """The model under an adapter: the one saved in that folder, or a new one that changes nothing yet."""
     from peft import LoraConfig, get_peft_model
-    from peft.utils import set_peft_model_state_dict
+    from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
     from safetensors.torch import load_file
 
     config = LoraConfig(
@@ -48,20 +49,44 @@ def add_adapter(model: PreTrainedModel, lora: Lora, seed: int, saved: Path | Non
             adapted = get_peft_model(model, config)
         except ValueError as error:
             raise ValueError(f"model.lora: {error}") from None
+    for name, module in adapted.named_modules():
+        if getattr(module, "lora_embedding_A", None):
+            raise ValueError(
+                f"model.lora.target_modules: {name.removeprefix('base_model.model.')} is an embedding, whose adapter cannot be "
+                "merged for engines here; name linear layers"
+            )
     if saved is not None:
-        file = saved / "adapter_model.safetensors"
-        if not file.is_file():
+        _check_saved(saved, lora)
+        tensors = load_file(saved / "adapter_model.safetensors")
+        wanted = get_peft_model_state_dict(adapted)
+        if tensors.keys() != wanted.keys():
+            odd = sorted(tensors.keys() ^ wanted.keys())[0]
             raise ValueError(
-                f"The checkpoint {saved.parent} has no {FOLDER}/: it was trained without model.lora. Start a new run, or "
-                f"point model at {saved.parent / 'model'}"
+                f"model.lora.target_modules does not fit the adapter in {saved}: only one of them has {odd!r}. Name the "
+                "layers that it was trained on"
             )
-        found = set_peft_model_state_dict(adapted, load_file(file))
-        if getattr(found, "unexpected_keys", None):
-            raise ValueError(
-                f"{file} does not fit model.lora: unexpected {found.unexpected_keys[0]!r}. rank and target_modules must be "
-                "those that the run began with"
-            )
+        set_peft_model_state_dict(adapted, tensors)
     return adapted
+
+
+def _check_saved(saved: Path, lora: Lora) -> None:
+    """ValueError unless the adapter in that folder has the recipe's rank and alpha."""
+    file = saved / "adapter_config.json"
+    if not file.is_file():
+        raise ValueError(
+            f"The checkpoint {saved.parent} has no {FOLDER}/: it was trained without model.lora. Start a new run, or point "
+            f"model at {saved.parent / 'model'}"
+        )
+    config = json.loads(file.read_text(encoding="utf-8"))
+    for key, theirs, ours in (
+        ("rank", config["r"], lora.rank),
+        ("alpha", config["lora_alpha"], lora.alpha),
+    ):
+        if theirs != ours:
+            raise ValueError(
+                f"model.lora.{key} is {ours}, but the adapter in {saved} has {theirs}. Keep its value, or start from "
+                f"{saved.parent / 'model'} with a new adapter"
+            )
 
 
 def save_adapter(model: Any, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from rlcurric.rollout.parity import ParityLimits, ParityStats
 from rlcurric.schedules import Progress, value_at
 from rlcurric.train.adapters import FOLDER, is_adapted, save_adapter, save_model
 from rlcurric.train.coordinator import Coordinator
-from rlcurric.train.logprobs import PolicyForward
+from rlcurric.train.logprobs import PolicyForward, check_packing
 from rlcurric.train.reference import Reference
 from rlcurric.train.rows import AnyRow, ImitationRow, Key, TrainRow, Window, distinct
 from rlcurric.train.scoring import Batcher, RowScores, parity_of, score
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 OPTIMIZER = "optimizer.safetensors"
 STATE = "learner.json"
+ALWAYS = ("loss/policy/mean", "loss/supervised/mean")  # metrics of a window without trained tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,7 @@ class Learner:
         self.optimizer: Any = prepared[1]
         self.model: PreTrainedModel = model
         self.model.train()
+        check_packing(forward, self.device)
         self.reference = Reference(model, forward) if objective.kl.on else None
         self.entropy = EntropyController(objective.entropy)
         self._batches = Batcher(optim, ranks, self.device)
@@ -163,11 +166,12 @@ class Learner:
                 self._check_parity(seen)
                 parity = ParityStats.merge([parity, seen])
             norms.append(self._finish(totals))
-            self.entropy.observe(float(totals["entropy/bonus/mean"]))
+            if "entropy/bonus/mean" in totals:
+                self.entropy.observe(float(totals["entropy/bonus/mean"]))
             sums.add(totals)
         self._follow(step.progress)
         return {
-            **sums.means(len(step.windows)),
+            **sums.means(),
             "grad/norm": float(np.mean(norms)),
             "optim/updates": len(step.windows),
             **self._merged(parity).metrics(),
@@ -195,9 +199,10 @@ class Learner:
         if is_adapted(self.model):
             save_adapter(self.model, folder / FOLDER)
         save_file(self._optimizer_tensors(), folder / OPTIMIZER)
-        if self.reference is not None:
-            self.reference.save(folder)
-        state = {"entropy": self.entropy.state_dict()}
+        state = {
+            "entropy": self.entropy.state_dict(),
+            "reference": self.reference.save(folder) if self.reference is not None else None,
+        }
         (folder / STATE).write_text(json.dumps(state), encoding="utf-8")
 
     def load_optimizer(self, folder: Path) -> None:
@@ -217,16 +222,25 @@ class Learner:
             value = tensor if kind == "step" else tensor.to(parameter.device)
             state[parameter][kind] = value.clone()
 
-    def load_reference(self, folder: Path) -> None:
-        """The reference that the checkpoint was trained against."""
-        if self.reference is not None:
-            self.reference.load(folder)
+    def load_reference(self, folder: Path, required: bool) -> None:
+        """The reference that the checkpoint was trained against; ValueError if it is `required` and there is none."""
+        if self.reference is None:
+            return
+        file = folder / STATE
+        kind = json.loads(file.read_text(encoding="utf-8"))["reference"] if file.exists() else None
+        if kind is None and not required:  # a fork that turns the penalty on
+            return
+        if kind is None:
+            raise ValueError(
+                f"The checkpoint {folder} has no reference to carry on with: no KL penalty was on. Leave `reference` out "
+                "of `carry`"
+            )
+        self.reference.load(folder, kind)
 
-    def load_state(self, folder: Path) -> None:
+    def load_controller(self, folder: Path) -> None:
         """The entropy controller of the checkpoint."""
-        if (folder / STATE).exists():
-            state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-            self.entropy.load_state_dict(state["entropy"])
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        self.entropy.load_state_dict(state["entropy"])
 
     def _optimizer_tensors(self) -> dict[str, torch.Tensor]:
         return {
@@ -263,6 +277,8 @@ class Learner:
                 self.accelerator.backward(loss)
             sums.add(metrics)
         totals = sums.over_ranks(self.ranks)
+        if not counts.tokens:  # nothing but imitation: means over trained tokens say nothing
+            totals = {key: value for key, value in totals.items() if key in ALWAYS}
         if objective.entropy.on:
             totals["entropy/coef"] = torch.tensor(coef, dtype=torch.float64)
         return totals, parity
@@ -439,16 +455,15 @@ class _Sums:
 
     def __init__(self) -> None:
         self.values: dict[str, torch.Tensor] = {}
+        self.times: Counter[str] = Counter()
 
     def add(self, metrics: Mapping[str, torch.Tensor]) -> None:
         for key, value in metrics.items():
             known = self.values.get(key)
-            if known is None:
-                self.values[key] = value
-            else:
-                self.values[key] = (
-                    torch.maximum(known, value) if key.endswith("/max") else known + value
-                )
+            if known is not None:
+                value = torch.maximum(known, value) if key.endswith("/max") else known + value
+            self.values[key] = value
+            self.times[key] += 1
 
     def over_ranks(self, ranks: Coordinator) -> dict[str, torch.Tensor]:
         keys = sorted(self.values)
@@ -457,10 +472,10 @@ class _Sums:
         highest = dict(zip(keys, ranks.max(stacked), strict=True))
         return {key: highest[key] if key.endswith("/max") else sums[key] for key in keys}
 
-    def means(self, windows: int) -> dict[str, float]:
-        """Per window; the mismatch's effective sample size in place of its second moment."""
+    def means(self) -> dict[str, float]:
+        """Over the windows that had the metric; the effective sample size in place of the ratios' second moment."""
         means = {
-            key: float(value) if key.endswith("/max") else float(value) / windows
+            key: float(value) if key.endswith("/max") else float(value) / self.times[key]
             for key, value in self.values.items()
         }
         squared = means.pop("mismatch/ratio_squared/mean", None)

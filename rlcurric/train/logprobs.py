@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from rlcurric.data.packing import PackedRows
+from rlcurric.data.packing import PackedRows, to_packed
 from rlcurric.objective.fused import logprobs_and_entropy
 from rlcurric.train.attention import packed_marker, use_packed_attention
 
@@ -66,6 +67,42 @@ class PolicyForward(nn.Module):
                 dtype=dtype,
                 with_entropy=with_entropy,
             )
+
+
+PROBE = ((0, 1, 2, 1), (2, 0, 1))  # token ids of two rows
+
+
+@torch.no_grad()
+def check_packing(policy: PolicyForward, device: torch.device) -> None:
+    """ValueError if rows of one line see each other, or if log-probs differ from those of the model's own forward.
+
+    Recurrent and convolutional layers mix positions without regard to rows; some models drop what packing hands them,
+    or drop out activations by functions that no module shows.
+    """
+    model: Any = policy.model
+    rows = [(ids[:1], np.asarray(ids[1:], dtype=np.int64), None) for ids in PROBE]
+    name = (
+        type(getattr(model, "base_model", model)).__name__
+        if hasattr(model, "peft_config")
+        else type(model).__name__
+    )
+    try:
+        with torch.autocast(device.type, enabled=False):
+            packed_N, _ = policy(to_packed(rows, device), 1.0, with_entropy=False)
+            alone = []
+            for ids in PROBE:
+                line = torch.tensor([ids], device=device)
+                logits_TV = model(input_ids=line, use_cache=False).logits[0, :-1].float()
+                alone.append(logits_TV.log_softmax(-1).gather(-1, line[0, 1:, None])[:, 0])
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"{name} cannot be trained on packed rows: {error}") from None
+    worst = (packed_N - torch.cat(alone)).abs().max().item()
+    if not worst <= 1e-2:
+        raise ValueError(
+            f"{name} cannot be trained on packed rows: log-probs differ by {worst:.2g} nat from those of each row alone. "
+            "Its layers mix neighbouring rows (recurrence, convolution), scale logits in a way of their own, or drop out "
+            "at random while training"
+        )
 
 
 def whole_parameter(parameter: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 FILE = "reference.safetensors"
 FROZEN = "reference"  # name of the adapter that holds it
+Kind = Literal["model", "base", "adapter"]
 
 
 class Reference:
@@ -32,10 +33,15 @@ class Reference:
         self._model = model
         self._policy = policy
         self._frozen: PolicyForward | None = None
-        if not is_adapted(model):
-            self._frozen = PolicyForward(copy.deepcopy(model), policy.fp32_head)
-            self._frozen.eval().requires_grad_(False)
-        elif _is_fresh(model):
+        self._kind: Kind | None = None  # not chosen yet
+
+    def start(self) -> None:
+        """Make the policy as it is now the reference, unless one was loaded."""
+        if self._kind is not None:
+            return
+        if not is_adapted(self._model):
+            self._copy_model()
+        elif _is_fresh(self._model):
             self._kind = "base"
         else:
             self._freeze_adapter()
@@ -43,6 +49,7 @@ class Reference:
     @contextmanager
     def scoring(self) -> Iterator[PolicyForward]:
         """The forward of the reference; the policy is itself again afterwards."""
+        self.start()
         if self._frozen is not None:
             yield self._frozen
             return
@@ -61,6 +68,7 @@ class Reference:
     @torch.no_grad()
     def follow(self, mix: float) -> None:
         """Reference <- mix * policy + (1 - mix) * reference (TR-DPO 2404.09656, eq. 4)."""
+        self.start()
         if self._frozen is None:
             if mix != 1.0:
                 raise ValueError(
@@ -73,17 +81,28 @@ class Reference:
         ):
             held.lerp_(current.detach(), mix)
 
-    def save(self, folder: Path) -> None:
-        """What cannot be had from elsewhere: nothing where the reference is the base model."""
-        tensors = self._tensors()
+    def save(self, folder: Path) -> Kind:
+        """Its tensors, where they cannot be had from elsewhere; what kind it is, for `load`."""
+        self.start()
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._named()}
         if tensors:
             save_file(tensors, folder / FILE)
+        assert self._kind is not None
+        return self._kind
 
-    def load(self, folder: Path) -> None:
+    def load(self, folder: Path, kind: Kind) -> None:
         """As `save` left it."""
-        if not (folder / FILE).exists():
+        if (kind == "model") == is_adapted(self._model):
+            raise ValueError(
+                f"The reference of {folder} was kept {'without' if kind == 'model' else 'under'} model.lora, and this run "
+                f"trains {'under' if kind == 'model' else 'without'} it. Leave `reference` out of `carry`"
+            )
+        if kind == "base":
+            self._kind = kind
             return
-        if self._frozen is None and self._kind == "base":
+        if kind == "model":
+            self._copy_model()
+        else:
             self._freeze_adapter()
         saved = load_file(folder / FILE)
         for name, tensor in self._named():
@@ -91,6 +110,11 @@ class Reference:
                 raise ValueError(f"{folder / FILE} is of another model: it has no tensor {name!r}")
             with torch.no_grad():
                 tensor.copy_(saved[name])
+
+    def _copy_model(self) -> None:
+        self._kind = "model"
+        self._frozen = PolicyForward(copy.deepcopy(self._model), self._policy.fp32_head)
+        self._frozen.eval().requires_grad_(False)
 
     def _freeze_adapter(self) -> None:
         peft_model: Any = self._model
@@ -111,9 +135,6 @@ class Reference:
             yield from self._frozen.model.named_parameters()
         elif self._kind == "adapter":
             yield from _adapter(self._model, FROZEN)
-
-    def _tensors(self) -> dict[str, torch.Tensor]:
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in self._named()}
 
 
 def _adapter(model: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:

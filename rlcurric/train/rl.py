@@ -17,7 +17,7 @@ import torch
 
 from rlcurric import seeds
 from rlcurric.curriculum.controller import Controller
-from rlcurric.objective.declaration import Objective
+from rlcurric.objective.declaration import Demonstrations, Objective
 from rlcurric.objective.pieces import plain, resolved
 from rlcurric.recipe.schema import RlStage
 from rlcurric.registry import nearest
@@ -158,11 +158,11 @@ class RlLeader:
             "policy_version": self.state.policy_version,
             **batch_metrics(batch),
             **self.controller.metrics(),
-            **self._imitation_metrics(batch),
+            **self._imitation_metrics(batch, progress),
             "tokens/generated/sum": self._generated,
             "tokens/total/sum": self.state.generated_tokens + self._generated,
         }
-        minibatches = self._minibatches(batch, advantages)
+        minibatches = self._minibatches(batch, advantages, progress)
         if not minibatches:
             self._warn("empty_step", "no group was admitted in this step; nothing was trained")
             return row
@@ -184,16 +184,18 @@ class RlLeader:
             yield Sync(self.state.policy_version)
         return row
 
-    def _imitation_metrics(self, batch: Batch) -> dict[str, float]:
-        if self.objective.demonstrations is None:
+    def _imitation_metrics(self, batch: Batch, progress: Progress) -> dict[str, float]:
+        rule = resolved(self.objective.demonstrations, progress)
+        if rule is None:
             return {}
-        return {
-            "batch/demonstrations/sum": sum(imitated(self.objective, one) for one in batch.groups)
-        }
+        return {"batch/demonstrations/sum": sum(imitated(rule, one) for one in batch.groups)}
 
-    def _minibatches(self, batch: Batch, advantages: Advantages) -> tuple[Minibatch, ...]:
+    def _minibatches(
+        self, batch: Batch, advantages: Advantages, progress: Progress
+    ) -> tuple[Minibatch, ...]:
         """The batch in windows: each epoch deals the groups anew, by a counter-based shuffle."""
         optim = self.stage.optim
+        rule = resolved(self.objective.demonstrations, progress)
         windows: list[Minibatch] = []
         for epoch in range(optim.epochs):
             order = np.arange(len(batch.groups))
@@ -209,10 +211,10 @@ class RlLeader:
                             group.group_id, one.sample, *advantages[group.group_id, one.sample]
                         )
                         for group in groups
-                        if not imitated(self.objective, group)
+                        if not imitated(rule, group)
                         for one in group.samples
                     ),
-                    tuple(group.group_id for group in groups if imitated(self.objective, group)),
+                    tuple(group.group_id for group in groups if imitated(rule, group)),
                 )
                 if window.samples or window.demonstrations:
                     windows.append(window)
@@ -243,9 +245,10 @@ class RlLeader:
             groups = groups[: -(-log.max_per_step // self.stage.curriculum.group_size)]
             answers = yield Fetch(tuple(group.group_id for group in groups))
             rollouts = {group: held for answer in answers for group, held in answer.items()}
-            seed = self.run.recipe.seed
             write_rollouts(
-                self.run.directory, self.state.step, groups, rollouts, advantages, log, seed
+                *(self.run.directory, self.state.step, groups, rollouts, advantages, log),
+                self.run.recipe.seed,
+                self.stage.rollout.temperature,
             )
         seconds = time.perf_counter() - started
         row |= {f"time/{name}/s": round(value, 4) for name, value in self._seconds.items()}
@@ -302,10 +305,10 @@ class RlLeader:
         self._add_time(phase, time.perf_counter() - started)
 
 
-def imitated(objective: Objective, group: AdmittedGroup) -> bool:
+def imitated(rule: Demonstrations | None, group: AdmittedGroup) -> bool:
     """Whether a group gives its demonstration in place of its rollouts (HPT 2509.04419)."""
-    rule, rate = objective.demonstrations, group.pass_rate
-    return rule is not None and rate is not None and rate <= rule.gate
+    rate = group.pass_rate
+    return rule is not None and rate is not None and rate <= plain(rule.gate)
 
 
 def batch_advantages(

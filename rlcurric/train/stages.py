@@ -32,9 +32,9 @@ def run_rl(run: RunContext, stage: RlStage, state: RunState) -> tuple[str, RunSt
     if run.origin and optimizer_kept and (not run.forked or _same(run, "optim")):
         learner.load_optimizer(run.origin.path)
     if run.origin and (resumed or "reference" in stage.carry):
-        learner.load_reference(run.origin.path)
+        learner.load_reference(run.origin.path, required=not resumed)
     if run.origin and resumed:
-        learner.load_state(run.origin.path)
+        learner.load_controller(run.origin.path)
     if run.origin and resumed and keep_statistics:
         worker.load_carried(run.origin.path)
     leader: RlLeader | None = None
