@@ -310,14 +310,14 @@ def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert "Usage: rlcurric" in capsys.readouterr().out
 
 
-def test_an_interruption_exits_130(
+def test_an_interruption_exits_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(*_: Any) -> int:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("rlcurric.cli.check.run_check", interrupted)
-    assert _run(["check", "demo"]) == 130
+    assert _run(["check", "demo"]) == 1
     assert capsys.readouterr().err == "interrupted\n"
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.main import get_command
 
 import rlcurric
@@ -27,11 +29,21 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def test_the_recipe_in_the_readme_is_a_recipe(tmp_path: Path) -> None:
-    (text,) = blocks(ROOT / "README.md", "yaml")
+    text, objective = blocks(ROOT / "README.md", "yaml")
     file = tmp_path / "my.yaml"
     file.write_text(text)
     recipe = load_recipe(file)
-    parts = Parts(recipe)
+    for checked in (recipe, tiny_recipe(objective.replace(": ", "=", 1).strip())):
+        parts = Parts(checked)
+        parts.validate()
+        parts.close()
+
+
+@pytest.mark.parametrize("page", ["objectives.md"])
+def test_the_objectives_in_the_documentation_are_objectives(page: str) -> None:
+    (text,) = blocks(ROOT / "docs" / page, "yaml")
+    made = yaml.safe_load(text)["objective"]
+    parts = Parts(tiny_recipe(f"stages.second.objective={json.dumps(made)}"))
     parts.validate()
     parts.close()
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import sys
 
-INTERRUPTED = 130
+INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt
 
 
 def main(args: list[str] | None = None) -> None:
-    """Entry point. Exit codes: 0 done, 2 user error, 75 stopped with a checkpoint, 130 interrupted, 1 anything else."""
+    """Entry point. Exit codes: 0 done, 2 user error, 75 stopped with a checkpoint written, 1 anything else."""
     sys.exit(_run(sys.argv[1:] if args is None else args))
 
 
@@ -24,8 +24,8 @@ def _run(args: list[str]) -> int:
 
     try:
         result = app(args, standalone_mode=False, prog_name="rlcurric")
-        if result == INTERRUPTED:  # what typer makes of a KeyboardInterrupt
-            print("interrupted", file=sys.stderr)
+        if result == INTERRUPTED:
+            raise KeyboardInterrupt
         return result if isinstance(result, int) else 0
     except typer.Exit as ending:
         return int(ending.exit_code)
@@ -34,7 +34,7 @@ def _run(args: list[str]) -> int:
         return 2
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return 1
     except ValueError as error:
         if os.environ.get("RLCURRIC_DEBUG"):
             raise
