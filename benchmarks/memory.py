@@ -7,8 +7,8 @@
 Forward and backward of `sum(a * logprobs + b * entropies)`, gradients to hidden states and to the head's weight. Each
 variant runs in a process of its own. The peak is what the call adds to what was there before it, inputs included:
 resident memory on CPU, torch's allocator on CUDA. It is given twice, with everything and less the gradient of the
-weight, which no variant can avoid. On CPU the dense form runs at the first number of tokens only. Variants that are not
-installed are left out. Results lie in benchmarks/results/memory.json, by device.
+weight, which no variant can avoid. On CPU the other variants run at the first number of tokens only. Variants that are
+not installed are left out. Results lie in benchmarks/results/memory.json, by device.
 
 `N` tokens, `D` hidden width, `V` vocabulary.
 """
@@ -109,7 +109,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for tokens in options.tokens:
             for variant in options.variants:
-                if variant == "dense" and tokens != options.tokens[0] and not options.cuda:
+                if variant != "ours" and tokens != options.tokens[0] and not options.cuda:
                     continue
                 print(f"{variant} at {tokens} tokens ...", flush=True)
                 found = in_process(options, variant, tokens, folder)
