@@ -67,15 +67,18 @@ def test_its_rl_stages_run_on_vllm(demo: tuple[RunTables, str], tmp_path: Path) 
     assert_parity(run)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "key"), [("gsm8k_grpo", "model"), ("gsm8k_grpo_lora", "model.path")]
+)
 def test_its_checkpoint_trains_on_gsm8k(
-    demo: tuple[RunTables, str], data_dir: Path, tmp_path: Path
+    demo: tuple[RunTables, str], data_dir: Path, tmp_path: Path, recipe: str, key: str
 ) -> None:
     """Real problems that a model of 0.8 M parameters cannot solve: what counts is that every part carries them."""
     (model,) = demo[0].path.glob("checkpoints/step-001060/model")
     run, _ = train(
-        "gsm8k_grpo",
+        recipe,
         tmp_path / "run",
-        f"model={model}",
+        f"{key}={model}",
         "distributions.gsm8k.source={name: file, path: '${RLCURRIC_DATA}/gsm8k/train.jsonl', "
         "held_out_path: '${RLCURRIC_DATA}/gsm8k/test.jsonl', "
         "answer_pattern: '####\\s*(.+?)\\s*$'}",
