@@ -67,7 +67,7 @@ test: lint
 # pytest exits 5 where nothing was collected: no slow tests is no failure.
 test-slow: export OMP_NUM_THREADS := 1
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow $(ARGS) || test $$? -eq 5
+	$(BIN)/python -m pytest -m slow -o faulthandler_timeout=1200 $(ARGS) || test $$? -eq 5
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache
