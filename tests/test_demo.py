@@ -86,6 +86,7 @@ def test_its_checkpoint_trains_on_gsm8k(
         "rollout.max_new_tokens=64",
         "until.steps=3",
         "curriculum.prompts_per_step=4",
+        "curriculum.refill_rounds=0",
         "curriculum.refill_fallback=train_gated",
         "evaluation.prompts=16",
     )
