@@ -171,6 +171,7 @@ class Parts:
         workers = max(stage.grading.workers for stage in recipe.stages)
         self._runner = RewardRunner(list(self._rewards.values()), workers, recipe.base_dir)
         self._rubrics: dict[str, Rubric] = {}
+        self._objectives: dict[str, Any] = {}
 
     def close(self) -> None:
         """End the reward workers."""
@@ -274,8 +275,9 @@ class Parts:
         """The stage's `objective.declaration.Objective`."""
         from rlcurric.build.objectives import bind_objective  # brings torch
 
-        with placed(f"stages.{stage.name}.objective"):
-            return bind_objective(stage, self._recipe.base_dir)
+        if stage.name not in self._objectives:
+            self._objectives[stage.name] = bind_objective(stage, self._recipe.base_dir)
+        return self._objectives[stage.name]
 
     def _check_objective(self, stage: RlStage, objective: Any) -> None:
         """ValueError for an objective that the rest of the stage contradicts."""

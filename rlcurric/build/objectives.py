@@ -9,7 +9,7 @@ from typing import Any
 
 import rlcurric.objective.presets
 import rlcurric.objective.terms  # noqa: F401  (both register what they define)
-from rlcurric.build.binding import checked_fields, resolve, scheduled, validated
+from rlcurric.build.binding import checked_fields, placed, resolve, scheduled, validated
 from rlcurric.objective.declaration import FIELDS, PARTS, Demonstrations, Objective, check, trial
 from rlcurric.objective.entropy import ADAPTIVE, AdaptiveEntropy
 from rlcurric.objective.pieces import Piece, arguments, resolved
@@ -23,17 +23,14 @@ SEVERAL = ("stabilisers", "terms")
 def bind_objective(stage: RlStage, base_dir: str) -> Objective:
     """The objective that the stage names; ValueError, with the place, for what does not fit."""
     where = f"stages.{stage.name}.objective"
-    try:
+    with placed(where):
         preset = resolve("objective", stage.objective.name, base_dir)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-    given = {key: scheduled(value) for key, value in stage.objective.args.items()}
-    own = inspect.signature(preset).parameters
-    for key in given:
-        if key not in own and key not in FIELDS:
-            raise ValueError(f"{where}: unknown argument {key!r}. {nearest(key, [*own, *FIELDS])}")
-    args = {key: value for key, value in given.items() if key in own}
-    try:
+        given = {key: scheduled(value) for key, value in stage.objective.args.items()}
+        own = inspect.signature(preset).parameters
+        for key in given:
+            if key not in own and key not in FIELDS:
+                raise ValueError(f"unknown argument {key!r}. {nearest(key, [*own, *FIELDS])}")
+        args = {key: value for key, value in given.items() if key in own}
         declared: Objective = preset(**validated(preset, args, where))
         changes = {
             key: _field(key, value, declared, f"{where}.{key}", base_dir)
@@ -46,9 +43,6 @@ def bind_objective(stage: RlStage, base_dir: str) -> Objective:
         steps, components = stage.until.steps, [reward.component for reward in stage.rewards]
         for done in (0, steps):  # schedules at both their ends
             trial(resolved(objective, Progress(done, done, steps)), components)
-    except ValueError as error:
-        text = str(error)
-        raise ValueError(text if text.startswith(where) else f"{where}: {text}") from None
     return objective
 
 
@@ -110,10 +104,8 @@ def _piece(kind: str, value: Any, where: str, base_dir: str) -> Piece:
         value = {"name": value}
     if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
         raise ValueError(f"{where}: a name, or {{name: ..., ...}}, is required, got {value!r}")
-    try:
+    with placed(where):
         function = resolve(kind, value["name"], base_dir)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
     args = {key: scheduled(one) for key, one in value.items() if key != "name"}
     known = arguments(function)
     for name in args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from rlcurric.objective import advantages, aggregation, credit, stabilisers, surrogates, weights
 from rlcurric.objective.entropy import Entropy
@@ -88,6 +89,10 @@ class Objective:
     def window_needs(self) -> frozenset[str]:
         """Token values that those numbers are made of."""
         return frozenset().union(*(piece.window_needs for piece in self.windowed))
+
+    def window_numbers(self, values: Mapping[str, Any]) -> dict[int, Mapping[str, float]]:
+        """What each of them asks, by its position, from the values of all rollouts of the window on all ranks."""
+        return {k: piece.over_window(values) for k, piece in enumerate(self.windowed)}
 
     @property
     def needs_entropy_first(self) -> bool:
@@ -201,5 +206,4 @@ def trial(objective: Objective, components: Iterable[str] = ()) -> None:
     )
     named = values.named(counts, token_fraction=1.0)
     objective.credit(named, objective.credit.over_window(named))
-    numbers = {k: piece.over_window(named) for k, piece in enumerate(objective.windowed)}
-    policy_loss(objective, values, counts, numbers)
+    policy_loss(objective, values, counts, objective.window_numbers(named))

@@ -15,6 +15,11 @@ CENTRED = Piece(GROUP, {"normalise": "none"})
 PER_ROW = Piece(stabilisers.truncated_importance, {"level": "geometric"})
 
 
+def clipped(low: float, high: float, **more: float) -> Piece:
+    """The clip at these bounds."""
+    return Piece(surrogates.clip, {"low": low, "high": high, **more})
+
+
 @register("objective", "pieces")
 def pieces() -> Objective:
     """The defaults of every piece: for recipes that spell them out."""
@@ -32,7 +37,7 @@ def grpo(
     """GRPO (2402.03300): advantages by group, mean over a row's tokens, then over rows."""
     return Objective(
         advantage=Piece(GROUP, {"normalise": normalise, "ddof": ddof, "eps": eps}),
-        surrogate=Piece(surrogates.clip, {"low": clip_low, "high": clip_high}),
+        surrogate=clipped(clip_low, clip_high),
     )
 
 
@@ -40,7 +45,7 @@ def grpo(
 def bnpo(clip_low: float = 0.2, clip_high: float = 0.2) -> Objective:
     """TRL's bnpo, for parity with it: the mean over a micro-batch's tokens, one micro-batch a window."""
     return Objective(
-        surrogate=Piece(surrogates.clip, {"low": clip_low, "high": clip_high}),
+        surrogate=clipped(clip_low, clip_high),
         aggregation=Piece(aggregation.over_micro_batch),
     )
 
@@ -50,7 +55,7 @@ def dr_grpo(clip_low: float = 0.2, clip_high: float = 0.2) -> Objective:
     """Dr. GRPO (2503.20783): no division by the std, a constant in place of the row's length."""
     return Objective(
         advantage=CENTRED,
-        surrogate=Piece(surrogates.clip, {"low": clip_low, "high": clip_high}),
+        surrogate=clipped(clip_low, clip_high),
         aggregation=Piece(aggregation.over_constant),
     )
 
@@ -66,7 +71,7 @@ def dapo(
     """DAPO (2503.14476): clip-higher and the mean over all tokens of the window. Its gate is `zero_variance`."""
     return Objective(
         advantage=Piece(GROUP, {"normalise": normalise, "ddof": ddof, "eps": eps}),
-        surrogate=Piece(surrogates.clip, {"low": clip_low, "high": clip_high}),
+        surrogate=clipped(clip_low, clip_high),
         aggregation=Piece(aggregation.over_tokens),
     )
 
@@ -82,7 +87,7 @@ def rloo(
     return Objective(
         advantage=Piece(advantages.leave_one_out, {"normalise": normalise}),
         weight=Piece(weights.sequence_product_ratio),
-        surrogate=Piece(surrogates.clip, {"low": clip_low, "high": clip_high}),
+        surrogate=clipped(clip_low, clip_high),
         stabilisers=(PER_ROW,),
         kl=Kl(kl_coef, "k1", "reward"),
     )
@@ -96,7 +101,7 @@ def reinforce_pp(
     return Objective(
         advantage=Piece(advantages.reward_itself),
         credit=Piece(credit.whitened_returns, {"gamma": gamma}),
-        surrogate=Piece(surrogates.clip, {"low": clip_low, "high": clip_high}),
+        surrogate=clipped(clip_low, clip_high),
         aggregation=Piece(aggregation.over_tokens),
         kl=Kl(kl_coef, "k1", "reward"),
     )
@@ -110,7 +115,7 @@ def reinforce_pp_baseline(
     return Objective(
         advantage=CENTRED,
         credit=Piece(credit.whitened_returns),
-        surrogate=Piece(surrogates.clip, {"low": clip_low, "high": clip_high}),
+        surrogate=clipped(clip_low, clip_high),
         aggregation=Piece(aggregation.over_tokens),
         kl=Kl(kl_coef, "k2"),
     )
@@ -121,7 +126,7 @@ def gspo(clip_low: float = 3e-4, clip_high: float = 4e-4) -> Objective:
     """GSPO (2507.18071): the row's geometric mean of ratios, clipped three orders tighter than tokens' ratios."""
     return Objective(
         weight=Piece(weights.sequence_ratio),
-        surrogate=Piece(surrogates.clip, {"low": clip_low, "high": clip_high}),
+        surrogate=clipped(clip_low, clip_high),
         stabilisers=(PER_ROW,),
     )
 
@@ -131,7 +136,7 @@ def gspo_token(clip_low: float = 3e-4, clip_high: float = 4e-4) -> Objective:
     """GSPO-token (2507.18071): the same value, each token's own gradient, so that advantages may differ by token."""
     return Objective(
         weight=Piece(weights.sequence_token_ratio),
-        surrogate=Piece(surrogates.clip, {"low": clip_low, "high": clip_high}),
+        surrogate=clipped(clip_low, clip_high),
         stabilisers=(PER_ROW,),
     )
 
@@ -161,7 +166,7 @@ def luspo(clip_low: float = 2e-3, clip_high: float = 2.5e-3) -> Objective:
     """LUSPO (2602.05261): GSPO's surrogate times the row's length."""
     return Objective(
         weight=Piece(weights.sequence_ratio),
-        surrogate=Piece(surrogates.clip, {"low": clip_low, "high": clip_high}),
+        surrogate=clipped(clip_low, clip_high),
         stabilisers=(PER_ROW,),
         aggregation=Piece(aggregation.over_row_sums),
     )
@@ -189,7 +194,7 @@ def two_sided(
 ) -> Objective:
     """INTELLECT-2 (2505.07291): GRPO by tokens with ratios bounded by delta where the advantage is negative too."""
     return Objective(
-        surrogate=Piece(surrogates.clip, {"low": clip_low, "high": clip_high, "delta": delta}),
+        surrogate=clipped(clip_low, clip_high, delta=delta),
         aggregation=Piece(aggregation.over_tokens),
         kl=Kl(kl_coef, "k3"),
     )
@@ -198,9 +203,7 @@ def two_sided(
 @register("objective", "dual_clip")
 def dual_clip(clip_low: float = 0.2, clip_high: float = 0.2, dual: float = 3.0) -> Objective:
     """Dual-clip PPO (1912.09729) on GRPO's advantages: the loss of a negative advantage is at most dual * |A|."""
-    return Objective(
-        surrogate=Piece(surrogates.clip, {"low": clip_low, "high": clip_high, "dual": dual})
-    )
+    return Objective(surrogate=clipped(clip_low, clip_high, dual=dual))
 
 
 @register("objective", "hpt")
@@ -222,6 +225,6 @@ def hgpo(
     return Objective(
         advantage=Piece(advantages.hgpo, {"alpha": alpha}),
         credit=Piece(credit.mode_token),
-        surrogate=Piece(surrogates.clip, {"low": clip_low, "high": clip_high}),
+        surrogate=clipped(clip_low, clip_high),
         kl=Kl(kl_coef, "k3"),
     )

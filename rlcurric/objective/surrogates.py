@@ -12,19 +12,13 @@ from rlcurric.objective.weights import MAX_LOG_RATIO, log_ratio
 from rlcurric.registry import register
 
 
-def _clip_fractions(
-    weight_N: torch.Tensor, advantages_N: torch.Tensor, low: float, high: float
+def _clip_metrics(
+    weight_N: torch.Tensor, advantages_N: torch.Tensor, low: float = 0.2, high: float = 0.2
 ) -> dict[str, torch.Tensor]:
     return {
         "clip/low/mean": (weight_N < 1 - low) & (advantages_N < 0),
         "clip/high/mean": (weight_N > 1 + high) & (advantages_N > 0),
     }
-
-
-def _clip_metrics(
-    weight_N: torch.Tensor, advantages_N: torch.Tensor, low: float = 0.2, high: float = 0.2
-) -> dict[str, torch.Tensor]:
-    return _clip_fractions(weight_N, advantages_N, low, high)
 
 
 @register("surrogate", "clip")

@@ -44,12 +44,12 @@ def attention(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """`(output_1LHD, None)`, the form that transformers' layers call."""
-    if segments is None and attention_mask is not None and attention_mask.shape == (1, 1, 1, 1):
-        if query_1HLD.shape[2] > 1:
-            raise ValueError(
-                f"{type(module).__name__} does not hand on what attention over packed rows needs, so models of its kind cannot "
-                "be trained here"
-            )
+    marked = attention_mask is not None and attention_mask.shape == (1, 1, 1, 1)
+    if segments is None and marked and query_1HLD.shape[2] > 1:
+        raise ValueError(
+            f"{type(module).__name__} does not hand on what attention over packed rows needs, so models of its kind cannot "
+            "be trained here"
+        )
     if segments is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -64,7 +64,7 @@ def attention(
             **kwargs,
         )
         return result
-    if attention_mask is None or attention_mask.shape != (1, 1, 1, 1):
+    if not marked:
         raise ValueError(
             "A packed line takes no attention mask: one of ones would join its rows. Pass attention.packed_marker(...)"
         )

@@ -31,7 +31,7 @@ from rlcurric.train.logprobs import PolicyForward, check_packing
 from rlcurric.train.reference import Reference
 from rlcurric.train.rows import AnyRow, ImitationRow, Key, TrainRow, Window, distinct
 from rlcurric.train.scoring import Batcher, RowScores, parity_of, score
-from rlcurric.train.windows import TokenAdvantages, gather_values, token_advantages, window_numbers
+from rlcurric.train.windows import TokenAdvantages, gather_values, token_advantages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -159,7 +159,8 @@ class Learner:
                     *(window.rollouts, old or {}, now or {}, advantages),
                     *(self.ranks, self.device, needs),
                 )
-                numbers = window_numbers(objective, gathered, step.token_fraction)
+                gathered["token_fraction"] = step.token_fraction
+                numbers = objective.window_numbers(gathered)
             job = _WindowJob(objective, window, old, ref, advantages, numbers, step)
             totals, seen = self._accumulate(job)
             if number == 0 and old is None:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from rlcurric.objective.declaration import Objective
-from rlcurric.objective.loss import Window as WindowNumbers
 from rlcurric.objective.pieces import plain
 from rlcurric.train.coordinator import Coordinator
 from rlcurric.train.rows import Key, TrainRow
@@ -52,14 +51,6 @@ def token_advantages(
     lengths = [len(row.tokens) for row in rollouts]
     parts = objective.credit(mine, numbers).split(lengths)
     return {row.key: part for row, part in zip(rollouts, parts, strict=True)}
-
-
-def window_numbers(
-    objective: Objective, values: Mapping[str, Any], token_fraction: float
-) -> WindowNumbers:
-    """What each piece asks of the whole window, from the values of all its rollouts on all ranks."""
-    named = {**values, "token_fraction": token_fraction}
-    return {k: piece.over_window(named) for k, piece in enumerate(objective.windowed)}
 
 
 def gather_values(

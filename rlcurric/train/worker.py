@@ -135,8 +135,8 @@ class RlWorker:
             for group, (prompt, rollouts) in sorted(self.held.items(), key=lambda item: item[0])
             if group in carried
             for rollout in rollouts
-            if int(rollout.policy_version_T.min()) == directive.version
         ]
+        waiting = [row for row in waiting if row.version == directive.version]
         return self.learner.update(
             Step(
                 windows,
