@@ -56,7 +56,8 @@ def _origin(part: Any) -> str:
 
 
 KINDS = (
-    *("reward", "source", "sampler", "gate", "engine", "objective"),
+    *("reward", "source", "engine", "objective"),
+    *("sampler", "signal", "scorer", "gate", "pool", "plan", "selector", "group_weight"),
     *("advantage", "credit", "weight", "surrogate", "stabiliser", "aggregation", "term"),
 )
 REGISTRIES: dict[str, Registry] = {kind: Registry(kind) for kind in KINDS}

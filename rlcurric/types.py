@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 
 FinishReason = Literal["stop", "length", "abort"]
-Disposition = Literal["trained", "gated", "failed", "surplus"]
+Disposition = Literal["trained", "gated", "replaced", "probed", "failed", "screened"]
 
 
 class Status(enum.StrEnum):
@@ -62,6 +62,18 @@ class Prompt:
     ]  # the data row: question, answer, and whatever rewards ask for; JSON-like
 
 
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A prompt that may be asked for next, by its row: not rendered, not tokenised."""
+
+    uid: int
+    distribution: str
+    index: int  # within the distribution
+    columns: Mapping[
+        str, Any
+    ]  # the data row: difficulty, easiness, seed and variant, where it has them
+
+
 class PromptPool(Protocol):
     """Training prompts of one stage, addressed by (distribution, index). Curriculum parts see nothing else."""
 
@@ -71,6 +83,10 @@ class PromptPool(Protocol):
         ...
 
     def prompt(self, distribution: str, index: int) -> Prompt: ...
+
+    def candidate(self, distribution: str, index: int) -> Candidate:
+        """The same prompt's row: cheap, whatever the size of the pool."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +164,8 @@ class GroupOutcome:
     n_failed: int  # samples that no grader could judge
     policy_version: int  # lowest over the samples
     disposition: Disposition
+    weight: float = 1.0  # of the evidence: below 1 for a late outcome, 0 for one that came too late
+    expected: float | None = None  # pass rate that the scorer expected when it chose the prompt
 
     @property
     def pass_rate(self) -> float | None:
@@ -163,6 +181,7 @@ class AdmittedGroup:
     prompt: Prompt
     samples: tuple[SampleOutcome, ...]  # failures removed
     weight: float = 1.0  # factor on the advantages of this group
+    copies: int = 1  # times that it stands in the batch (Polaris replaces refused groups by copies)
 
     @property
     def distribution(self) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from rlcurric.data.rows import Row
 from rlcurric.data.templates import Renderer
 from rlcurric.registry import nearest
-from rlcurric.types import Prompt
+from rlcurric.types import Candidate, Prompt
 
 IGNORED = -100  # label of a token without loss
 
@@ -68,6 +68,11 @@ class Pool:
                 f"Unknown distribution {distribution!r}. {nearest(distribution, self.rows)}"
             )
         return self._cached(distribution, index)
+
+    def candidate(self, distribution: str, index: int) -> Candidate:
+        """One prompt's row, not rendered."""
+        row = self.rows[distribution][index]
+        return Candidate(row.uid, distribution, index, row.columns)
 
     def __iter__(self) -> Iterator[Prompt]:
         """Every prompt, in the recipe's order; none of them is kept."""
