@@ -39,17 +39,9 @@ class PolicyForward(nn.Module):
         self, packed: PackedRows, temperature: float, with_entropy: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """`(logprobs_N, entropy_N)` in nats, float32, both with gradients; entropy is zeros unless asked for."""
-        line = packed.input_ids_1L
-        hidden_1LD = self.model.get_decoder()(
-            input_ids=line,
-            position_ids=packed.position_ids_1L,
-            attention_mask=packed_marker(line.device),
-            segments=packed.segments,
-            use_cache=False,
-        ).last_hidden_state
+        hidden_ND = hidden_states(self.model, packed)
         head = self.model.get_output_embeddings()
-        hidden_ND = hidden_1LD[0].index_select(0, packed.predict_N)
-        device = line.device.type
+        device = hidden_ND.device.type
         dtype = hidden_ND.dtype
         if self.fp32_head:
             dtype = torch.promote_types(dtype, torch.float32)
@@ -67,6 +59,19 @@ class PolicyForward(nn.Module):
                 dtype=dtype,
                 with_entropy=with_entropy,
             )
+
+
+def hidden_states(model: PreTrainedModel, packed: PackedRows) -> torch.Tensor:
+    """The decoder's last hidden states (N, D) where a completion token is predicted, in row order."""
+    line = packed.input_ids_1L
+    hidden_1LD = model.get_decoder()(
+        input_ids=line,
+        position_ids=packed.position_ids_1L,
+        attention_mask=packed_marker(line.device),
+        segments=packed.segments,
+        use_cache=False,
+    ).last_hidden_state
+    return hidden_1LD[0].index_select(0, packed.predict_N)
 
 
 PROBE = ((0, 1, 2, 1), (2, 0, 1))  # token ids of two rows

@@ -1,0 +1,427 @@
+"""A value model of prompts: the pass rate that the policy will have, from the prompt alone (PCL 2510.01135).
+
+Prompt Curriculum Learning scores k * m candidates by one forward pass over their prompts, and learns from the m groups
+that are sampled in any case, so that knowing difficulty costs no rollouts. The value is the sigmoid of a small head on
+the hidden state of the last prompt token. That state comes from the policy as it stands, with no gradient into it, or
+from a language model of the value's own, trained whole as in the paper.
+
+Every rank holds the same replica. A rank predicts its share of the prompts; every rank fits on all of them, in the same
+order, and comes to the same weights without communication. `P` prompts, `D` hidden width.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from rlcurric.curriculum.calibration import mean_absolute_error, spearman
+from rlcurric.data.packing import PackedRows, pack, to_packed
+from rlcurric.errors import RunError
+from rlcurric.recipe.schema import Recipe
+from rlcurric.seeds import hash64
+from rlcurric.train.attention import use_packed_attention
+from rlcurric.train.logprobs import PolicyForward, check_packing, hidden_states
+from rlcurric.train.models import load_model, local_path, tokenizer_of
+from rlcurric.types import Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+TENSORS = "value.safetensors"
+STATE = "value.json"
+MODEL = "value_model"
+KEY = "curriculum.value.backbone"
+REFERENCE_WIDTH = 128  # the width at which `learning_rate` is taken as it is written
+_FARTHEST = 30.0  # logits beyond this would round to a pass rate of 0 or 1
+
+
+@dataclass(frozen=True)
+class ValueSettings:
+    """How pass rates are predicted. ValueError for numbers out of range.
+
+    Args:
+        backbone: what reads the prompts. `policy`: the policy itself, adapter included; costs one forward pass over
+            prompts. `base`, a folder or a hub id: a second language model with the policy's tokenizer, trained whole
+            (the paper's form); costs its weights, gradients and two moments in memory.
+        learning_rate: of the head's layers at 128 inputs, by AdamW; a layer with n inputs gets 128 / n of it, so that
+            an update moves predictions as far in a wide model as in a narrow one.
+        body_learning_rate: of a second language model.
+        passes: updates for each fit, every one on all prompts of the window. The paper makes one.
+        window: steps whose prompts a fit goes over, this one included; 1: this step's alone, as in the paper. Hidden
+            states are always taken anew, so more steps cost more forward passes.
+        hidden: width of a layer between the hidden state and the value; None: a linear head, as in the paper.
+        tokens_per_microbatch: prompt tokens of one forward pass.
+    """
+
+    backbone: str = "policy"
+    learning_rate: float = 1e-3
+    body_learning_rate: float = 1e-6
+    passes: int = 1
+    window: int = 1
+    hidden: int | None = None
+    tokens_per_microbatch: int = 8192
+
+    def __post_init__(self) -> None:
+        if not self.backbone:
+            raise ValueError(f"{KEY} must be policy, base, a folder or a hub id, got an empty one")
+        for name in ("learning_rate", "body_learning_rate"):
+            rate = getattr(self, name)
+            if not (math.isfinite(rate) and rate > 0):
+                raise ValueError(f"curriculum.value.{name} must be finite and above 0, got {rate}")
+        for name in ("passes", "window", "tokens_per_microbatch"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"curriculum.value.{name} must be at least 1, got {getattr(self, name)}"
+                )
+        if self.hidden is not None and self.hidden < 1:
+            raise ValueError(
+                f"curriculum.value.hidden must be at least 1, or null for a linear head, got {self.hidden}"
+            )
+
+    @property
+    def reads_policy(self) -> bool:
+        return self.backbone == "policy"
+
+
+def value_backbone(
+    recipe: Recipe, settings: ValueSettings, policy: Any, tokenizer: PreTrainedTokenizerBase
+) -> Any:
+    """What reads the prompts: the policy, or the model that `backbone` names, as it was before any training.
+
+    ValueError if it cannot be loaded, or reads other token ids than the policy.
+    """
+    if settings.reads_policy:
+        return policy
+    if settings.backbone == "base":
+        return load_model(recipe)
+    where = local_path(settings.backbone, recipe.base_dir, KEY) or settings.backbone
+    if tokenizer_of(recipe, where).get_vocab() != tokenizer.get_vocab():
+        raise ValueError(
+            f"{KEY}: {settings.backbone!r} has another vocabulary than the policy, and prompts are read as the policy's token "
+            "ids. Name a model with the same tokenizer, or write base or policy"
+        )
+    return load_model(recipe, where)
+
+
+class ValueHead(nn.Module):
+    """Logit of the pass rate from a hidden state; 0, a pass rate of one half, before any fit."""
+
+    def __init__(self, width: int, hidden: int | None, seed: int) -> None:
+        super().__init__()
+        self.width = width
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.inner = nn.Linear(width, hidden) if hidden is not None else None
+            self.outer = nn.Linear(hidden or width, 1)
+        nn.init.zeros_(self.outer.weight)
+        nn.init.zeros_(self.outer.bias)
+
+    def forward(self, states_PD: torch.Tensor) -> torch.Tensor:
+        """(P, D) to (P,), in float32. States are normalised first: their scale differs by model and over training."""
+        with torch.autocast(states_PD.device.type, enabled=False):
+            states_PD = nn.functional.layer_norm(states_PD.float(), (self.width,))
+            if self.inner is not None:
+                states_PD = nn.functional.gelu(self.inner(states_PD))
+            logits_P1: torch.Tensor = self.outer(states_PD)
+            return logits_P1[:, 0]
+
+    def groups(self, rate: float) -> list[dict[str, Any]]:
+        """Parameter groups for AdamW, a layer's learning rate by its number of inputs."""
+        layers = [layer for layer in (self.inner, self.outer) if layer is not None]
+        weights = [
+            {"params": [layer.weight], "lr": rate * REFERENCE_WIDTH / layer.in_features}
+            for layer in layers
+        ]
+        return [*weights, {"params": [layer.bias for layer in layers], "lr": rate}]
+
+
+@dataclass(frozen=True, slots=True)
+class _Evidence:
+    """What one step taught about its prompts."""
+
+    prompt_ids: tuple[tuple[int, ...], ...]
+    pass_rates: tuple[float, ...]
+    weights: tuple[float, ...]
+
+
+Batches = list[tuple[list[int], PackedRows | torch.Tensor]]  # rows; their line, or their states
+
+
+class PromptValue:
+    """The value model on one rank: predictions, fits, and all that they depend on.
+
+    Args:
+        settings: see `ValueSettings`.
+        model: what reads the prompts, on its device: the policy under training (its weights, gradients and mode stay as
+            they are), or a causal language model that this object then trains and keeps in evaluation mode, so that
+            dropout and gradient checkpointing are off.
+        seed: of a hidden layer's first weights.
+        mixed_precision: `bf16`: the backbone runs under autocast on CUDA, as the learner's; `no`: as it is.
+
+    ValueError if a model of the value's own cannot run packed rows.
+    """
+
+    def __init__(
+        self,
+        settings: ValueSettings,
+        model: PreTrainedModel,
+        seed: int,
+        mixed_precision: str = "no",
+    ) -> None:
+        self.settings = settings
+        self._model: Any = model
+        self._device: torch.device = model.device
+        self._bf16 = mixed_precision == "bf16" and self._device.type == "cuda"
+        use_packed_attention(model)
+        if not settings.reads_policy:
+            model.eval()
+            check_packing(PolicyForward(model), self._device)
+        width = int(model.get_input_embeddings().weight.shape[-1])
+        self._head = ValueHead(width, settings.hidden, hash64(seed, "value") >> 1).to(self._device)
+        self._optimizer = self._adamw()
+        self._window: deque[_Evidence] = deque(maxlen=settings.window)
+
+    def predict(self, prompts: Sequence[Prompt]) -> list[float]:
+        """The expected pass rate of each prompt, strictly between 0 and 1: one half before the first fit."""
+        values_P = torch.zeros(len(prompts), dtype=torch.float64)
+        with torch.no_grad(), self._undisturbed():
+            for members, item in self._batches([prompt.prompt_ids for prompt in prompts]):
+                logits_P = self._logits(item).double().clamp(-_FARTHEST, _FARTHEST)
+                values_P[members] = logits_P.sigmoid().cpu()
+        values: list[float] = values_P.tolist()
+        return values
+
+    def fit(
+        self, prompts: Sequence[Prompt], pass_rates: Sequence[float], weights: Sequence[float]
+    ) -> dict[str, float]:
+        """Regress on the pass rates of one step by the mean of weight * (value - pass rate)^2.
+
+        Prompts of weight 0 are passed over; without any other nothing changes. The metrics of this step's prompts are
+        of the values before the fit, so they tell of prompts that were not learned from. RunError if the loss is not
+        finite.
+        """
+        evidence = _evidence(prompts, pass_rates, weights)
+        if not evidence.prompt_ids:
+            return {}
+        self._window.append(evidence)
+        rows = [ids for one in self._window for ids in one.prompt_ids]
+        target_P = self._column([rate for one in self._window for rate in one.pass_rates])
+        weight_P = self._column([weight for one in self._window for weight in one.weights])
+        seen = len(evidence.prompt_ids)
+        with torch.enable_grad(), self._undisturbed():
+            batches = self._batches(rows)
+            values = [
+                self._descend(batches, target_P, weight_P) for _ in range(self.settings.passes)
+            ]
+        before_P = values[0][-seen:]
+        metrics = {
+            "curriculum/value/loss/mean": _loss(before_P, target_P[-seen:], weight_P[-seen:]),
+            "curriculum/value/window_loss/mean": _loss(values[-1], target_P, weight_P),
+            "curriculum/value/predicted/mean": float(before_P.mean()),
+            "curriculum/value/prompts/sum": float(len(rows)),
+        }
+        predicted = before_P.double().tolist()
+        for name, measure in (("error/mean", mean_absolute_error), ("spearman", spearman)):
+            found = measure(predicted, evidence.pass_rates)
+            if found is not None:
+                metrics[f"curriculum/value/{name}"] = found
+        return metrics
+
+    def save(self, folder: Path) -> None:
+        """Head, moments and window into `value.safetensors` and `value.json`; an own model into `value_model/`."""
+        tensors = {
+            f"parameter::{name}": tensor.detach() for name, tensor in self._head.named_parameters()
+        }
+        for name, parameter in self._trained():
+            for kind, value in self._optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer::{name}::{kind}"] = value.detach()
+        rows = [ids for one in self._window for ids in one.prompt_ids]
+        tensors |= {
+            "window::ids": _integers([token for ids in rows for token in ids]),
+            "window::lengths": _integers([len(ids) for ids in rows]),
+            "window::steps": _integers([len(one.prompt_ids) for one in self._window]),
+            "window::pass_rates": _doubles([one.pass_rates for one in self._window]),
+            "window::weights": _doubles([one.weights for one in self._window]),
+        }
+        save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, folder / TENSORS)
+        (folder / STATE).write_text(json.dumps(self._identity()), encoding="utf-8")
+        if not self.settings.reads_policy:
+            self._model.save_pretrained(folder / MODEL)
+
+    def load(self, folder: Path) -> None:
+        """As `save` left it; of a longer window the latest steps. ValueError for another kind of value model."""
+        saved = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        if saved != self._identity():
+            raise ValueError(
+                f"The value model in {folder} is {_described(saved)}, and the recipe asks for {_described(self._identity())}. "
+                "Keep curriculum.value and the model as they were, or start the value model anew"
+            )
+        if not self.settings.reads_policy:
+            architecture = type(self._model)
+            self._model = None  # two would not always fit
+            loaded = architecture.from_pretrained(folder / MODEL, dtype=torch.float32)
+            self._model = loaded.to(self._device).eval()
+            use_packed_attention(self._model)
+        tensors = load_file(folder / TENSORS)
+        with torch.no_grad():
+            for name, parameter in self._head.named_parameters():
+                parameter.copy_(tensors[f"parameter::{name}"])
+        self._optimizer = self._adamw()
+        for name, parameter in self._trained():
+            for kind in ("step", "exp_avg", "exp_avg_sq"):
+                value = tensors.get(f"optimizer::{name}::{kind}")
+                if value is not None:
+                    place = "cpu" if kind == "step" else self._device
+                    self._optimizer.state[parameter][kind] = value.to(place)
+        self._load_window(tensors)
+
+    def _load_window(self, tensors: dict[str, torch.Tensor]) -> None:
+        ids = iter(tensors["window::ids"].tolist())
+        rows = [
+            tuple(next(ids) for _ in range(length))
+            for length in tensors["window::lengths"].tolist()
+        ]
+        rates, weights = (tensors[f"window::{n}"].tolist() for n in ("pass_rates", "weights"))
+        self._window.clear()
+        start = 0
+        for size in tensors["window::steps"].tolist():
+            part = slice(start, start + size)
+            self._window.append(
+                _Evidence(tuple(rows[part]), tuple(rates[part]), tuple(weights[part]))
+            )
+            start += size
+
+    def _identity(self) -> dict[str, Any]:
+        """What must agree for a saved value model to go on."""
+        return {
+            "version": 1,
+            "backbone": "policy" if self.settings.reads_policy else "own",
+            "width": self._head.width,
+            "hidden": self.settings.hidden,
+        }
+
+    def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        for name, parameter in self._head.named_parameters():
+            yield f"head.{name}", parameter
+        if not self.settings.reads_policy:
+            for name, parameter in self._model.named_parameters():
+                yield f"model.{name}", parameter
+
+    def _adamw(self) -> torch.optim.AdamW:
+        groups = self._head.groups(self.settings.learning_rate)
+        if not self.settings.reads_policy:
+            body = list(self._model.parameters())
+            groups.append({"params": body, "lr": self.settings.body_learning_rate})
+        return torch.optim.AdamW(groups, weight_decay=0.0)
+
+    def _batches(self, rows: Sequence[tuple[int, ...]]) -> Batches:
+        """Prompts in lines of at most `tokens_per_microbatch`; those for the policy's head already read."""
+        batches: Batches = []
+        unused = np.zeros(1, dtype=np.int64)  # a completion, whose last token is never read
+        for members in pack([len(ids) for ids in rows], self.settings.tokens_per_microbatch):
+            line = to_packed([(rows[index], unused, None) for index in members], self._device)
+            batches.append((members, line))
+        if not self.settings.reads_policy:
+            return batches
+        with torch.no_grad():
+            return [(members, self._states(line)) for members, line in batches]
+
+    def _states(self, line: PackedRows | torch.Tensor) -> torch.Tensor:
+        """Hidden states (P, D) of the last prompt tokens."""
+        if isinstance(line, torch.Tensor):
+            return line
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._bf16):
+            return hidden_states(self._model, line).float()
+
+    def _logits(self, item: PackedRows | torch.Tensor) -> torch.Tensor:
+        logits_P: torch.Tensor = self._head(self._states(item))
+        return logits_P
+
+    def _descend(
+        self, batches: Batches, target_P: torch.Tensor, weight_P: torch.Tensor
+    ) -> torch.Tensor:
+        """One update; the values before it."""
+        values_P = torch.zeros_like(target_P)
+        share_P = weight_P / len(
+            weight_P
+        )  # not over their sum: late outcomes only are to move less
+        for members, item in batches:
+            value = self._logits(item).sigmoid()
+            (share_P[members] * (value - target_P[members]).square()).sum().backward()
+            values_P[members] = value.detach()
+        if not bool(torch.isfinite(values_P).all()):
+            raise RunError(
+                "the prompt value model predicts numbers that are not finite. Likely causes: curriculum.value.learning_rate "
+                "or body_learning_rate is too high, or the backbone's weights are broken. The last checkpoint is from before "
+                "this step."
+            )
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return values_P
+
+    def _column(self, values: Sequence[float]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=self._device)
+
+    @contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        """The backbone in evaluation mode, and every module of it afterwards as it was."""
+        training = [module for module in self._model.modules() if module.training]
+        self._model.eval()
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True
+
+
+def _evidence(
+    prompts: Sequence[Prompt], pass_rates: Sequence[float], weights: Sequence[float]
+) -> _Evidence:
+    """What there is to learn from; ValueError for lists that do not fit together or numbers out of range."""
+    if not len(prompts) == len(pass_rates) == len(weights):
+        raise ValueError(
+            f"A fit needs a pass rate and a weight for every prompt, got {len(prompts)} prompts, {len(pass_rates)} pass "
+            f"rates and {len(weights)} weights"
+        )
+    for rate, weight in zip(pass_rates, weights, strict=True):
+        if not 0.0 <= rate <= 1.0:
+            raise ValueError(f"A pass rate must be in [0, 1], got {rate}")
+        if not (math.isfinite(weight) and weight >= 0.0):
+            raise ValueError(f"A weight must be finite and not negative, got {weight}")
+    kept = [place for place, weight in enumerate(weights) if weight]
+    return _Evidence(
+        tuple(tuple(prompts[place].prompt_ids) for place in kept),
+        tuple(float(pass_rates[place]) for place in kept),
+        tuple(float(weights[place]) for place in kept),
+    )
+
+
+def _loss(value_P: torch.Tensor, target_P: torch.Tensor, weight_P: torch.Tensor) -> float:
+    """Weighted mean of squared errors."""
+    return float((weight_P * (value_P - target_P).square()).sum() / weight_P.sum())
+
+
+def _integers(values: Sequence[int]) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.int64)
+
+
+def _doubles(parts: Sequence[Sequence[float]]) -> torch.Tensor:
+    return torch.tensor([value for part in parts for value in part], dtype=torch.float64)
+
+
+def _described(identity: dict[str, Any]) -> str:
+    """A value model in words."""
+    where = "the policy" if identity["backbone"] == "policy" else "a model of its own"
+    layer = f"a hidden layer of {identity['hidden']}" if identity["hidden"] else "a linear head"
+    return f"{layer} on {where} of width {identity['width']}"
