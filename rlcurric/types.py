@@ -8,8 +8,8 @@ torch.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -149,6 +149,7 @@ class Delivery:
     group_id: GroupId
     distribution: str
     samples: tuple[SampleOutcome, ...]
+    earlier: tuple[SampleOutcome, ...] = ()  # new verdicts on samples of an earlier phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +160,7 @@ class GroupOutcome:
     distribution: str
     step: int
     rewards: tuple[float, ...]  # shaped rewards of the scored samples
-    correct: tuple[float, ...]  # verified correctness of the same samples
+    correct: tuple[float, ...]  # verified correctness, of those samples where it is known
     lengths: tuple[int, ...]  # tokens of the same samples
     n_failed: int  # samples that no grader could judge
     policy_version: int  # lowest over the samples
@@ -186,6 +187,10 @@ class AdmittedGroup:
     @property
     def distribution(self) -> str:
         return self.prompt.distribution
+
+    def keeping(self, places: Sequence[int]) -> AdmittedGroup:
+        """The group with the samples at these places alone."""
+        return replace(self, samples=tuple(self.samples[place] for place in places))
 
     @property
     def pass_rate(self) -> float | None:

@@ -10,8 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rlcurric.build.binding import placed, resolve, scheduled, validated
-from rlcurric.curriculum.controller import Controller, ControllerSettings
+from rlcurric.build.binding import placed, scheduled, validated
+from rlcurric.build.curriculum import (
+    bind_controller,
+    bind_curriculum,
+    bind_settings,
+    refuse_contradictions,
+)
+from rlcurric.curriculum.controller import Controller
 from rlcurric.data import (
     Counts,
     DistributionSpec,
@@ -190,9 +196,9 @@ class Parts:
             self.reward_values(stage, begin)
             if isinstance(stage, RlStage):
                 self._check_objective(stage, self.objective(stage))
-                self._sampler(stage)
-                self._gate(stage)
-                self._settings(stage)
+                refuse_contradictions(stage, self.objective(stage))
+                bind_curriculum(stage, self._recipe.base_dir, None)
+                bind_settings(stage)
 
     def rubric(self, stage: StageBase) -> Rubric:
         """The stage's rewards."""
@@ -282,11 +288,6 @@ class Parts:
     def _check_objective(self, stage: RlStage, objective: Any) -> None:
         """ValueError for an objective that the rest of the stage contradicts."""
         where = f"stages.{stage.name}"
-        if objective.demonstrations is not None and stage.curriculum.gate is not None:
-            raise ValueError(
-                f"{where}.curriculum.gate: {stage.curriculum.gate.name} may refuse the groups that nothing was solved of, which "
-                "the objective wants to show a demonstration for. Leave the gate out"
-            )
         if self._recipe.model.lora is not None and objective.kl.sync_mix != 1:
             raise ValueError(
                 f"{where}.objective.kl.sync_mix must be 1 under LoRA (the factors of adapters cannot be averaged one by one), "
@@ -299,43 +300,14 @@ class Parts:
             return True
         return self.objective(stage).demonstrations is not None
 
+    def predicts(self, stage: RlStage) -> bool:
+        """Whether the stage's scorer asks for predictions of a value model."""
+        scorer = bind_curriculum(stage, self._recipe.base_dir, None).scorer
+        return scorer is not None and scorer.predicts
+
     def controller(self, stage: RlStage, pool: PromptPool, run_seed: int) -> Controller:
         """The stage's curriculum."""
-        return Controller(
-            pool,
-            self._sampler(stage),
-            self._gate(stage),
-            self._settings(stage),
-            run_seed,
-            stage.name,
-        )
-
-    def _sampler(self, stage: RlStage) -> Any:
-        part, where = stage.curriculum.sampler, f"stages.{stage.name}.curriculum.sampler"
-        with placed(where):
-            function = resolve("sampler", part.name, self._recipe.base_dir)
-            args = validated(function, part.args, where, given=("mixture",))
-            return function(mixture=stage.mixture, **args)
-
-    def _gate(self, stage: RlStage) -> Any:
-        part = stage.curriculum.gate
-        if part is None:
-            return None
-        where = f"stages.{stage.name}.curriculum.gate"
-        with placed(where):
-            function = resolve("gate", part.name, self._recipe.base_dir)
-            return function(**validated(function, part.args, where))
-
-    def _settings(self, stage: RlStage) -> ControllerSettings:
-        chosen = stage.curriculum
-        return ControllerSettings(
-            chosen.prompts_per_step,
-            chosen.group_size,
-            chosen.refill_rounds,
-            chosen.refill_fallback,
-            chosen.oversample,
-            chosen.max_empty_steps,
-        )
+        return bind_controller(stage, self._recipe.base_dir, pool, run_seed)
 
     def _reward_args(self, part: RewardComponent, where: str, progress: Progress) -> dict[str, Any]:
         """Arguments with schedules resolved, checked against the reward's signature."""

@@ -103,6 +103,36 @@ def eval(
 
 
 @app.command()
+def preflight(
+    recipe: RecipeArg,
+    overrides: OverridesArg = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="A run directory, a checkpoint of one, or a Hugging Face folder."),
+    ] = None,
+    stage: Annotated[
+        str | None, typer.Option(help="RL stage to look at. Default: the first.")
+    ] = None,
+    prompts: Annotated[
+        int, typer.Option(help="Training prompts of each distribution.", min=1)
+    ] = 64,
+    samples: Annotated[
+        int | None, typer.Option(help="Samples a prompt. Default: curriculum.group_size.", min=2)
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write what was measured there, for curriculum.warm_start.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Write the table there as JSON.")] = None,
+) -> int:
+    """Sample a stage's prompts before training: pass rates, signal, truncation, speed, and advice."""
+    from rlcurric.cli.preflight import run_preflight
+
+    return run_preflight(
+        recipe, overrides or [], checkpoint, stage, prompts, samples, output, report
+    )
+
+
+@app.command()
 def doctor(
     engine: Annotated[str, typer.Option(help="auto, torch or vllm.")] = "auto",
 ) -> int:

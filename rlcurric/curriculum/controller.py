@@ -1,24 +1,31 @@
 """The curriculum's side of a step: ask for groups, take what comes, decide what is trained.
 
     while not controller.ready():
-        controller.deliver(score(engine.run(controller.requests())))
+        predicted = value_model(controller.to_predict())
+        controller.deliver(score(engine.run(controller.requests(predicted))))
     batch = controller.take()
 
-Refill after a gate, surplus carried to the next step and repeated steps all happen inside these four calls. Lives on
-rank 0 alone.
+Refill after a gate, probes and continuations, surplus carried to the next step and repeated steps all happen inside
+these calls. Lives on rank 0 alone.
 """
 
 from __future__ import annotations
 
-import copy
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rlcurric import seeds
-from rlcurric.curriculum.gates import Gate
-from rlcurric.curriculum.ledger import Entry, GroupState, Ledger
-from rlcurric.curriculum.samplers import Sampler
+from rlcurric.curriculum.composition import Composition, ControllerSettings
+from rlcurric.curriculum.decisions import draw_fields, group_key, outcome_line
+from rlcurric.curriculum.gates import combined
+from rlcurric.curriculum.guards import Guards, GuardWarning, StepView
+from rlcurric.curriculum.ledger import GroupState, Ledger
+from rlcurric.curriculum.measure import batch_metrics, selection_metrics
+from rlcurric.curriculum.parts import Part, Verdict
+from rlcurric.curriculum.rounds import Round, Rounds
+from rlcurric.curriculum.table import PassRates
 from rlcurric.errors import RunError
 from rlcurric.schedules import Progress
 from rlcurric.types import (
@@ -28,172 +35,216 @@ from rlcurric.types import (
     Disposition,
     GroupId,
     GroupOutcome,
+    Prompt,
     PromptPool,
     Request,
 )
 
-STATE_VERSION = 1
+STATE_VERSION = 2
+Values = Mapping[tuple[GroupId, int], float]  # a number for each rollout of a batch
 
 
-@dataclass(frozen=True)
-class ControllerSettings:
-    """How much a step asks for."""
+@dataclass
+class _Now:
+    """What belongs to the step that goes on, and is forgotten with it."""
 
-    prompts_per_step: int
-    group_size: int
-    refill_rounds: int = 3  # extra rounds for groups that a gate refused or that failed
-    refill_fallback: Literal["train_smaller", "train_gated"] = "train_smaller"
-    oversample: float = 1.0  # groups asked for, relative to those missing
-    max_empty_steps: int = 5  # steps in a row without an admitted group before the run stops
-
-    def __post_init__(self) -> None:
-        if (
-            self.prompts_per_step < 1
-            or self.group_size < 2
-            or self.refill_rounds < 0
-            or self.oversample < 1
-        ):
-            raise ValueError(
-                "A curriculum needs prompts_per_step >= 1, group_size >= 2, refill_rounds >= 0 and oversample >= 1, "
-                f"got {self}"
-            )
+    round: int = 0
+    openings: int = 0  # rounds that opened groups
+    prepared: Round | None = None  # drawn, not yet asked for
+    log: list[dict[str, Any]] = field(default_factory=list)
+    refused: dict[GroupId, Disposition] = field(default_factory=dict)
+    delivered: dict[GroupId, AdmittedGroup] = field(default_factory=dict)
+    outcomes: list[GroupOutcome] = field(default_factory=list)
+    ended: tuple[tuple[Prompt, float, float], ...] = ()  # with pass rate and weight
+    ages: list[float] = field(default_factory=list)  # steps since a chosen prompt was last observed
 
 
 class Controller:
-    """Composes sampler and gate over one stage's pool, with the ledger of the run."""
+    """Composes the parts over one stage's pool, with the ledger of the run."""
 
     def __init__(
         self,
         pool: PromptPool,
-        sampler: Sampler,
-        gate: Gate | None,
+        parts: Composition,
         settings: ControllerSettings,
         run_seed: int,
         stage: str,
     ) -> None:
-        self._pool, self._sampler, self._gate, self._settings = pool, sampler, gate, settings
+        self._pool, self._parts, self._settings = pool, parts, settings
         self._run_seed, self._stage = run_seed, stage
         self._ledger = Ledger()
-        self._drawn = dict.fromkeys(
-            pool.sizes, 0
-        )  # prompts drawn from each distribution in this stage
-        self._seen = dict.fromkeys(pool.sizes, 0)  # of them for the first time
+        self._rounds = Rounds(pool, parts, run_seed, stage)
+        self._history = PassRates()
+        self._guards = Guards(settings.guards)
+        self._begun = False  # the pool filters have seen what there was before the stage
         self._empty_steps = 0
-        self._step, self._progress = 0, Progress(0, 0)
-        self._round = 0
-        self._log: list[dict[str, Any]] = []
+        self._step, self._progress, self._version = 0, Progress(0, 0), 0
         self._metrics: dict[str, float] = {}
-        self._refused: dict[GroupId, Disposition] = {}
-        self._delivered: dict[GroupId, AdmittedGroup] = {}
-        self._snapshot: dict[str, Any] = self.state_dict()
+        self._forget_step()
+        self._before = (self._rounds.stream.state_dict(), 0, False)
 
-    def begin(self, step: int, progress: Progress) -> None:
-        """Start a step. What `abandon` goes back to is noted here."""
-        self._snapshot = copy.deepcopy(self.state_dict())
-        self._step, self._progress, self._round = step, progress, 0
-        self._log, self._refused, self._delivered = [], {}, {}
+    def begin(self, step: int, progress: Progress, policy_version: int = 0) -> None:
+        """Start a step. What `abandon` goes back to is noted here: of the parts nothing, since asking changes nothing."""
+        begun, self._begun = self._begun, True
+        if not begun:
+            for one in self._parts.pool_filters:
+                one.begin_stage(self._history)
+        self._ledger.mark()
+        self._before = (self._rounds.stream.state_dict(), self._empty_steps, begun)
+        self._step, self._progress, self._version = step, progress, policy_version
+        self._forget_step()
 
     def ready(self) -> bool:
         """Whether the batch can be taken: enough admitted groups, or the refill budget is spent."""
-        if self._ledger.of(GroupState.REQUESTED, GroupState.PARTIAL):
+        if self._ledger.of(GroupState.REQUESTED, GroupState.PARTIAL, GroupState.CONTINUED):
             return False
-        if self._missing() <= 0:
-            return True
-        return self._round > self._settings.refill_rounds
+        return self._missing() <= 0 or self._now.openings > self._settings.refill_rounds
 
-    def requests(self) -> list[Request]:
-        """Groups to sample now: what is still missing, drawn anew."""
-        assert not self.ready(), "requests() after ready()"
-        wanted = -int(-self._missing() * self._settings.oversample // 1)
-        probabilities = self._sampler.probabilities(self._progress)
-        names = self._draw_distributions(self._step, self._round, probabilities, wanted)
-        chosen = [(name, self._next_index(name)) for name in names]
-        opened = []
-        for name, index in chosen:
-            prompt = self._pool.prompt(name, index)
-            opened.append(
-                self._ledger.open(self._stage, prompt, self._settings.group_size, self._step)
-            )
-        self._log.append(
-            {
-                "kind": "draw",
-                "step": self._step + 1,
-                "stage": self._stage,
-                "round": self._round,
-                "part": "sampler",
-                "probabilities": probabilities,
-                "groups": [
-                    {
-                        "distribution": name,
-                        "index": index,
-                        "uid": f"{group.uid:016x}",
-                        "visit": group.visit,
-                    }
-                    for (name, index), group in zip(chosen, opened, strict=True)
-                ],
-            }
+    def to_predict(self) -> tuple[Prompt, ...]:
+        """Prompts whose pass rates the scorer of the next round wants predicted; empty where it asks for none."""
+        scorer = self._parts.scorer
+        if scorer is None or not scorer.predicts:
+            return ()
+        return tuple(
+            self._pool.prompt(one.distribution, one.index) for one in self._next_round().candidates
         )
-        self._round += 1
+
+    def requests(self, predicted: Sequence[float] = ()) -> list[Request]:
+        """Samples to draw now: of groups that go on, and of new ones for what is still missing.
+
+        Args:
+            predicted: the pass rate of each prompt of `to_predict`, in its order.
+        """
+        assert not self.ready(), "requests() after ready()"
+        asked = self._ledger.of(GroupState.CONTINUED)
+        asked += self._open(self._next_round(), predicted)
+        self._now.round, self._now.prepared = self._now.round + 1, None
         return [
             self._ledger.request(group_id, seeds.hash64(self._run_seed, *group_id))
-            for group_id in sorted(opened)
+            for group_id in sorted(asked)
         ]
+
+    def deliver(self, deliveries: Iterable[Delivery]) -> None:
+        """Take scored rollouts, in any order. When nothing is outstanding, groups are continued, admitted or refused."""
+        for delivery in sorted(deliveries, key=lambda delivery: delivery.group_id):
+            self._ledger.deliver(delivery)
+        if not self._ledger.of(GroupState.REQUESTED, GroupState.PARTIAL):
+            self._settle()
 
     def delivered(self) -> tuple[AdmittedGroup, ...]:
         """Every group that became complete in this step, whatever became of it, failed samples included."""
-        return tuple(self._delivered[group] for group in sorted(self._delivered))
-
-    def deliver(self, deliveries: Iterable[Delivery]) -> None:
-        """Take scored rollouts, in any order; a group whose samples are complete is admitted or refused."""
-        for delivery in sorted(deliveries, key=lambda delivery: delivery.group_id):
-            entry = self._ledger.deliver(delivery)
-            if len(entry.samples) == entry.wanted:
-                whole = AdmittedGroup(delivery.group_id, entry.prompt, entry.samples)
-                self._delivered[delivery.group_id] = whole
-                self._judge(delivery.group_id, entry)
+        return tuple(self._now.delivered[group] for group in sorted(self._now.delivered))
 
     def take(self) -> Batch:
         """The step's batch in group_id order. Every group that ended is observed, once, in group_id order."""
         assert self.ready(), "take() before ready()"
-        admitted = self._in_line()
-        batch_ids = admitted[: self._settings.prompts_per_step]
-        if self._settings.refill_fallback == "train_gated":
-            gated = sorted(group for group, why in self._refused.items() if why == "gated")
-            spare = gated[: self._settings.prompts_per_step - len(batch_ids)]
-            for group in spare:
-                del self._refused[group]
-            batch_ids = [*batch_ids, *spare]
-        groups = tuple(self._admitted(group_id) for group_id in sorted(batch_ids))
-        ended: dict[GroupId, Disposition] = {**dict.fromkeys(batch_ids, "trained"), **self._refused}
-        outcomes = [
-            self._outcome(group, self._ledger.entries[group], ended[group])
-            for group in sorted(ended)
-        ]
-        for outcome in outcomes:
-            state = GroupState.TRAINED if outcome.disposition == "trained" else GroupState.DROPPED
-            self._ledger.end(outcome.group_id, state)
-        self._sampler.observe(outcomes)
+        copies = self._composed()
+        ended: dict[GroupId, Disposition] = {
+            **dict.fromkeys(copies, "trained"),
+            **self._now.refused,
+        }
+        outcomes = [self._outcome(group_id, ended[group_id]) for group_id in sorted(ended)]
+        weights = self._weights([one for one in outcomes if one.group_id in copies], copies)
+        groups = tuple(
+            self._admitted(group_id, weights[group_id], copies[group_id])
+            for group_id in sorted(copies)
+        )
+        self._now.ended = tuple(
+            (self._ledger.entries[one.group_id].prompt, one.pass_rate, one.weight)
+            for one in outcomes
+            if one.pass_rate is not None and one.weight
+        )
+        for one in outcomes:
+            trained = one.disposition == "trained"
+            self._ledger.end(one.group_id, GroupState.TRAINED if trained else GroupState.DROPPED)
+        self.learn(outcomes)
         self._ledger.balance()
-        self._log.append(
+        self._finish(outcomes, groups)
+        return Batch(self._step, groups)
+
+    @property
+    def screening(self) -> int:
+        """Samples of every prompt of the pool that a pool filter wants before the first step; 0: none."""
+        if self._begun:
+            return 0
+        return max((getattr(part, "screens", 0) for part in self._parts.pool_filters), default=0)
+
+    def learn(self, outcomes: Sequence[GroupOutcome]) -> None:
+        """Let every part observe groups: those of a step, or what was measured of prompts before the first one."""
+        for part in self._parts.named().values():
+            part.observe(outcomes)
+        self._history.observe(outcomes)
+
+    def to_fit(self) -> tuple[tuple[Prompt, float, float], ...]:
+        """`(prompt, pass rate, weight of the evidence)` of the groups that ended, for the value model."""
+        scorer = self._parts.scorer
+        return self._now.ended if scorer is not None and scorer.predicts else ()
+
+    @property
+    def selects(self) -> Literal["reward", "advantage"] | None:
+        """What the selector of rollouts reads; None without one."""
+        return self._parts.selector.signal if self._parts.selector else None
+
+    def select(self, batch: Batch, values: Values) -> Batch:
+        """The batch with the rollouts that the selector keeps."""
+        selector = self._parts.selector
+        assert selector is not None
+        table = [[values[g.group_id, one.sample] for one in g.samples] for g in batch.groups]
+        kept = selector.select(table, self._progress)
+        self._now.log.append(
             {
-                "kind": "outcomes",
-                "step": self._step + 1,
-                "stage": self._stage,
-                "groups": [_log_outcome(o) for o in outcomes],
+                **self._place("select"),
+                "signal": selector.signal,
+                "groups": [
+                    {**group_key(group.group_id), "kept": [group.samples[k].sample for k in keep]}
+                    for group, keep in zip(batch.groups, kept, strict=True)
+                ],
             }
         )
-        self._metrics = self._measure(outcomes, groups)
-        self._watch_empty_steps(groups, outcomes)
-        return Batch(self._step, groups)
+        self._metrics |= selection_metrics(table, kept)
+        groups = tuple(
+            group.keeping(keep) for group, keep in zip(batch.groups, kept, strict=True) if keep
+        )
+        return Batch(batch.step, groups)
+
+    def watch(self, reward: float | None, accuracy: float | None) -> list[GuardWarning]:
+        """What the guard-rails have to say of the step: mean reward of the batch, held-out accuracy if it was measured."""
+        outcomes = self._now.outcomes
+        draws = [line for line in self._now.log if line["kind"] == "draw"]
+        drawn = dict.fromkeys(self._pool.sizes, 0)
+        for line in draws:
+            for group in line["groups"]:
+                drawn[group["distribution"]] += 1
+        ages = self._now.ages
+        late = [one.weight == 0 for one in outcomes]
+        warnings = self._guards.observe(
+            StepView(
+                step=self._step,
+                probabilities=draws[-1]["probabilities"]
+                if draws
+                else self._parts.sampler.probabilities(self._progress),
+                drawn=drawn,
+                excluded_share=self._rounds.stream.excluded_share,
+                excluded_can_return=True,
+                statistics_age=sum(ages) / len(ages) if ages else None,
+                late_share=sum(late) / len(late) if late else 0.0,
+                reward=reward,
+                held_out_accuracy=accuracy,
+            )
+        )
+        self._metrics |= self._guards.metrics()
+        return warnings
 
     def abandon(self) -> None:
         """Go back to the start of the step, as if it had never begun."""
-        self.load_state_dict(self._snapshot)
-        self._log, self._refused, self._round = [], {}, 0
+        self._ledger.rollback()
+        stream, self._empty_steps, self._begun = self._before
+        self._rounds.stream.load_state_dict(stream)
+        self._forget_step()
 
     def decisions(self) -> list[dict[str, Any]]:
-        """The step's lines of decisions.jsonl. `replay_draw` recomputes a draw from its line."""
-        return list(self._log)
+        """The step's lines of decisions.jsonl (`curriculum.decisions` reads them)."""
+        return list(self._now.log)
 
     def metrics(self) -> dict[str, float]:
         """`curriculum/...` of the last batch taken."""
@@ -204,206 +255,301 @@ class Controller:
         return self._ledger.of(GroupState.ADMITTED)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next decision depends on, as JSON."""
+        """All that the next decision depends on: JSON values and numpy arrays."""
         return {
             "version": STATE_VERSION,
             "ledger": self._ledger.state_dict(),
-            "drawn": dict(self._drawn),
-            "seen": dict(self._seen),
+            "stream": self._rounds.stream.state_dict(),
+            "history": self._history.state_dict(),
+            "guards": self._guards.state_dict(),
+            "begun": self._begun,
             "empty_steps": self._empty_steps,
-            "sampler": self._sampler.state_dict(),
-            "gate": self._gate.state_dict() if self._gate else {},
+            "parts": {
+                place: {"class": _class_name(part), "state": part.state_dict()}
+                for place, part in self._parts.named().items()
+            },
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse; ValueError if the state is of another release or of other distributions."""
+        self._check_version(state)
+        self._rounds.stream.load_state_dict(state["stream"])
+        self._ledger.load_state_dict(state["ledger"])
+        self._history.load_state_dict(state["history"])
+        self._guards.load_state_dict(state["guards"])
+        self._begun = state["begun"]
+        self._empty_steps = state["empty_steps"]
+        for place, part in self._parts.named().items():
+            saved = state["parts"].get(place, {"class": "nothing"})
+            if saved["class"] != _class_name(part):
+                raise ValueError(
+                    f"The curriculum's state has {saved['class']} at {place}, the stage {_class_name(part)}"
+                )
+            part.load_state_dict(saved["state"])
+
+    def carry_over(self, state: Mapping[str, Any], statistics: bool) -> None:
+        """Begin a stage from the state of the one before: visits and pass rates always, the parts' statistics if asked.
+
+        Groups carried over from a stage that ended are dropped: they were asked for under its settings. A part goes on
+        where the earlier stage had one of its class at the same place.
+        """
+        self._check_version(state)
+        self._ledger.load_state_dict(state["ledger"], with_entries=False)
+        self._history.load_state_dict(state["history"])
+        if statistics:
+            for place, part in self._parts.named().items():
+                saved = state["parts"].get(place)
+                if saved is not None and saved["class"] == _class_name(part):
+                    part.load_state_dict(saved["state"])
+
+    @staticmethod
+    def _check_version(state: Mapping[str, Any]) -> None:
         if state["version"] != STATE_VERSION:
             raise ValueError(
                 f"The curriculum's state has version {state['version']}, this release reads {STATE_VERSION}"
             )
-        if set(state["drawn"]) != set(self._drawn):
-            raise ValueError(
-                f"The curriculum's state is of the distributions {sorted(state['drawn'])}, the stage has "
-                f"{sorted(self._drawn)}"
-            )
-        self._ledger.load_state_dict(state["ledger"])
-        self._drawn = dict(state["drawn"])
-        self._seen = dict(state["seen"])
-        self._empty_steps = state["empty_steps"]
-        self._sampler.load_state_dict(state["sampler"])
-        if self._gate:
-            self._gate.load_state_dict(state["gate"])
 
-    def carry_over(self, state: Mapping[str, Any], statistics: bool) -> None:
-        """Begin a stage from the state of the one before: visits always, the sampler's statistics if asked.
+    def _forget_step(self) -> None:
+        self._now = _Now()
+        self._rounds.stream.begin_step()
 
-        Groups carried over from a stage that ended are dropped: they were asked for under its settings.
-        """
-        self._ledger.load_state_dict(state["ledger"], with_entries=False)
-        if statistics:
-            self._sampler.load_state_dict(state["sampler"])
+    def _place(self, kind: str) -> dict[str, Any]:
+        return {"kind": kind, "step": self._step + 1, "stage": self._stage}
 
     def _missing(self) -> int:
-        return self._settings.prompts_per_step - len(self._ledger.of(GroupState.ADMITTED))
+        """Groups that the batch still lacks, those that go on or wait for a verdict not counted."""
+        states = (GroupState.ADMITTED, GroupState.REPLACED, GroupState.CONTINUED)
+        return self._settings.prompts_per_step - len(self._ledger.of(*states))
 
     def _in_line(self) -> list[GroupId]:
         """Admitted groups, those of earlier steps first."""
         admitted = self._ledger.of(GroupState.ADMITTED)
         return sorted(admitted, key=lambda group: (self._ledger.entries[group].step, group))
 
-    def _draw_distributions(
-        self, step: int, round_: int, probabilities: Mapping[str, float], count: int
-    ) -> list[str]:
-        return draw_distributions(self._run_seed, self._stage, step, round_, probabilities, count)
+    def _next_round(self) -> Round:
+        """The candidates of the round that comes, drawn once."""
+        if self._now.prepared is None:
+            wanted = math.ceil(max(0, self._missing()) * self._settings.oversample)
+            in_flight = {group_id.uid for group_id in self._ledger.entries}
+            self._now.prepared = self._rounds.draw(
+                self._step,
+                self._now.round,
+                self._parts.plan.groups(wanted),
+                self._progress,
+                in_flight,
+            )
+        return self._now.prepared
 
-    def _next_index(self, name: str) -> int:
-        """Without replacement within an epoch of the distribution, by a keyed permutation: no stored order."""
-        size = self._pool.sizes[name]
-        epoch, cursor = divmod(self._drawn[name], size)
-        self._drawn[name] += 1
-        self._seen[name] = min(size, self._drawn[name])
-        return prompt_index(self._run_seed, self._stage, name, epoch, cursor, size)
+    def _open(self, round_: Round, predicted: Sequence[float]) -> list[GroupId]:
+        """New groups of the chosen candidates, with the line of the log that tells how they were chosen."""
+        if not round_.count:
+            return []
+        choice = self._rounds.choose(round_, predicted, self._progress)
+        first = self._parts.plan.first(self._settings.group_size)
+        opened = [
+            self._ledger.open(
+                self._stage,
+                self._pool.prompt(one.distribution, one.index),
+                first,
+                self._step,
+                one.index,
+                expected,
+            )
+            for one, expected in choice.prompts
+        ]
+        ages = self._history.ages([one.uid for one, _ in choice.prompts], self._step).tolist()
+        self._now.ages += [age for age in ages if not math.isnan(age)]
+        self._now.log.append(
+            {
+                **self._place("draw"),
+                **draw_fields(round_, choice, self._parts.scorer, self._settings.log_candidates),
+                "groups": [
+                    {
+                        "distribution": one.distribution,
+                        "index": one.index,
+                        **group_key(group_id),
+                    }
+                    for (one, _), group_id in zip(choice.prompts, opened, strict=True)
+                ],
+            }
+        )
+        self._now.openings += 1
+        return opened
 
-    def _judge(self, group_id: GroupId, entry: Entry) -> None:
-        outcome = self._outcome(group_id, entry, "trained")
+    def _settle(self) -> None:
+        """Every sample that was asked for has come: the plan continues or drops groups, gates judge what is complete."""
+        size = self._settings.group_size
+        outcomes = []
+        for group_id in self._ledger.of(GroupState.PROBED):
+            outcome = self._outcome(group_id, "trained")
+            if self._ledger.entries[group_id].wanted >= size:
+                self._judge(outcome)
+            else:
+                outcomes.append(outcome)
+        more = self._parts.plan.then(outcomes, max(0, self._missing()), size)
+        said: list[dict[str, Any]] = []
+        for outcome, samples in zip(outcomes, more, strict=True):
+            if samples:
+                self._ledger.ask_more(outcome.group_id, samples)
+            elif samples is None:
+                self._refuse(outcome.group_id, "probed")
+            else:
+                self._judge(outcome)
+            if samples != 0:
+                said.append({**group_key(outcome.group_id), "more": samples})
+        if said:
+            self._now.log.append(
+                {**self._place("continue"), "round": self._now.round, "groups": said}
+            )
+
+    def _judge(self, outcome: GroupOutcome) -> None:
+        group_id = outcome.group_id
+        entry = self._ledger.entries[group_id]
+        self._now.delivered[group_id] = AdmittedGroup(group_id, entry.prompt, entry.samples)
         entry.state = GroupState.ADMITTED
-        if len(outcome.correct) < 2:
-            self._refuse(group_id, entry, "failed")
-        elif self._gate is not None and not self._gate.admits(outcome):
-            self._refuse(group_id, entry, "gated")
+        if len(outcome.rewards) < 2:
+            self._refuse(group_id, "failed")
+            return
+        verdict = combined(gate.judge(outcome) for gate in self._parts.gates)
+        if verdict is Verdict.REFUSE:
+            self._refuse(group_id, "gated")
+        elif verdict is Verdict.REPLACE:
+            entry.state = GroupState.REPLACED
 
-    def _refuse(self, group_id: GroupId, entry: Entry, why: Disposition) -> None:
-        entry.state = GroupState.DROPPED
-        self._refused[group_id] = why
+    def _refuse(self, group_id: GroupId, why: Disposition) -> None:
+        self._ledger.entries[group_id].state = GroupState.DROPPED
+        self._now.refused[group_id] = why
 
-    def _outcome(self, group_id: GroupId, entry: Entry, disposition: Disposition) -> GroupOutcome:
+    def _composed(self) -> dict[GroupId, int]:
+        """The groups of the batch and how often each stands in it. Those that were replaced end here."""
+        size = self._settings.prompts_per_step
+        admitted, replaced = self._in_line(), self._ledger.of(GroupState.REPLACED)
+        for group_id in replaced:
+            self._refuse(group_id, "replaced")
+        if replaced and len(admitted) <= self._least_share() * (len(admitted) + len(replaced)):
+            return {}  # nothing is trained; the admitted ones wait
+        copies = dict.fromkeys(admitted[:size], 1)
+        spare = min(size - len(copies), len(replaced)) if copies else 0
+        if spare:
+            draw = seeds.philox(self._run_seed, f"replace/{self._stage}", self._step)
+            for place in draw.integers(0, len(copies), size=spare).tolist():
+                copies[admitted[place]] += 1
+        if self._settings.refill_fallback == "train_gated":
+            gated = sorted(group for group, why in self._now.refused.items() if why == "gated")
+            for group_id in gated[: size - sum(copies.values())]:
+                del self._now.refused[group_id]
+                copies[group_id] = 1
+        return copies
+
+    def _least_share(self) -> float:
+        """Largest share of admitted groups at which a gate that replaces skips the batch."""
+        return max((getattr(gate, "min_share", 0.0) for gate in self._parts.gates), default=0.0)
+
+    def _weights(
+        self, trained: Sequence[GroupOutcome], copies: Mapping[GroupId, int]
+    ) -> dict[GroupId, float]:
+        """Factor on the advantages of each group of the batch: the product over the weight parts."""
+        weights = {
+            one.group_id: math.prod(
+                part.weight(one, self._progress) for part in self._parts.weights
+            )
+            for one in trained
+        }
+        if self._settings.normalise_weights:
+            total = sum(weights[group] * times for group, times in copies.items())
+            if total > 0:
+                factor = sum(copies.values()) / total
+                weights = {group: weight * factor for group, weight in weights.items()}
+        if any(weights[group] != 1 or times != 1 for group, times in copies.items()):
+            self._now.log.append(
+                {
+                    **self._place("take"),
+                    "groups": [
+                        {
+                            **group_key(one.group_id),
+                            "weight": weights[one.group_id],
+                            "copies": copies[one.group_id],
+                        }
+                        for one in trained
+                    ],
+                }
+            )
+        return weights
+
+    def _outcome(self, group_id: GroupId, disposition: Disposition) -> GroupOutcome:
+        entry = self._ledger.entries[group_id]
         judged = [sample for sample in entry.samples if not sample.status.is_failure]
+        known = [sample for sample in judged if sample.correct is not None]
+        version = min((sample.policy_version for sample in entry.samples), default=self._version)
+        lag = max(0, self._version - version)
+        late = lag > self._settings.max_lag
         return GroupOutcome(
             group_id=group_id,
             distribution=entry.prompt.distribution,
             step=self._step,
             rewards=tuple(sample.reward for sample in judged),
-            correct=tuple(0.0 if sample.correct is None else sample.correct for sample in judged),
+            correct=tuple(sample.correct for sample in known if sample.correct is not None),
             lengths=tuple(sample.length for sample in judged),
             n_failed=len(entry.samples) - len(judged),
-            policy_version=min((sample.policy_version for sample in entry.samples), default=0),
+            policy_version=version,
             disposition=disposition,
+            weight=0.0 if late else self._settings.lag_discount**lag,
+            expected=entry.expected,
         )
 
-    def _admitted(self, group_id: GroupId) -> AdmittedGroup:
+    def _admitted(self, group_id: GroupId, weight: float, copies: int) -> AdmittedGroup:
         entry = self._ledger.entries[group_id]
         judged = tuple(sample for sample in entry.samples if not sample.status.is_failure)
-        return AdmittedGroup(group_id, entry.prompt, judged)
+        return AdmittedGroup(group_id, entry.prompt, judged, weight, copies)
 
-    def _measure(
-        self, outcomes: Sequence[GroupOutcome], groups: Sequence[AdmittedGroup]
-    ) -> dict[str, float]:
-        draws = [line for line in self._log if line["kind"] == "draw"]
-        metrics: dict[str, float] = {
-            "curriculum/rounds": len(draws),
-            "curriculum/groups/ended": len(outcomes),
-            "curriculum/groups/gated": sum(outcome.disposition == "gated" for outcome in outcomes),
-            "curriculum/groups/failed": sum(
-                outcome.disposition == "failed" for outcome in outcomes
-            ),
-            "curriculum/groups/carried": len(self.carried()),
-            "curriculum/samples/failed": sum(outcome.n_failed for outcome in outcomes),
-            "curriculum/coverage": sum(self._seen.values()) / sum(self._pool.sizes.values()),
-        }
-        if outcomes:
-            informative = sum(len(set(outcome.correct)) > 1 for outcome in outcomes)
-            metrics["curriculum/informative"] = informative / len(outcomes)
-        probabilities = (
-            draws[-1]["probabilities"] if draws else self._sampler.probabilities(self._progress)
+    def _finish(self, outcomes: Sequence[GroupOutcome], groups: Sequence[AdmittedGroup]) -> None:
+        """The rest of the step's log, its metrics, and the watch over steps without a batch."""
+        self._now.outcomes = list(outcomes)
+        for place, part in self._parts.named().items():
+            changes = part.changes() if hasattr(part, "changes") else []
+            if changes:
+                self._now.log.append({**self._place("pool"), "part": place, "prompts": changes})
+        self._now.log.append(
+            {**self._place("outcomes"), "groups": [outcome_line(one) for one in outcomes]}
         )
-        metrics |= {
-            f"curriculum/probability/{name}": value for name, value in probabilities.items()
+        draws = [line for line in self._now.log if line["kind"] == "draw"]
+        probabilities = (
+            draws[-1]["probabilities"]
+            if draws
+            else self._parts.sampler.probabilities(self._progress)
+        )
+        self._metrics = {
+            "curriculum/rounds": self._now.round,
+            "curriculum/groups/carried": len(self.carried()),
+            "curriculum/candidates/sum": self._rounds.stream.looked,
+            "curriculum/candidates/excluded": self._rounds.stream.excluded,
+            "curriculum/candidates/forced": self._rounds.stream.forced,
+            **{f"curriculum/probability/{name}": p for name, p in probabilities.items()},
+            **batch_metrics(outcomes, groups, list(self._pool.sizes)),
+            **self._ledger.metrics(self._pool.sizes),
         }
-        for name in self._pool.sizes:
-            rates = [
-                o.pass_rate for o in outcomes if o.distribution == name and o.pass_rate is not None
-            ]
-            if rates:
-                metrics[f"curriculum/pass_rate/{name}"] = sum(rates) / len(rates)
-        return {
-            **metrics,
-            **self._sampler.metrics(),
-            **(self._gate.metrics() if self._gate else {}),
-        }
+        for part in self._parts.named().values():
+            self._metrics |= part.metrics()
+        self._watch_empty_steps(groups, outcomes)
 
     def _watch_empty_steps(
         self, groups: Sequence[AdmittedGroup], outcomes: Sequence[GroupOutcome]
     ) -> None:
         self._empty_steps = 0 if groups else self._empty_steps + 1
-        if self._empty_steps >= self._settings.max_empty_steps:
-            rates = {
-                name: [
-                    o.pass_rate
-                    for o in outcomes
-                    if o.distribution == name and o.pass_rate is not None
-                ]
-                for name in self._pool.sizes
-            }
-            shown = (
-                ", ".join(f"{name} {sum(r) / len(r):.2f}" for name, r in rates.items() if r)
-                or "none was judged"
-            )
-            raise RunError(
-                f"no group was admitted in {self._empty_steps} steps in a row (curriculum.max_empty_steps). Pass rates in "
-                f"the last step: {shown}. Where all are 0 or 1 the prompts are too hard or too easy for the policy: "
-                "change the mixture, raise curriculum.group_size, or leave out the gate. Where none was judged, look at "
-                "the rewards' failures in events.jsonl."
-            )
+        if self._empty_steps < self._settings.max_empty_steps:
+            return
+        rates: dict[str, list[float]] = {}
+        for one in outcomes:
+            if one.pass_rate is not None:
+                rates.setdefault(one.distribution, []).append(one.pass_rate)
+        shown = ", ".join(f"{name} {sum(r) / len(r):.2f}" for name, r in rates.items())
+        raise RunError(
+            f"no group was admitted in {self._empty_steps} steps in a row (curriculum.max_empty_steps). Pass rates in "
+            f"the last step: {shown or 'none was judged'}. Where all are 0 or 1 the prompts are too hard or too easy for "
+            "the policy: change the mixture, raise curriculum.group_size, or leave out the gate. Where none was judged, "
+            "look at the rewards' failures in events.jsonl."
+        )
 
 
-def draw_distributions(
-    run_seed: int,
-    stage: str,
-    step: int,
-    round_: int,
-    probabilities: Mapping[str, float],
-    count: int,
-) -> list[str]:
-    """The distributions of one round: a pure function of the run's seed, the place and the probabilities."""
-    names = list(probabilities)
-    generator = seeds.philox(run_seed, f"sampler/{stage}", step, round_)
-    cumulative, total = [], 0.0
-    for name in names:
-        total += probabilities[name]
-        cumulative.append(total)
-    points = generator.random(count) * total
-    return [
-        names[min(len(names) - 1, sum(point >= edge for edge in cumulative))]
-        for point in points.tolist()
-    ]
-
-
-def prompt_index(run_seed: int, stage: str, name: str, epoch: int, cursor: int, size: int) -> int:
-    """The `cursor`-th prompt of an epoch over a distribution."""
-    return seeds.permuted_index(cursor, size, seeds.hash64(run_seed, "prompts", stage, name, epoch))
-
-
-def replay_draw(run_seed: int, line: Mapping[str, Any]) -> list[str]:
-    """Recompute the distributions that a `draw` line of the decision log chose."""
-    return draw_distributions(
-        run_seed,
-        line["stage"],
-        line["step"] - 1,
-        line["round"],
-        line["probabilities"],
-        len(line["groups"]),
-    )
-
-
-def _log_outcome(outcome: GroupOutcome) -> dict[str, Any]:
-    return {
-        "uid": f"{outcome.group_id.uid:016x}",
-        "visit": outcome.group_id.visit,
-        "distribution": outcome.distribution,
-        "pass_rate": outcome.pass_rate,
-        "reward": sum(outcome.rewards) / len(outcome.rewards) if outcome.rewards else None,
-        "n": len(outcome.correct),
-        "failed": outcome.n_failed,
-        "disposition": outcome.disposition,
-        "policy_version": outcome.policy_version,
-    }
+def _class_name(part: Part) -> str:
+    return f"{type(part).__module__}.{type(part).__qualname__}"

@@ -109,7 +109,7 @@ class PoolFilter(Part, Protocol):
         ...
 
     def begin_stage(self, history: PassRates) -> None:
-        """Called once, when the stage begins (not on a resume), with what is known of prompts from before it."""
+        """The stage begins (it is no resume): what is known of prompts from before it. The same again changes nothing."""
         ...
 
 

@@ -55,6 +55,10 @@ class PromptTable:
         if len(self._tail) > max(_SMALLEST_TAIL, len(self._sorted_N) // 8):
             self._merge()
 
+    def total(self, column: str) -> float:
+        """Sum of a column over all prompts that were written."""
+        return float(self._columns[column][: self._size].sum())
+
     def uids(self) -> np.ndarray:
         """uint64 (N,), sorted."""
         self._merge()
@@ -122,7 +126,7 @@ class PassRates:
     """How often every visited prompt was solved, over the whole run: what pool filters look back on."""
 
     def __init__(self) -> None:
-        self._table = PromptTable(samples=0.0, solved=0.0)
+        self._table = PromptTable(samples=0.0, solved=0.0, step=-1.0)
 
     def observe(self, outcomes: Sequence[GroupOutcome]) -> None:
         """Add the judged samples of ended groups, discounted by their weight."""
@@ -133,11 +137,14 @@ class PassRates:
                 uid = one.group_id.uid
                 samples[uid] = samples.get(uid, 0.0) + one.weight * len(one.correct)
                 solved[uid] = solved.get(uid, 0.0) + one.weight * sum(one.correct)
+        if not samples:
+            return
         known = self._table.get(list(samples))
         self._table.put(
             list(samples),
             samples=known["samples"] + list(samples.values()),
             solved=known["solved"] + list(solved.values()),
+            step=[outcomes[0].step] * len(samples),
         )
 
     def lookup(self, uids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -145,6 +152,11 @@ class PassRates:
         known = self._table.get(uids)
         with np.errstate(invalid="ignore"):
             return known["samples"], known["solved"] / known["samples"]
+
+    def ages(self, uids: Sequence[int], step: int) -> np.ndarray:
+        """Steps since each prompt was last observed; NaN for those that never were."""
+        last_C = self._table.get(uids)["step"]
+        return np.where(last_C < 0, np.nan, step - last_C)
 
     def uids(self) -> np.ndarray:
         """uint64 (N,): every prompt of which a sample was judged, sorted."""

@@ -24,7 +24,9 @@ def model_folder(path: Path) -> Path:
     return newest.model
 
 
-class _Tell(Silent):
+class Tell(Silent):
+    """Only messages, to whoever asked."""
+
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
 
@@ -40,7 +42,7 @@ def evaluate_model(
     from rlcurric.train.session import open_context
 
     folder = model_folder(checkpoint) if checkpoint is not None else None
-    with open_context(recipe, _Tell(say), folder) as run:
+    with open_context(recipe, Tell(say), folder) as run:
         if not run.data.held_out(stage):
             raise ValueError(
                 f"Nothing is held out for the stage {stage.name!r}: set distributions.NAME.held_out, or "

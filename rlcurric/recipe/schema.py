@@ -126,6 +126,20 @@ class Part(BaseModel):
         return dict(self.model_extra or {})
 
 
+def _one_or_several(value: Any) -> Any:
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str | dict | Part) else value
+
+
+Parts = Annotated[
+    tuple[Part, ...],
+    BeforeValidator(
+        _one_or_several, json_schema_input_type=Part | str | tuple[Part | str, ...] | None
+    ),
+]
+
+
 class RewardComponent(Part):
     """One reward of the rubric. `as` names the component where one reward is used twice."""
 
@@ -271,19 +285,70 @@ class Optim(Closed):
         return self.minibatches * self.epochs
 
 
+class ValueModel(Closed):
+    """The model that predicts a prompt's pass rate, for scorers that ask (`pcl`; PCL 2510.01135).
+
+    `backbone` is what reads the prompts. `policy`: the policy itself, adapter included; costs one forward pass over
+    prompts. `base`, a folder or a hub id: a second language model with the policy's tokenizer, trained whole (the paper's
+    form); costs its weights, gradients and two moments in memory.
+    """
+
+    backbone: Annotated[str, Field(min_length=1)] = "policy"
+    learning_rate: PositiveFloat = (
+        1e-3  # of the head's layers at 128 inputs; a layer with n inputs gets 128 / n of it
+    )
+    body_learning_rate: PositiveFloat = 1e-6  # of a second language model
+    passes: PositiveInt = 1  # updates a fit, each on all prompts of the window; the paper makes one
+    window: PositiveInt = 1  # steps whose prompts a fit goes over, read anew; the paper's is 1
+    hidden: PositiveInt | None = None  # width of a layer in the head; null: linear, as in the paper
+    tokens_per_microbatch: PositiveInt = 8192  # prompt tokens of one forward pass
+
+    @property
+    def reads_policy(self) -> bool:
+        return self.backbone == "policy"
+
+
+class Guards(Closed):
+    """When the guard-rails warn."""
+
+    starvation_steps: PositiveInt = 50  # steps in which a distribution was not drawn
+    collapse_entropy: Annotated[float, Field(ge=0, le=1)] = (
+        0.2  # of the sampling distribution, relative to uniform
+    )
+    collapse_steps: PositiveInt = 10
+    pool_share: Annotated[float, Field(gt=0, le=1)] = 0.5  # of the pool, left out for good
+    stale_steps: PositiveInt = 100  # mean age of what is known of the chosen prompts
+    late_share: Annotated[float, Field(gt=0, le=1)] = 0.5  # of outcomes that came too late
+    reward_drop: Annotated[float, Field(gt=0, le=1)] = (
+        0.05  # of held-out accuracy below its best, while the reward rises
+    )
+
+
 class Curriculum(Closed):
     """What to train on next."""
 
     prompts_per_step: PositiveInt = 8
     group_size: PositiveInt = 8
     sampler: Part = Part(name="uniform")
-    gate: Part | None = None
+    scorer: Parts = ()  # of prompts; several: a mix of their ranks, by `share`
+    gate: Parts = ()
+    pool: Parts = ()  # filters of the prompts that may be asked for
+    plan: Part = Part(name="whole")  # how the rollouts of a group are asked for
+    selector: Part | None = None  # of the rollouts that are trained
+    weight: Parts = ()  # factors on a group's advantages
+    normalise_weights: bool = False  # to a mean of 1 over the batch
+    value: ValueModel = ValueModel()
+    warm_start: str | None = None  # statistics that `rlcurric preflight --output` wrote
     refill_rounds: NonNegativeInt = (
         3  # extra rounds of rollouts a step for groups that a gate refused
     )
     refill_fallback: Literal["train_smaller", "train_gated"] = "train_smaller"
     oversample: Annotated[float, Field(ge=1.0)] = 1.0
     max_empty_steps: PositiveInt = 5
+    max_lag: NonNegativeInt = 4  # policy versions; what comes later teaches the parts nothing
+    lag_discount: Annotated[float, Field(ge=0, le=1)] = 0.9  # for each version of a late outcome
+    log_candidates: NonNegativeInt = 4096  # candidates a round that decisions.jsonl lists
+    guards: Guards = Guards()
     token_fraction: Number = (
         1.0  # share of the tokens to train, for stabilisers that ask (d3s_tokens)
     )

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rlcurric.curriculum.state import as_json
 from rlcurric.report.tables import read_run
 from rlcurric.train.checkpoint import CheckpointStore
 from rlcurric.train.metrics import VOLATILE
@@ -67,7 +68,7 @@ def _checkpoints(left: Path, right: Path) -> str | None:
     if not a or max(a) != max(b, default=-1):
         return f"checkpoints: the last is of step {max(a, default=None)} != {max(b, default=None)}"
     for step in sorted(set(a) & set(b)):
-        state_a, state_b = a[step].state(), b[step].state()
+        state_a, state_b = as_json(a[step].state()), as_json(b[step].state())
         if json.dumps(state_a, sort_keys=True) != json.dumps(state_b, sort_keys=True):
             return f"checkpoint of step {step}: state.json, key {_mapping(state_a, state_b)}"
         for file in _weights(a[step].path):

@@ -11,11 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from rlcurric.curriculum.state import join_arrays, split_arrays
 from rlcurric.train.rundir import fsync_folder, write_atomic
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 STATE = "state.json"
+ARRAYS = "state.npz"  # arrays of the state, by their place in it
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,9 @@ class Checkpoint:
 
     def state(self) -> dict[str, Any]:
         """The run's state beside the weights."""
-        loaded: dict[str, Any] = json.loads((self.path / STATE).read_text(encoding="utf-8"))
+        plain = json.loads((self.path / STATE).read_text(encoding="utf-8"))
+        with np.load(self.path / ARRAYS, allow_pickle=False) as arrays:
+            loaded: dict[str, Any] = join_arrays(plain, arrays)
         return loaded
 
     def damaged(self) -> str | None:
@@ -63,7 +69,7 @@ class CheckpointStore:
         write: Callable[[Path], None],
         keep: Collection[int] = (),
     ) -> Checkpoint:
-        """Commit a checkpoint: `write` puts files into a folder, `state` goes beside them as JSON.
+        """Commit a checkpoint: `write` puts files into a folder, `state` goes beside them as JSON and arrays.
 
         Then removes old checkpoints beyond the newest `keep_last`, those at the steps `keep` excepted.
         """
@@ -72,7 +78,10 @@ class CheckpointStore:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         write(temporary)
-        (temporary / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
+        plain, arrays = split_arrays(state)
+        (temporary / STATE).write_text(json.dumps(plain, indent=1), encoding="utf-8")
+        with (temporary / ARRAYS).open("wb") as handle:
+            np.savez(handle, allow_pickle=False, **arrays)
         files = sorted(file for file in temporary.rglob("*") if file.is_file())
         for file in files:
             _fsync(file)

@@ -20,6 +20,20 @@ class Generate:
 
 
 @dataclass(frozen=True, slots=True)
+class Predict:
+    """Each rank answers with the pass rates that the value model expects of its share of these prompts."""
+
+    prompts: tuple[Prompt, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FitValue:
+    """Train the value model, on every rank alike; answer with its metrics."""
+
+    examples: tuple[tuple[Prompt, float, float], ...]  # prompt, pass rate, weight of the evidence
+
+
+@dataclass(frozen=True, slots=True)
 class TrainSample:
     """One rollout of the final batch, by name, with the advantage it is trained with."""
 
@@ -98,4 +112,16 @@ class Save:
     state: Mapping[str, Any]
 
 
-Directive = Generate | ScoreKl | Update | Sync | Probe | Fetch | Forget | Evaluate | Save
+Directive = (
+    Generate
+    | Predict
+    | FitValue
+    | ScoreKl
+    | Update
+    | Sync
+    | Probe
+    | Fetch
+    | Forget
+    | Evaluate
+    | Save
+)

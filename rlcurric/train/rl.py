@@ -6,6 +6,7 @@ stops happen inside the four calls of the controller and nowhere else.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ import torch
 
 from rlcurric import seeds
 from rlcurric.curriculum.controller import Controller
+from rlcurric.curriculum.measured import append_measured, read_measured
 from rlcurric.objective.declaration import Demonstrations, Objective
 from rlcurric.objective.pieces import plain, resolved
 from rlcurric.recipe.schema import RlStage
@@ -26,9 +28,11 @@ from rlcurric.train.directives import (
     Directive,
     Evaluate,
     Fetch,
+    FitValue,
     Forget,
     Generate,
     Minibatch,
+    Predict,
     Probe,
     Save,
     ScoreKl,
@@ -41,6 +45,7 @@ from rlcurric.train.metrics import batch_metrics, merge_evaluation
 from rlcurric.train.rolloutlog import write_rollouts
 from rlcurric.train.run import RunContext, RunState
 from rlcurric.train.rundir import DECISIONS
+from rlcurric.train.screening import measure
 from rlcurric.train.worker import Generated
 from rlcurric.types import AdmittedGroup, Batch, Delivery, GroupId
 
@@ -59,18 +64,22 @@ class RlLeader:
         self.stage = stage
         self.controller = controller
         self.state = state
+        self._entered = state
         self.objective: Objective = run.parts.objective(stage)
         self._seconds: dict[str, float] = {}
         self._generated = 0  # tokens sampled in this step
+        self._value_metrics: dict[str, float] = {}
 
     def lead(self) -> Lead:
         """Train until the stage ends or a stop is asked for; "done" or "stopped"."""
         yield Sync(self.state.policy_version)
         yield from self._probe()
+        if not (yield from self._screen()):
+            return (yield from self._stop())
         while self.state.stage_step < self.stage.until.steps:
             self._seconds, self._generated, started = {}, 0, time.perf_counter()
             progress = self._progress()
-            self.controller.begin(self.state.step, progress)
+            self.controller.begin(self.state.step, progress, self.state.policy_version)
             failures = self.run.failures.state_dict()
             while not self.controller.ready():
                 if self.run.stop.requested():
@@ -82,10 +91,12 @@ class RlLeader:
                 self.controller.deliver(deliveries)
             batch = self.controller.take()
             self._tell_shortage(batch)
-            advantages = yield from self._advantages(batch, progress)
+            yield from self._fit_value_model()
+            batch, advantages = yield from self._weigh(batch, progress)
             row = yield from self._train(batch, advantages, progress)
             self.state = self.state.stepped(self._generated)
             yield from self._evaluate(row)
+            self._watch(row)
             yield from self._log(row, batch, advantages, started)
             yield from self._save_if_due()
             if self.run.stop.requested(self.state.step) and not self._finished:
@@ -96,12 +107,57 @@ class RlLeader:
     def _finished(self) -> bool:
         return self.state.stage_step >= self.stage.until.steps
 
+    def _screen(self) -> Generator[Directive, list[Any], bool]:
+        """Measure the pool before the first step, where a pool filter asks for it; False if a stop was asked for.
+
+        What was measured lies in the run directory, so that a stage that was stopped meanwhile goes on from there.
+        """
+        samples = self.controller.screening
+        if not samples:
+            return True
+        file = self.run.directory.path / "screening" / f"{self.stage.name}.jsonl"
+        known = read_measured(file) if file.exists() else []
+        done = {one.group_id.uid for one in known}
+        pool = self.run.data.pool(self.stage)
+        total = sum(pool.sizes.values())
+        values = self.run.parts.reward_values(self.stage, self._progress())
+        rest = (prompt for prompt in pool if prompt.uid not in done)
+        place = (self.run.recipe.seed, self.stage.name)
+        for round_ in measure(rest, samples, *place, values):
+            if self.run.stop.requested():
+                return False
+            self.run.reporter.phase(f"screening, {len(done)} of {total} prompts")
+            found = yield from round_
+            append_measured(file, found)
+            known += found
+            done |= {one.group_id.uid for one in found}
+        known.sort(key=lambda one: one.group_id)
+        self.controller.learn(
+            [dataclasses.replace(one, step=self.state.step, weight=1.0) for one in known]
+        )
+        tokens = sum(sum(one.lengths) for one in known)
+        self.state = self.state.sampled(tokens)
+        rates = [one.pass_rate for one in known if one.pass_rate is not None]
+        self.run.directory.event(
+            "screened",
+            self.state.step,
+            stage=self.stage.name,
+            prompts=len(known),
+            samples=samples,
+            tokens=tokens,
+            never_solved=sum(rate == 0 for rate in rates),
+            always_solved=sum(rate == 1 for rate in rates),
+        )
+        return True
+
     def _rollouts(self, progress: Progress) -> Generator[Directive, list[Any], list[Delivery]]:
         """One round of requests, sampled and graded by all ranks."""
         weights, args = self.run.parts.reward_values(self.stage, progress)
+        predicted = yield from self._predict()
         started = time.perf_counter()
         self.run.reporter.phase("rollout")
-        answers: list[Generated] = yield Generate(tuple(self.controller.requests()), weights, args)
+        requests = tuple(self.controller.requests(predicted))
+        answers: list[Generated] = yield Generate(requests, weights, args)
         grading = max(answer.grade_seconds for answer in answers)
         self._add_time("rollout", time.perf_counter() - started - grading)
         self._add_time("grade", grading)
@@ -131,6 +187,43 @@ class RlLeader:
                 "short_batch", self.state.step + 1, groups=len(batch.groups), asked=asked
             )
 
+    def _predict(self) -> Generator[Directive, list[Any], list[float]]:
+        """Pass rates of the next round's candidates by the value model, where the scorer asks for them."""
+        prompts = self.controller.to_predict()
+        if not prompts:
+            return []
+        with self._timed("predict"):
+            answers = yield Predict(prompts)
+        shares = [iter(answer) for answer in answers]
+        return [next(shares[place % len(shares)]) for place in range(len(prompts))]
+
+    def _fit_value_model(self) -> Turn:
+        """Show the value model how often the prompts that ended were solved."""
+        self._value_metrics = {}
+        examples = self.controller.to_fit()
+        if examples:
+            with self._timed("predict"):
+                answers = yield FitValue(examples)
+            self._value_metrics = answers[0]
+
+    def _weigh(
+        self, batch: Batch, progress: Progress
+    ) -> Generator[Directive, list[Any], tuple[Batch, Advantages]]:
+        """The rollouts to train, and their advantages: selected by reward before, or by advantage after."""
+        if self.controller.selects == "reward":
+            rewards = {
+                (group.group_id, one.sample): one.reward
+                for group in batch.groups
+                for one in group.samples
+            }
+            batch = self.controller.select(batch, rewards)
+        advantages = yield from self._advantages(batch, progress)
+        if self.controller.selects == "advantage":
+            batch = self.controller.select(
+                batch, {key: rollout for key, (rollout, _) in advantages.items()}
+            )
+        return batch, advantages
+
     def _advantages(
         self, batch: Batch, progress: Progress
     ) -> Generator[Directive, list[Any], Advantages]:
@@ -158,6 +251,7 @@ class RlLeader:
             "policy_version": self.state.policy_version,
             **batch_metrics(batch),
             **self.controller.metrics(),
+            **self._value_metrics,
             **self._imitation_metrics(batch, progress),
             "tokens/generated/sum": self._generated,
             "tokens/total/sum": self.state.generated_tokens + self._generated,
@@ -212,6 +306,7 @@ class RlLeader:
                         )
                         for group in groups
                         if not imitated(rule, group)
+                        for _ in range(group.copies)
                         for one in group.samples
                     ),
                     tuple(group.group_id for group in groups if imitated(rule, group)),
@@ -234,6 +329,16 @@ class RlLeader:
             with self._timed("evaluate"):
                 answers = yield Evaluate()
             row |= merge_evaluation(answers)
+
+    def _watch(self, row: dict[str, Any]) -> None:
+        """The guard-rails' warnings, and what they measure."""
+        warnings = self.controller.watch(
+            row.get("reward/total/mean"), row.get("eval/accuracy/mean")
+        )
+        for warning in warnings:
+            self.run.directory.event("guard", self.state.step, **dataclasses.asdict(warning))
+            self.run.reporter.message(f"step {self.state.step}: {warning.message}")
+        row |= self.controller.metrics()
 
     def _log(
         self, row: dict[str, Any], batch: Batch, advantages: Advantages, started: float
@@ -275,7 +380,10 @@ class RlLeader:
 
     def _stop(self) -> Lead:
         if not self.run.saved(self.state.step):
-            yield from self._save()
+            if self.state.stage_step:
+                yield from self._save()
+            else:  # nothing was trained in this stage: it begins anew, with what was measured before it
+                yield Save(self._entered.to_json(self.run))
         return "stopped"
 
     def _probe(self) -> Turn:

@@ -48,6 +48,10 @@ class RunState:
             generated_tokens=self.generated_tokens + generated_tokens,
         )
 
+    def sampled(self, tokens: int) -> RunState:
+        """After rollouts outside a step."""
+        return dataclasses.replace(self, generated_tokens=self.generated_tokens + tokens)
+
     def updated(self, updates: int) -> RunState:
         """After a step's updates: new weights, so a new policy version."""
         return dataclasses.replace(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from rlcurric.curriculum.measured import read_measured
 from rlcurric.recipe.schema import RlStage
 from rlcurric.train.coordinator import conduct
 from rlcurric.train.learner import Learner
 from rlcurric.train.models import load_policy
+from rlcurric.train.prompt_value import STATE as VALUE_STATE
+from rlcurric.train.prompt_value import PromptValue, value_backbone
 from rlcurric.train.rl import RlLeader
 from rlcurric.train.run import RunContext, RunState
 from rlcurric.train.worker import RlWorker
@@ -26,7 +30,8 @@ def run_rl(run: RunContext, stage: RlStage, state: RunState) -> tuple[str, RunSt
         settings=run.learner_settings(stage),
     )
     engine = run.engines.get(stage, learner.model, run.tokenizer)
-    worker = RlWorker(run, stage, learner, engine)
+    value = _value_model(run, stage, learner)
+    worker = RlWorker(run, stage, learner, engine, value)
     keep_statistics = not run.forked or _same(run, "curriculum", "mixture")
     optimizer_kept = resumed or "optimizer" in stage.carry
     if run.origin and optimizer_kept and (not run.forked or _same(run, "optim")):
@@ -37,6 +42,10 @@ def run_rl(run: RunContext, stage: RlStage, state: RunState) -> tuple[str, RunSt
         learner.load_controller(run.origin.path)
     if run.origin and resumed and keep_statistics:
         worker.load_carried(run.origin.path)
+    known = run.origin is not None and (run.origin.path / VALUE_STATE).exists()
+    if value is not None and run.origin and known and keep_statistics:
+        if resumed or "statistics" in stage.carry:
+            value.load(run.origin.path)
     leader: RlLeader | None = None
     if run.ranks.is_main:
         controller = run.parts.controller(stage, run.data.pool(stage), run.recipe.seed)
@@ -46,6 +55,9 @@ def run_rl(run: RunContext, stage: RlStage, state: RunState) -> tuple[str, RunSt
             else:
                 carried = "statistics" in stage.carry and keep_statistics
                 controller.carry_over(run.curriculum, statistics=carried)
+        if not resumed and stage.curriculum.warm_start is not None:
+            file = Path(run.recipe.base_dir, stage.curriculum.warm_start)
+            controller.learn(read_measured(file, state.step, state.policy_version))
         leader = RlLeader(run, stage, controller, state)
 
     def lead() -> Any:
@@ -55,6 +67,17 @@ def run_rl(run: RunContext, stage: RlStage, state: RunState) -> tuple[str, RunSt
 
     result: tuple[str, RunState] = conduct(run.ranks, lead, worker.obey)
     return result
+
+
+def _value_model(run: RunContext, stage: RlStage, learner: Learner) -> PromptValue | None:
+    """The value model, if the stage's scorer asks for one."""
+    if not run.parts.predicts(stage):
+        return None
+    settings = stage.curriculum.value
+    backbone = value_backbone(run.recipe, settings, learner.model, run.tokenizer)
+    return PromptValue(
+        settings, backbone.to(learner.device), run.recipe.seed, learner.settings.mixed_precision
+    )
 
 
 def _same(run: RunContext, *sections: str) -> bool:

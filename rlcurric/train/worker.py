@@ -20,8 +20,10 @@ from rlcurric.train.directives import (
     Directive,
     Evaluate,
     Fetch,
+    FitValue,
     Forget,
     Generate,
+    Predict,
     Probe,
     Save,
     ScoreKl,
@@ -31,10 +33,11 @@ from rlcurric.train.directives import (
 )
 from rlcurric.train.evaluation import EvalSample, evaluate
 from rlcurric.train.learner import Learner, Step
+from rlcurric.train.prompt_value import PromptValue
 from rlcurric.train.rows import ImitationRow, Key, TrainRow, Window, prompt_rows
 from rlcurric.train.run import RunContext
 from rlcurric.train.sampling import completions
-from rlcurric.types import Delivery, GroupId, Prompt, Rollout
+from rlcurric.types import Delivery, GroupId, Prompt, Request, Rollout
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +55,16 @@ Held = dict[GroupId, tuple[Prompt, tuple[Rollout, ...]]]
 class RlWorker:
     """One rank of an RL stage."""
 
-    def __init__(self, run: RunContext, stage: RlStage, learner: Learner, engine: Engine) -> None:
+    def __init__(
+        self,
+        run: RunContext,
+        stage: RlStage,
+        learner: Learner,
+        engine: Engine,
+        value: PromptValue | None = None,
+    ) -> None:
         self.run, self.stage, self.learner, self.engine = run, stage, learner, engine
+        self.value = value
         self.held: Held = {}
         self._spec = SamplingSpec(
             stage.rollout.max_new_tokens, stage.rollout.temperature, run.engines.eos_token_ids
@@ -64,6 +75,15 @@ class RlWorker:
         match directive:
             case Generate():
                 return self._generate(directive)
+            case Predict():
+                assert self.value is not None
+                return self.value.predict(
+                    directive.prompts[self.run.ranks.rank :: self.run.ranks.world]
+                )
+            case FitValue():
+                assert self.value is not None
+                prompts, rates, weights = zip(*directive.examples, strict=True)
+                return self.value.fit(prompts, rates, weights)
             case ScoreKl():
                 return self._score_kl(directive)
             case Update():
@@ -86,8 +106,16 @@ class RlWorker:
             case Save():
                 return self._save(directive)
 
+    def _share(self, requests: Sequence[Request]) -> list[Request]:
+        """This rank's requests: a group that goes on stays where its tokens are."""
+        new = [request for request in requests if not request.phase]
+        return [
+            *(one for one in requests if one.phase and one.group_id in self.held),
+            *new[self.run.ranks.rank :: self.run.ranks.world],
+        ]
+
     def _generate(self, directive: Generate) -> Generated:
-        mine = directive.requests[self.run.ranks.rank :: self.run.ranks.world]
+        mine = self._share(directive.requests)
         named = [(request, sample) for request in mine for sample in request.samples]
         rollouts = completions(
             self.engine,
@@ -105,17 +133,22 @@ class RlWorker:
         for request in mine:
             members = tuple(rollouts[start : start + len(request.samples)])
             start += len(members)
-            self.held[request.group_id] = (request.prompt, members)
-            grades.append(GradeRequest(request.group_id, request.prompt, members))
+            _, earlier = self.held.get(request.group_id, (None, ()))
+            # A continued group is graded as a whole: rewards may compare its samples.
+            self.held[request.group_id] = (request.prompt, earlier + members)
+            grades.append(GradeRequest(request.group_id, request.prompt, earlier + members))
         started = time.perf_counter()
         outcomes = self.run.parts.rubric(self.stage).score(
             grades, directive.weights, directive.args, self.stage.prompt.prefill
         )
-        deliveries = tuple(
-            Delivery(grade.group_id, grade.prompt.distribution, tuple(group))
-            for grade, group in zip(grades, outcomes, strict=True)
-        )
-        return Generated(deliveries, time.perf_counter() - started)
+        deliveries = []
+        for request, verdicts in zip(mine, outcomes, strict=True):
+            parts = [
+                tuple(one for one in verdicts if (one.sample in request.samples) is new)
+                for new in (True, False)
+            ]
+            deliveries.append(Delivery(request.group_id, request.prompt.distribution, *parts))
+        return Generated(tuple(deliveries), time.perf_counter() - started)
 
     def _update(self, directive: Update) -> dict[str, float]:
         windows = []
@@ -199,6 +232,8 @@ class RlWorker:
             def write(folder: Path) -> None:
                 self.learner.save(folder)
                 self.run.tokenizer.save_pretrained(folder / "model")
+                if self.value is not None:
+                    self.value.save(folder)
                 if carried:
                     (folder / CARRIED).write_text(json.dumps(dump_held(carried)), encoding="utf-8")
 

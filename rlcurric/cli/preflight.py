@@ -1,0 +1,78 @@
+"""`rlcurric preflight`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from rlcurric.recipe.load import load_recipe
+from rlcurric.recipe.schema import RlStage
+from rlcurric.registry import nearest
+
+
+def run_preflight(
+    recipe: str,
+    overrides: Sequence[str],
+    checkpoint: Path | None,
+    stage_name: str | None,
+    prompts: int,
+    samples: int | None,
+    output: Path | None,
+    report: Path | None,
+) -> int:
+    """Measure an RL stage's prompts under a model and say what to change."""
+    console = Console(highlight=False)
+    resolved = load_recipe(recipe, overrides)
+    stages = {stage.name: stage for stage in resolved.stages if isinstance(stage, RlStage)}
+    if not stages:
+        raise ValueError(f"The recipe {resolved.name} has no stage of kind rl to look at")
+    name = stage_name or next(iter(stages))
+    if name not in stages:
+        raise ValueError(f"--stage: no RL stage {name!r}. {nearest(name, stages)}")
+    for option, file in (("--output", output), ("--report", report)):
+        if file is not None and not file.resolve().parent.is_dir():
+            raise ValueError(f"{option}: there is no folder {file.resolve().parent}")
+    stage = stages[name]
+    if stage.rollout.engine == "replay":
+        raise ValueError(f"The stage {name} replays recorded rollouts; there is nothing to sample")
+    from rlcurric.curriculum.measured import measured_line
+    from rlcurric.eval.preflight import HISTOGRAM, advice, as_dict, preflight
+
+    def say(text: str) -> None:
+        console.print(text, soft_wrap=True)
+
+    found = preflight(resolved, stage, checkpoint, prompts, samples, say)
+    table = Table(
+        *("distribution", "pass rate", *(f"p {edge}" for edge in HISTOGRAM)),
+        *("informative", "truncated", "format", "length"),
+        title=f"{found.group_size} samples a prompt, as stage {name} would draw them",
+    )
+    for one in found.distributions:
+        table.add_row(
+            *(one.name, f"{one.pass_rate:.3f}", *map(str, one.histogram)),
+            *(f"{one.informative:.2f}", f"{one.truncated:.2f}"),
+            *("-" if one.format_rate is None else f"{one.format_rate:.2f}", f"{one.length:.1f}"),
+        )
+    console.print(table)
+    say(
+        f"{found.tokens_per_second:.0f} tokens/s. {stage.until.steps} steps of this stage: about "
+        f"{_duration(found.rollout_seconds)} of rollouts (without refill) and {_duration(found.update_seconds)} of updates"
+    )
+    for sentence in advice(found, stage):
+        say(f"warning: {sentence}")
+    if output is not None:
+        output.write_text("".join(map(measured_line, found.outcomes)), encoding="utf-8")
+        say(f"wrote {len(found.outcomes)} prompts to {output}: curriculum.warm_start={output}")
+    if report is not None:
+        report.write_text(json.dumps(as_dict(found), indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
