@@ -33,6 +33,7 @@ from rlcurric.seeds import hash64
 from rlcurric.train.attention import use_packed_attention
 from rlcurric.train.logprobs import PolicyForward, check_packing, hidden_states
 from rlcurric.train.models import load_model, local_path, tokenizer_of
+from rlcurric.train.value_head import ValueHead
 from rlcurric.types import Prompt
 
 if TYPE_CHECKING:
@@ -42,7 +43,6 @@ TENSORS = "value.safetensors"
 STATE = "value.json"
 MODEL = "value_model"
 KEY = "curriculum.value.backbone"
-REFERENCE_WIDTH = 128  # the width at which `learning_rate` is taken as it is written
 _FARTHEST = 30.0  # logits beyond this would round to a pass rate of 0 or 1
 
 
@@ -56,10 +56,11 @@ class ValueSettings:
             (the paper's form); costs its weights, gradients and two moments in memory.
         learning_rate: of the head's layers at 128 inputs, by AdamW; a layer with n inputs gets 128 / n of it, so that
             an update moves predictions as far in a wide model as in a narrow one.
-        body_learning_rate: of a second language model.
-        passes: updates for each fit, every one on all prompts of the window. The paper makes one.
-        window: steps whose prompts a fit goes over, this one included; 1: this step's alone, as in the paper. Hidden
-            states are always taken anew, so more steps cost more forward passes.
+        body_learning_rate: of a second language model. One of a million parameters wants 1e-4 and passes of 4.
+        passes: updates for each fit, every one on all prompts of the window. Null: 8 on the policy, whose hidden states
+            are read once for all of them; 1 for a second model, as in the paper.
+        window: steps whose prompts a fit goes over, this one included; their hidden states are read anew, as the
+            backbone changes. Null: 4 on the policy; 1 for a second model, as in the paper.
         hidden: width of a layer between the hidden state and the value; None: a linear head, as in the paper.
         tokens_per_microbatch: prompt tokens of one forward pass.
     """
@@ -67,9 +68,9 @@ class ValueSettings:
     backbone: str = "policy"
     learning_rate: float = 1e-3
     body_learning_rate: float = 1e-6
-    passes: int = 1
-    window: int = 1
-    hidden: int | None = None
+    passes: int | None = None
+    window: int | None = None
+    hidden: int | None = 64
     tokens_per_microbatch: int = 8192
 
     def __post_init__(self) -> None:
@@ -79,19 +80,24 @@ class ValueSettings:
             rate = getattr(self, name)
             if not (math.isfinite(rate) and rate > 0):
                 raise ValueError(f"curriculum.value.{name} must be finite and above 0, got {rate}")
-        for name in ("passes", "window", "tokens_per_microbatch"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"curriculum.value.{name} must be at least 1, got {getattr(self, name)}"
-                )
-        if self.hidden is not None and self.hidden < 1:
-            raise ValueError(
-                f"curriculum.value.hidden must be at least 1, or null for a linear head, got {self.hidden}"
-            )
+        for name in ("passes", "window", "hidden", "tokens_per_microbatch"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise ValueError(f"curriculum.value.{name} must be at least 1, got {number}")
 
     @property
     def reads_policy(self) -> bool:
         return self.backbone == "policy"
+
+    @property
+    def updates(self) -> int:
+        """`passes`, or what stands for it."""
+        return self.passes or (8 if self.reads_policy else 1)
+
+    @property
+    def steps(self) -> int:
+        """`window`, or what stands for it."""
+        return self.window or (4 if self.reads_policy else 1)
 
 
 def value_backbone(
@@ -114,38 +120,6 @@ def value_backbone(
     return load_model(recipe, where)
 
 
-class ValueHead(nn.Module):
-    """Logit of the pass rate from a hidden state; 0, a pass rate of one half, before any fit."""
-
-    def __init__(self, width: int, hidden: int | None, seed: int) -> None:
-        super().__init__()
-        self.width = width
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            self.inner = nn.Linear(width, hidden) if hidden is not None else None
-            self.outer = nn.Linear(hidden or width, 1)
-        nn.init.zeros_(self.outer.weight)
-        nn.init.zeros_(self.outer.bias)
-
-    def forward(self, states_PD: torch.Tensor) -> torch.Tensor:
-        """(P, D) to (P,), in float32. States are normalised first: their scale differs by model and over training."""
-        with torch.autocast(states_PD.device.type, enabled=False):
-            states_PD = nn.functional.layer_norm(states_PD.float(), (self.width,))
-            if self.inner is not None:
-                states_PD = nn.functional.gelu(self.inner(states_PD))
-            logits_P1: torch.Tensor = self.outer(states_PD)
-            return logits_P1[:, 0]
-
-    def groups(self, rate: float) -> list[dict[str, Any]]:
-        """Parameter groups for AdamW, a layer's learning rate by its number of inputs."""
-        layers = [layer for layer in (self.inner, self.outer) if layer is not None]
-        weights = [
-            {"params": [layer.weight], "lr": rate * REFERENCE_WIDTH / layer.in_features}
-            for layer in layers
-        ]
-        return [*weights, {"params": [layer.bias for layer in layers], "lr": rate}]
-
-
 @dataclass(frozen=True, slots=True)
 class _Evidence:
     """What one step taught about its prompts."""
@@ -155,7 +129,7 @@ class _Evidence:
     weights: tuple[float, ...]
 
 
-Batches = list[tuple[list[int], PackedRows | torch.Tensor]]  # rows; their line, or their states
+Batches = Sequence[tuple[list[int], PackedRows | torch.Tensor]]  # rows; their line, or states
 
 
 class PromptValue:
@@ -190,16 +164,15 @@ class PromptValue:
         width = int(model.get_input_embeddings().weight.shape[-1])
         self._head = ValueHead(width, settings.hidden, hash64(seed, "value") >> 1).to(self._device)
         self._optimizer = self._adamw()
-        self._window: deque[_Evidence] = deque(maxlen=settings.window)
+        self._window: deque[_Evidence] = deque(maxlen=settings.steps)
 
     def predict(self, prompts: Sequence[Prompt]) -> list[float]:
         """The expected pass rate of each prompt, strictly between 0 and 1: one half before the first fit."""
-        values_P = torch.zeros(len(prompts), dtype=torch.float64)
+        if not prompts:
+            return []
         with torch.no_grad(), self._undisturbed():
-            for members, item in self._batches([prompt.prompt_ids for prompt in prompts]):
-                logits_P = self._logits(item).double().clamp(-_FARTHEST, _FARTHEST)
-                values_P[members] = logits_P.sigmoid().cpu()
-        values: list[float] = values_P.tolist()
+            logits_P = self._head(self._read([prompt.prompt_ids for prompt in prompts])).double()
+        values: list[float] = logits_P.clamp(-_FARTHEST, _FARTHEST).sigmoid().tolist()
         return values
 
     def fit(
@@ -220,9 +193,15 @@ class PromptValue:
         weight_P = self._column([weight for one in self._window for weight in one.weights])
         seen = len(evidence.prompt_ids)
         with torch.enable_grad(), self._undisturbed():
-            batches = self._batches(rows)
+            if self.settings.reads_policy:
+                states_PD = self._read(rows)
+                self._head.follow(states_PD[-seen:])
+                batches: Batches = [(list(range(len(rows))), states_PD)]
+            else:
+                self._head.follow(self._read(evidence.prompt_ids))
+                batches = list(self._lines(rows))
             values = [
-                self._descend(batches, target_P, weight_P) for _ in range(self.settings.passes)
+                self._descend(batches, target_P, weight_P) for _ in range(self.settings.updates)
             ]
         before_P = values[0][-seen:]
         metrics = {
@@ -240,9 +219,7 @@ class PromptValue:
 
     def save(self, folder: Path) -> None:
         """Head, moments and window into `value.safetensors` and `value.json`; an own model into `value_model/`."""
-        tensors = {
-            f"parameter::{name}": tensor.detach() for name, tensor in self._head.named_parameters()
-        }
+        tensors = {f"head::{name}": tensor for name, tensor in self._head.state_dict().items()}
         for name, parameter in self._trained():
             for kind, value in self._optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer::{name}::{kind}"] = value.detach()
@@ -274,9 +251,9 @@ class PromptValue:
             self._model = loaded.to(self._device).eval()
             use_packed_attention(self._model)
         tensors = load_file(folder / TENSORS)
-        with torch.no_grad():
-            for name, parameter in self._head.named_parameters():
-                parameter.copy_(tensors[f"parameter::{name}"])
+        self._head.load_state_dict(
+            {name: tensors[f"head::{name}"] for name in self._head.state_dict()}
+        )
         self._optimizer = self._adamw()
         for name, parameter in self._trained():
             for kind in ("step", "exp_avg", "exp_avg_sq"):
@@ -325,28 +302,25 @@ class PromptValue:
             groups.append({"params": body, "lr": self.settings.body_learning_rate})
         return torch.optim.AdamW(groups, weight_decay=0.0)
 
-    def _batches(self, rows: Sequence[tuple[int, ...]]) -> Batches:
-        """Prompts in lines of at most `tokens_per_microbatch`; those for the policy's head already read."""
-        batches: Batches = []
+    def _lines(self, rows: Sequence[tuple[int, ...]]) -> Iterator[tuple[list[int], PackedRows]]:
+        """Prompts in lines of at most `tokens_per_microbatch` tokens, with the rows in each."""
         unused = np.zeros(1, dtype=np.int64)  # a completion, whose last token is never read
         for members in pack([len(ids) for ids in rows], self.settings.tokens_per_microbatch):
-            line = to_packed([(rows[index], unused, None) for index in members], self._device)
-            batches.append((members, line))
-        if not self.settings.reads_policy:
-            return batches
-        with torch.no_grad():
-            return [(members, self._states(line)) for members, line in batches]
+            triples = [(rows[index], unused, None) for index in members]
+            yield members, to_packed(triples, self._device)
 
-    def _states(self, line: PackedRows | torch.Tensor) -> torch.Tensor:
-        """Hidden states (P, D) of the last prompt tokens."""
-        if isinstance(line, torch.Tensor):
-            return line
+    @torch.no_grad()
+    def _read(self, rows: Sequence[tuple[int, ...]]) -> torch.Tensor:
+        """Hidden states (P, D) of prompts, without a gradient."""
+        states_PD = torch.zeros(len(rows), self._head.width, device=self._device)
+        for members, line in self._lines(rows):
+            states_PD[members] = self._states(line)
+        return states_PD
+
+    def _states(self, line: PackedRows) -> torch.Tensor:
+        """Hidden states of the last prompt tokens of a line, float32."""
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._bf16):
             return hidden_states(self._model, line).float()
-
-    def _logits(self, item: PackedRows | torch.Tensor) -> torch.Tensor:
-        logits_P: torch.Tensor = self._head(self._states(item))
-        return logits_P
 
     def _descend(
         self, batches: Batches, target_P: torch.Tensor, weight_P: torch.Tensor
@@ -357,7 +331,8 @@ class PromptValue:
             weight_P
         )  # not over their sum: late outcomes only are to move less
         for members, item in batches:
-            value = self._logits(item).sigmoid()
+            states_PD = self._states(item) if isinstance(item, PackedRows) else item
+            value = self._head(states_PD).sigmoid()
             (share_P[members] * (value - target_P[members]).square()).sum().backward()
             values_P[members] = value.detach()
         if not bool(torch.isfinite(values_P).all()):
