@@ -90,6 +90,9 @@ class Scorer(Part, Protocol):
     `ratio` candidates are drawn for every prompt wanted; of these, `explore` (a share) are chosen uniformly and the
     rest by score: the largest (`pick` top; ties in random order), or without replacement in proportion (`sample`).
     `scope` mixture: the best of all candidates; distribution: as many of each as the sampler drew.
+
+    A scorer may also have `wanted(progress) -> list[tuple[str, int]]`: rows, by distribution and index, that it would
+    see among the candidates whatever was drawn, most urgent first. They are scored like the rest.
     """
 
     ratio: float
