@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from rlcurric import seeds
+from rlcurric.curriculum.evidence import PassRates
 from rlcurric.curriculum.parts import Decision, Verdict
 from rlcurric.curriculum.state import as_json, join_arrays, split_arrays
-from rlcurric.curriculum.table import PassRates
 from rlcurric.registry import nearest
 from rlcurric.schedules import Progress
 from rlcurric.types import Candidate, Disposition, GroupId, GroupOutcome, Prompt

@@ -83,9 +83,13 @@ def test_the_scope_distribution_keeps_what_the_sampler_drew() -> None:
     (line,) = drawn(controller)
     assert line["quotas"] == line["counts"] and sum(line["counts"].values()) == 12
     for name, count in line["counts"].items():
-        mine = [(score, k) for k, score in enumerate(line["scores"]) if line["candidates"][k][0] == name]
+        mine = [
+            (score, k) for k, score in enumerate(line["scores"]) if line["candidates"][k][0] == name
+        ]
         assert len(mine) == 4 * count
-        assert sorted(mine)[len(mine) - count :] == sorted(one for one in mine if one[1] in line["chosen"])
+        assert sorted(mine)[len(mine) - count :] == sorted(
+            one for one in mine if one[1] in line["chosen"]
+        )
 
 
 def test_predictions_reach_the_scorer_and_are_held_against_what_came() -> None:
@@ -111,9 +115,7 @@ def test_every_place_is_filled_and_exploration_reaches_what_scores_worst(
     for explore, expected in ((0.0, 0.0), (0.2, 4 * 0.2 / 2)):
         low = 0
         for round_ in range(400):
-            chosen = pick_candidates(
-                0, "s", 0, round_, scores, None, names, 4, pick, explore
-            )
+            chosen = pick_candidates(0, "s", 0, round_, scores, None, names, 4, pick, explore)
             assert len(chosen) == 4 and chosen == sorted(set(chosen))
             low += sum(place < 8 for place in chosen)
         assert low / 400 == pytest.approx(expected, abs=0.08)
@@ -332,7 +334,9 @@ class Even(Stateless):
     def begin_stage(self, history: Any) -> None: ...
 
 
-def test_filters_leave_prompts_out_and_a_distribution_that_has_none_gives_some_all_the_same() -> None:
+def test_filters_leave_prompts_out_and_a_distribution_that_has_none_gives_some_all_the_same() -> (
+    None
+):
     controller = controller_of(pool_filters=(Even(),), prompts_per_step=40, sizes=60)
     forced = 0.0
     for number in range(3):
@@ -389,6 +393,7 @@ def test_the_ledger_balances_after_any_interleaving(actions: list[str], kind: in
             controller.abandon()
             assert text(controller) == before and len(sampler.seen) == seen
             continue
+
         def grade(request: Request, sample: int) -> SampleOutcome:
             return outcome(sample, 1.0, Status.ERROR)
 

@@ -336,10 +336,8 @@ def test_every_draw_can_be_made_again_from_its_line() -> None:
             if line["kind"] == "draw":
                 lines += 1
                 drawn = [group["distribution"] for group in line["groups"]]
-                assert replay_distributions(3, line) == drawn
-                assert (
-                    len(drawn) < 3 or replay_distributions(4, line) != drawn or len(set(drawn)) == 1
-                )
+                assert sorted(replay_distributions(3, line)) == sorted(drawn)
+                differs += sorted(replay_distributions(4, line)) != sorted(drawn)
     assert lines >= 10 and differs > lines / 2
 
 

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlcurric import seeds
+from rlcurric.curriculum.evidence import PassRates
 from rlcurric.curriculum.state import as_json
-from rlcurric.curriculum.table import PassRates, PromptTable
+from rlcurric.curriculum.table import PromptTable
 from rlcurric.types import GroupId, GroupOutcome
 
 UIDS = st.integers(0, 2**64 - 1)

@@ -19,13 +19,13 @@ from typing import Any, Literal
 from rlcurric import seeds
 from rlcurric.curriculum.composition import Composition, ControllerSettings
 from rlcurric.curriculum.decisions import draw_fields, group_key, outcome_line
+from rlcurric.curriculum.evidence import PassRates
 from rlcurric.curriculum.gates import combined
 from rlcurric.curriculum.guards import Guards, GuardWarning, StepView
 from rlcurric.curriculum.ledger import GroupState, Ledger
 from rlcurric.curriculum.measure import batch_metrics, selection_metrics
 from rlcurric.curriculum.parts import Part, Verdict
 from rlcurric.curriculum.rounds import Round, Rounds
-from rlcurric.curriculum.table import PassRates
 from rlcurric.errors import RunError
 from rlcurric.schedules import Progress
 from rlcurric.types import (

@@ -101,8 +101,9 @@ class RunningRates:
 
     def mean(self) -> float:
         """Over the prompts visited; UNKNOWN_RATE if there are none."""
-        known = self._table.uids().tolist()
-        return float(self.get(known).mean()) if known else UNKNOWN_RATE
+        if not len(self._table):
+            return UNKNOWN_RATE
+        return float((self._table.column("rate") / self._table.column("visits")).mean())
 
     def state_dict(self) -> dict[str, Any]:
         return self._table.state_dict()
@@ -116,3 +117,44 @@ class RunningRates:
             "rate": fade_U * known["rate"] + seen.trust_U * seen.pass_rate_U,
             "visits": fade_U * known["visits"] + seen.trust_U,
         }
+
+
+class PassRates:
+    """How often every visited prompt was solved, over the whole run: what pool filters look back on."""
+
+    def __init__(self) -> None:
+        self._table = PromptTable(samples=0.0, solved=0.0, step=-1.0)
+
+    def observe(self, outcomes: Sequence[GroupOutcome]) -> None:
+        """Add the judged samples of ended groups, discounted by their weight."""
+        seen = visits(outcomes)
+        if not seen.uids:
+            return
+        known = self._table.get(seen.uids)
+        self._table.put(
+            seen.uids,
+            samples=known["samples"] + seen.samples_U,
+            solved=known["solved"] + seen.solved_U,
+            step=np.maximum(known["step"], seen.step_U),
+        )
+
+    def lookup(self, uids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """`(samples_C, pass_rate_C)`: samples judged, and the share that was correct (NaN where there are none)."""
+        known = self._table.get(uids)
+        with np.errstate(invalid="ignore"):
+            return known["samples"], known["solved"] / known["samples"]
+
+    def ages(self, uids: Sequence[int], step: int) -> np.ndarray:
+        """Steps since each prompt was last observed; NaN for those that never were."""
+        last_C = self._table.get(uids)["step"]
+        return np.where(last_C < 0, np.nan, step - last_C)
+
+    def uids(self) -> np.ndarray:
+        """uint64 (N,): every prompt of which a sample was judged, sorted."""
+        return self._table.uids()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._table.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._table.load_state_dict(state)

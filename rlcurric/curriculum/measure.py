@@ -36,17 +36,13 @@ def batch_metrics(
         ]
         if rates:
             metrics[f"curriculum/pass_rate/{name}"] = sum(rates) / len(rates)
-    known = [
-        (one.expected, one.pass_rate)
-        for one in outcomes
-        if one.expected is not None and one.pass_rate is not None
-    ]
-    if known:
-        expected, realised = zip(*known, strict=True)
-        metrics["curriculum/calibration/mae"] = mean_absolute_error(expected, realised)
-        rank = spearman(expected, realised)
-        if rank is not None:
-            metrics["curriculum/calibration/spearman"] = rank
+    known = [one for one in outcomes if one.expected is not None and one.pass_rate is not None]
+    expected = [one.expected or 0.0 for one in known]
+    realised = [one.pass_rate or 0.0 for one in known]
+    for name, measure in (("mae", mean_absolute_error), ("spearman", spearman)):
+        found = measure(expected, realised)
+        if found is not None:
+            metrics[f"curriculum/calibration/{name}"] = found
     return metrics
 
 

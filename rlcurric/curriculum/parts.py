@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from rlcurric.curriculum.table import PassRates
+from rlcurric.curriculum.evidence import PassRates
 from rlcurric.schedules import Progress
 from rlcurric.types import Candidate, GroupOutcome
 

@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from rlcurric.types import GroupOutcome
-
 _SMALLEST_TAIL = 1024
 
 
@@ -55,9 +53,13 @@ class PromptTable:
         if len(self._tail) > max(_SMALLEST_TAIL, len(self._sorted_N) // 8):
             self._merge()
 
+    def column(self, name: str) -> np.ndarray:
+        """A column of all prompts that were written, (N,), in no particular order."""
+        return self._columns[name][: self._size]
+
     def total(self, column: str) -> float:
         """Sum of a column over all prompts that were written."""
-        return float(self._columns[column][: self._size].sum())
+        return float(self.column(column).sum())
 
     def uids(self) -> np.ndarray:
         """uint64 (N,), sorted."""
@@ -120,50 +122,3 @@ class PromptTable:
         row_N = np.concatenate([self._row_N, np.fromiter(self._tail.values(), dtype=np.int64)])
         order_N = np.argsort(uid_N, kind="stable")
         self._sorted_N, self._row_N, self._tail = uid_N[order_N], row_N[order_N], {}
-
-
-class PassRates:
-    """How often every visited prompt was solved, over the whole run: what pool filters look back on."""
-
-    def __init__(self) -> None:
-        self._table = PromptTable(samples=0.0, solved=0.0, step=-1.0)
-
-    def observe(self, outcomes: Sequence[GroupOutcome]) -> None:
-        """Add the judged samples of ended groups, discounted by their weight."""
-        samples: dict[int, float] = {}
-        solved: dict[int, float] = {}
-        for one in outcomes:
-            if one.correct and one.weight:
-                uid = one.group_id.uid
-                samples[uid] = samples.get(uid, 0.0) + one.weight * len(one.correct)
-                solved[uid] = solved.get(uid, 0.0) + one.weight * sum(one.correct)
-        if not samples:
-            return
-        known = self._table.get(list(samples))
-        self._table.put(
-            list(samples),
-            samples=known["samples"] + list(samples.values()),
-            solved=known["solved"] + list(solved.values()),
-            step=[outcomes[0].step] * len(samples),
-        )
-
-    def lookup(self, uids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """`(samples_C, pass_rate_C)`: samples judged, and the share that was correct (NaN where there are none)."""
-        known = self._table.get(uids)
-        with np.errstate(invalid="ignore"):
-            return known["samples"], known["solved"] / known["samples"]
-
-    def ages(self, uids: Sequence[int], step: int) -> np.ndarray:
-        """Steps since each prompt was last observed; NaN for those that never were."""
-        last_C = self._table.get(uids)["step"]
-        return np.where(last_C < 0, np.nan, step - last_C)
-
-    def uids(self) -> np.ndarray:
-        """uint64 (N,): every prompt of which a sample was judged, sorted."""
-        return self._table.uids()
-
-    def state_dict(self) -> dict[str, Any]:
-        return self._table.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._table.load_state_dict(state)

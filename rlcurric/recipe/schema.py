@@ -297,15 +297,31 @@ class ValueModel(Closed):
     learning_rate: PositiveFloat = (
         1e-3  # of the head's layers at 128 inputs; a layer with n inputs gets 128 / n of it
     )
-    body_learning_rate: PositiveFloat = 1e-6  # of a second language model
-    passes: PositiveInt = 1  # updates a fit, each on all prompts of the window; the paper makes one
-    window: PositiveInt = 1  # steps whose prompts a fit goes over, read anew; the paper's is 1
-    hidden: PositiveInt | None = None  # width of a layer in the head; null: linear, as in the paper
+    body_learning_rate: PositiveFloat = 1e-6  # of a second model; one of 1 M parameters wants 1e-4
+    passes: PositiveInt | None = (
+        None  # updates a fit, each on all its prompts; null: 8, or 1 (the paper) for a second model
+    )
+    window: PositiveInt | None = (
+        None  # steps whose prompts a fit goes over, read anew; null: 4, or 1 (the paper) likewise
+    )
+    hidden: PositiveInt | None = (
+        64  # width of a layer in the head; null: a linear head, as in the paper
+    )
     tokens_per_microbatch: PositiveInt = 8192  # prompt tokens of one forward pass
 
     @property
     def reads_policy(self) -> bool:
         return self.backbone == "policy"
+
+    @property
+    def updates(self) -> int:
+        """`passes`, or what stands for it."""
+        return self.passes or (8 if self.reads_policy else 1)
+
+    @property
+    def steps(self) -> int:
+        """`window`, or what stands for it."""
+        return self.window or (4 if self.reads_policy else 1)
 
 
 class Guards(Closed):

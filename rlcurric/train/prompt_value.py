@@ -28,7 +28,7 @@ from torch import nn
 from rlcurric.curriculum.calibration import mean_absolute_error, spearman
 from rlcurric.data.packing import PackedRows, pack, to_packed
 from rlcurric.errors import RunError
-from rlcurric.recipe.schema import Recipe
+from rlcurric.recipe.schema import Recipe, ValueModel
 from rlcurric.seeds import hash64
 from rlcurric.train.attention import use_packed_attention
 from rlcurric.train.logprobs import PolicyForward, check_packing, hidden_states
@@ -46,62 +46,8 @@ KEY = "curriculum.value.backbone"
 _FARTHEST = 30.0  # logits beyond this would round to a pass rate of 0 or 1
 
 
-@dataclass(frozen=True)
-class ValueSettings:
-    """How pass rates are predicted. ValueError for numbers out of range.
-
-    Args:
-        backbone: what reads the prompts. `policy`: the policy itself, adapter included; costs one forward pass over
-            prompts. `base`, a folder or a hub id: a second language model with the policy's tokenizer, trained whole
-            (the paper's form); costs its weights, gradients and two moments in memory.
-        learning_rate: of the head's layers at 128 inputs, by AdamW; a layer with n inputs gets 128 / n of it, so that
-            an update moves predictions as far in a wide model as in a narrow one.
-        body_learning_rate: of a second language model. One of a million parameters wants 1e-4 and passes of 4.
-        passes: updates for each fit, every one on all prompts of the window. Null: 8 on the policy, whose hidden states
-            are read once for all of them; 1 for a second model, as in the paper.
-        window: steps whose prompts a fit goes over, this one included; their hidden states are read anew, as the
-            backbone changes. Null: 4 on the policy; 1 for a second model, as in the paper.
-        hidden: width of a layer between the hidden state and the value; None: a linear head, as in the paper.
-        tokens_per_microbatch: prompt tokens of one forward pass.
-    """
-
-    backbone: str = "policy"
-    learning_rate: float = 1e-3
-    body_learning_rate: float = 1e-6
-    passes: int | None = None
-    window: int | None = None
-    hidden: int | None = 64
-    tokens_per_microbatch: int = 8192
-
-    def __post_init__(self) -> None:
-        if not self.backbone:
-            raise ValueError(f"{KEY} must be policy, base, a folder or a hub id, got an empty one")
-        for name in ("learning_rate", "body_learning_rate"):
-            rate = getattr(self, name)
-            if not (math.isfinite(rate) and rate > 0):
-                raise ValueError(f"curriculum.value.{name} must be finite and above 0, got {rate}")
-        for name in ("passes", "window", "hidden", "tokens_per_microbatch"):
-            number = getattr(self, name)
-            if number is not None and number < 1:
-                raise ValueError(f"curriculum.value.{name} must be at least 1, got {number}")
-
-    @property
-    def reads_policy(self) -> bool:
-        return self.backbone == "policy"
-
-    @property
-    def updates(self) -> int:
-        """`passes`, or what stands for it."""
-        return self.passes or (8 if self.reads_policy else 1)
-
-    @property
-    def steps(self) -> int:
-        """`window`, or what stands for it."""
-        return self.window or (4 if self.reads_policy else 1)
-
-
 def value_backbone(
-    recipe: Recipe, settings: ValueSettings, policy: Any, tokenizer: PreTrainedTokenizerBase
+    recipe: Recipe, settings: ValueModel, policy: Any, tokenizer: PreTrainedTokenizerBase
 ) -> Any:
     """What reads the prompts: the policy, or the model that `backbone` names, as it was before any training.
 
@@ -136,7 +82,7 @@ class PromptValue:
     """The value model on one rank: predictions, fits, and all that they depend on.
 
     Args:
-        settings: see `ValueSettings`.
+        settings: `curriculum.value` of the recipe.
         model: what reads the prompts, on its device: the policy under training (its weights, gradients and mode stay as
             they are), or a causal language model that this object then trains and keeps in evaluation mode, so that
             dropout and gradient checkpointing are off.
@@ -148,7 +94,7 @@ class PromptValue:
 
     def __init__(
         self,
-        settings: ValueSettings,
+        settings: ValueModel,
         model: PreTrainedModel,
         seed: int,
         mixed_precision: str = "no",

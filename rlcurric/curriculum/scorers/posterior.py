@@ -143,11 +143,10 @@ class BetaPosterior:
 
     def metrics(self, part: str) -> dict[str, float]:
         """Prompts known, pseudo-counts of evidence a known prompt, and running pass rates of distributions."""
-        known = self._table.get(self._table.uids().tolist())
-        evidence_N = known["solved"] + known["failed"]
+        count = self._table.total("solved") + self._table.total("failed")
         return {
-            f"curriculum/{part}/known_prompts": float(len(evidence_N)),
-            f"curriculum/{part}/evidence": float(evidence_N.mean()) if len(evidence_N) else 0.0,
+            f"curriculum/{part}/known_prompts": float(len(self._table)),
+            f"curriculum/{part}/evidence": count / max(1, len(self._table)),
             **{f"curriculum/{part}/prior/{name}": rate for name, rate in self._rates.items()},
         }
 
