@@ -258,6 +258,19 @@ def test_scopes_see_samples_groups_and_batches(runner: RewardRunner) -> None:
     assert [[one.breakdown["t_batch"] for one in group] for group in groups] == [[3, 3], [3]]
 
 
+def test_the_shortest_bonus_knows_its_group(runner: RewardRunner) -> None:
+    """One right rollout of the first group is paid, none of the second, where nobody is right."""
+    names = ("shortest_bonus", "t_length")
+    rubric = Rubric([component(name) for name in names], "t_length", runner)
+    groups = rubric.score(
+        [request("a", "ab", "cd"), request("a", "", uid=2)],
+        dict.fromkeys(names, 1.0),
+        {"shortest_bonus": {"longer_than": 3}, "t_length": {"scale": 0.5}},
+    )
+    paid = [[one.breakdown["shortest_bonus"] for one in group] for group in groups]
+    assert paid == [[0, 0.2, 0], [0, 0]]
+
+
 def test_columns_arrive_as_they_are(runner: RewardRunner) -> None:
     rubric = Rubric([component("t_odd"), component("t_tuple")], "t_odd", runner)
     shape = ((1, 2), {"a": (3,)})
