@@ -30,10 +30,11 @@ import torch
 from rlcurric import seeds
 from rlcurric.build import RunData
 from rlcurric.recipe.load import load_recipe
+from rlcurric.recipe.schema import ValueModel
 from rlcurric.rollout.engine import SampleRequest, SamplingSpec
 from rlcurric.rollout.torch_engine import TorchEngine
 from rlcurric.train.models import context_length, eos_token_ids_of, load_model, tokenizer_of
-from rlcurric.train.prompt_value import PromptValue, ValueSettings
+from rlcurric.train.prompt_value import PromptValue
 from rlcurric.types import Prompt
 
 RESULTS = Path(__file__).parent / "results" / "selection.json"
@@ -53,7 +54,7 @@ class Contenders:
         pool = RunData(recipe, tokenizer, context_length(recipe)).pool(stage)
         self.chosen = options.prompts
         self.candidates = draw(pool, options.ratio * options.prompts)
-        self.value = PromptValue(ValueSettings(), model, seed=0)
+        self.value = PromptValue(ValueModel(), model, seed=0)
         self.engine = TorchEngine(model, tokenizer.pad_token_id, stage.rollout.torch.max_batch)
         limit = 4 if options.quick else stage.rollout.max_new_tokens
         self.spec = SamplingSpec(

@@ -247,8 +247,8 @@ def test_one_that_was_never_fitted_can_be_saved_and_a_shorter_window_keeps_the_l
     assert taught(short, 1)[0]["curriculum/value/prompts/sum"] == 2 * 24
 
 
-@pytest.mark.parametrize("settings", [ValueSettings(), OWN])
-def test_replicas_that_predict_their_shares_stay_equal(settings: ValueSettings) -> None:
+@pytest.mark.parametrize("settings", [ValueModel(), OWN])
+def test_replicas_that_predict_their_shares_stay_equal(settings: ValueModel) -> None:
     """As ranks do: predictions change nothing, and a fit on the same prompts gives the same bits."""
     replicas = [PromptValue(settings, new_model(), seed=0) for _ in range(2)]
     unseen, _ = sums(60)

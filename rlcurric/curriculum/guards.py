@@ -67,7 +67,7 @@ class StepView:
 
 
 @dataclass(frozen=True, slots=True)
-class Warning_:
+class GuardWarning:
     """What one guard has to say."""
 
     guard: str
@@ -103,7 +103,7 @@ class Guards:
         self._active: set[str] = set()  # conditions that hold and were spoken of
         self._given = 0
 
-    def observe(self, view: StepView) -> list[Warning_]:
+    def observe(self, view: StepView) -> list[GuardWarning]:
         """Take in a step; the warnings that are new."""
         self._count_draws(view)
         self._count_groups(view)
@@ -178,7 +178,7 @@ class Guards:
             self._evaluations = [*self._evaluations, self._since][-self._settings.window :]
             self._since = _Evaluation(0.0)
 
-    def _conditions(self, view: StepView) -> Iterator[tuple[str, Warning_]]:
+    def _conditions(self, view: StepView) -> Iterator[tuple[str, GuardWarning]]:
         """Those that hold, each by a key that stays the same while it does."""
         yield from self._starvation()
         yield from self._collapse(view)
@@ -186,16 +186,16 @@ class Guards:
         yield from self._stale()
         yield from self._reward_hacking()
 
-    def _starvation(self) -> Iterator[tuple[str, Warning_]]:
+    def _starvation(self) -> Iterator[tuple[str, GuardWarning]]:
         for name, idle in self._idle.items():
             if idle >= self._settings.starvation_steps:
                 message = (
                     f"Nothing was drawn from {name} in {idle} steps, so its statistics cannot change. Raise the "
                     f"sampler's floor, or take {name} out of the mixture."
                 )
-                yield f"starvation/{name}", Warning_("starvation", "sampler", "floor", message)
+                yield f"starvation/{name}", GuardWarning("starvation", "sampler", "floor", message)
 
-    def _collapse(self, view: StepView) -> Iterator[tuple[str, Warning_]]:
+    def _collapse(self, view: StepView) -> Iterator[tuple[str, GuardWarning]]:
         if self._collapsed >= self._settings.collapse_steps:
             top = max(view.probabilities, key=lambda name: view.probabilities[name])
             message = (
@@ -203,9 +203,9 @@ class Guards:
                 f"{self._latest['sampling_entropy']:.2f}). Raise its temperature or its floor; if the mixture is meant "
                 "to be so uneven, lower guards.collapse_entropy."
             )
-            yield "collapse", Warning_("collapse", "sampler", "temperature, floor", message)
+            yield "collapse", GuardWarning("collapse", "sampler", "temperature, floor", message)
 
-    def _one_way_pool(self, view: StepView) -> Iterator[tuple[str, Warning_]]:
+    def _one_way_pool(self, view: StepView) -> Iterator[tuple[str, GuardWarning]]:
         share = self._latest.get("excluded_share", 0.0)
         gone = [name for name, one in view.excluded.items() if one.prompts]
         returns = any(one.may_return for one in view.excluded.values())
@@ -215,25 +215,25 @@ class Guards:
                 f"{share:.0%} of the {view.pool} training prompts are kept out, most of them by {part}, and none can "
                 "come back. Set its recheck_every."
             )
-            yield "one_way_pool", Warning_("one_way_pool", part, "recheck_every", message)
+            yield "one_way_pool", GuardWarning("one_way_pool", part, "recheck_every", message)
 
-    def _stale(self) -> Iterator[tuple[str, Warning_]]:
+    def _stale(self) -> Iterator[tuple[str, GuardWarning]]:
         age = self._latest.get("statistics_age", 0.0)
         if age > self._settings.stale_steps:
             message = (
                 f"The statistics that prompts are scored by are {age:.0f} steps old on average. Lower the scorer's "
                 "period, so that old ones count less, or its ratio."
             )
-            yield "stale/statistics", Warning_("stale", "scorer", "period", message)
+            yield "stale/statistics", GuardWarning("stale", "scorer", "period", message)
         late = self._latest.get("late_share", 0.0)
         if late > self._settings.late_share:
             message = (
                 f"{late:.0%} of the groups that ended came too late for statistics to learn from them. Raise the "
                 "curriculum's max_lag, or keep fewer groups in flight."
             )
-            yield "stale/late", Warning_("stale", "curriculum", "max_lag", message)
+            yield "stale/late", GuardWarning("stale", "curriculum", "max_lag", message)
 
-    def _reward_hacking(self) -> Iterator[tuple[str, Warning_]]:
+    def _reward_hacking(self) -> Iterator[tuple[str, GuardWarning]]:
         """Both of the last two evaluations below the best, which lies before them, and a higher reward since.
 
         Where no reward is known up to the best, as for one before the first step, that up to the next one stands in.
@@ -257,7 +257,7 @@ class Guards:
                 f"{best.held_out:.3f} to {after[-1].held_out:.3f}: the policy may be gaming a reward. Look at the "
                 "rollouts and lower the weights of the rewards that do not verify."
             )
-            yield "reward_hacking", Warning_("reward_hacking", "rewards", "weight", message)
+            yield "reward_hacking", GuardWarning("reward_hacking", "rewards", "weight", message)
 
 
 def sampling_entropy(probabilities: Mapping[str, float]) -> float:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from rlcurric.curriculum.exclusion import ROUNDING, Changes, Excluded, StepVisits, step_visits
 from rlcurric.curriculum.evidence import PassRates
+from rlcurric.curriculum.exclusion import ROUNDING, Changes, Excluded, StepVisits, step_visits
 from rlcurric.curriculum.table import PromptTable
 from rlcurric.registry import register
 from rlcurric.schedules import Progress
@@ -109,7 +109,8 @@ class _Filter:
 class Screened(_Filter):
     """Drops prompts that the policy cannot solve at the stage's start (RIF-RFT, arXiv 2507.05386).
 
-    Every prompt is rolled out `samples` times, once; it stays if `min_correct` of them are correct. The rule of one in
+    Every prompt is rolled out `samples` times, once, before the first step; prompts of which the file of
+    `curriculum.warm_start` tells as many samples are not rolled out again. A prompt stays if `min_correct` of them are correct. The rule of one in
     eight is a re-implementation's: the paper's own threshold was not to be found. A prompt that was not screened stays.
 
     A small `samples` drops prompts that are only hard: at a pass rate p all fail with probability (1 - p)^samples,
@@ -125,7 +126,6 @@ class Screened(_Filter):
         drop_all_correct: drop prompts with nothing but correct samples too: they give no advantage either.
         recheck_every: steps after which a dropped prompt may be drawn again, once; it returns if that visit meets the
             same rule. None: what is dropped stays out.
-        path: a file of statistics measured earlier, which replaces the screening.
     """
 
     def __init__(
@@ -134,7 +134,6 @@ class Screened(_Filter):
         min_correct: int = 1,
         drop_all_correct: bool = False,
         recheck_every: int | None = 200,
-        path: str | None = None,
     ) -> None:
         if not 1 <= min_correct <= samples:
             raise ValueError(
@@ -145,19 +144,12 @@ class Screened(_Filter):
                 f"pool screened with drop_all_correct needs samples >= 2, got samples={samples}: every prompt would go"
             )
         super().__init__("screened", recheck_every)
-        self.samples, self.path = samples, path
+        self.screens = samples  # of every prompt, before the first step
         self._min_correct, self._drop_all_correct = min_correct, drop_all_correct
 
     def begin_stage(self, history: PassRates) -> None:
         """What counts is the policy as it is now, which the history does not tell."""
         self._changes.clear()
-
-    def screen(self, statistics: PassRates) -> None:
-        """Take the outcome of a screening that was done before; once, at the stage's start, after `begin_stage`."""
-        uid_N = statistics.uids()
-        judged_N, pass_rate_N = statistics.lookup(uid_N.tolist())
-        solved_N = np.nan_to_num(pass_rate_N) * judged_N
-        self._screen(uid_N, judged_N, solved_N, since=_STAGE_BEGIN)
 
     def observe(self, outcomes: Sequence[GroupOutcome]) -> None:
         """Groups that were `screened` decide; of all others, those of dropped prompts are rechecks."""
@@ -171,11 +163,11 @@ class Screened(_Filter):
         self, uid_N: np.ndarray, judged_N: np.ndarray, solved_N: np.ndarray, since: float
     ) -> None:
         stays_N = self._stays(judged_N, solved_N)
-        drop_N = ~stays_N & (2 * judged_N >= self.samples - ROUNDING)
+        drop_N = ~stays_N & (2 * judged_N >= self.screens - ROUNDING)
         self._decide(uid_N, solved_N / np.maximum(judged_N, ROUNDING), drop_N, stays_N, since)
 
     def _stays(self, judged_N: np.ndarray, solved_N: np.ndarray) -> np.ndarray:
-        needed_N = self._min_correct * np.minimum(1.0, judged_N / self.samples)
+        needed_N = self._min_correct * np.minimum(1.0, judged_N / self.screens)
         stays_N: np.ndarray = (judged_N > 0) & (solved_N >= needed_N - ROUNDING)
         if self._drop_all_correct:
             stays_N &= solved_N < judged_N - ROUNDING
