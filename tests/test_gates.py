@@ -193,6 +193,7 @@ def test_a_group_asked_for_before_the_rest_may_end_it_but_not_prolong_it() -> No
     assert changed == [(2, "returned")]
     assert first_step(gate, 1, after=0) == 5
     assert eligible(gate, [2], 3) == [True]
+    assert seen(gate, 6, group(1, right(8), 6, visit=2, weight=0.5)) == []  # nor counts after it
 
 
 def test_late_visits_count_less_toward_a_rest() -> None:
@@ -201,6 +202,12 @@ def test_late_visits_count_less_toward_a_rest() -> None:
     assert seen(gate, 1, group(1, right(8), 1, weight=0.5)) == [(1, "retired")]
     assert seen(gate, 7, group(1, right(8), 7, weight=0.5)) == []
     assert seen(gate, 8, group(1, right(7), 8, weight=0.1)) == [(1, "returned")]
+
+
+def test_a_visit_is_trusted_as_its_most_trusted_group() -> None:
+    gate = Retire(visits=1)
+    mixed = (group(1, right(8), weight=1.0), group(1, right(8), weight=0.5, visit=1))
+    assert seen(gate, 0, *mixed) == [(1, "retired")]
 
 
 def test_it_admits_every_group() -> None:

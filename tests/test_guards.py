@@ -213,7 +213,7 @@ def test_reward_hacking_speaks_when_the_reward_rises_and_accuracy_falls() -> Non
         [(0.2, 0.40), (0.5, 0.50), (0.4, 0.44), (0.3, 0.43)],  # the reward falls too
         [(0.3, 0.50), (0.3, 0.40), (0.3, 0.40)],  # it stays
         [(None, 0.50), (0.3, 0.40), (0.3, 0.40)],  # nothing is known of it before
-        [(0.2, 0.50), (0.3, 0.50), (0.4, 0.50), (0.5, 0.44)],  # the last of equals is the best
+        [(0.2, 0.50), (0.5, 0.50), (0.4, 0.44), (0.4, 0.43)],  # it fell since the last of the best
         [(0.2, 0.45), (0.3, 0.50), (0.4, 0.45), (0.5, 0.45)],  # 0.05 is not more than 0.05
     ],
 )

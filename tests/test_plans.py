@@ -86,9 +86,10 @@ def test_lilo_keeps_the_most_learnable() -> None:
 
 
 def test_lilo_ties_up_to_rounding() -> None:
-    """1/3 and 2/3 are equally learnable, whatever 1 - 1/3 is in floating point."""
-    assert Lilo(probe=3).then(probes([2, 1], 3), 1, 3) == [0, None]
-    assert Lilo(probe=3).then(probes([1, 2], 3), 1, 3) == [0, None]
+    """3/10 and 7/10 are equally learnable, and so are 2/10 and 8/10, whatever floating point makes of them."""
+    assert 0.3 * (1 - 0.3) < 0.7 * (1 - 0.7) and 0.2 * (1 - 0.2) > 0.8 * (1 - 0.8)
+    for counts in ([3, 7], [7, 3], [2, 8], [8, 2]):
+        assert Lilo(probe=10).then(probes(counts, 10), 1, 10) == [0, None]
 
 
 def test_lilo_drops_a_probe_of_which_too_little_could_be_judged() -> None:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlcurric.curriculum.exclusion import Excluded, Excluding
+from rlcurric.curriculum.parts import PoolFilter
 from rlcurric.curriculum.pools import DropEasy, Screened
 from rlcurric.curriculum.table import PassRates
 from rlcurric.registry import registry
@@ -42,7 +43,8 @@ def changed(part: Filter) -> list[tuple[int, str, float]]:
 
 def test_filters_have_names_and_can_be_asked_what_they_keep_out() -> None:
     assert {"screened", "drop_easy"} <= set(registry("pool"))
-    assert isinstance(Screened(), Excluding) and isinstance(DropEasy(), Excluding)
+    filters: list[PoolFilter] = [Screened(), DropEasy()]
+    assert all(isinstance(part, Excluding) for part in filters)
 
 
 @pytest.mark.parametrize(
@@ -85,6 +87,14 @@ def test_a_dropped_prompt_is_visited_again_once_and_returns_when_solved() -> Non
     part.observe([group(BIG, right(0), 25), group(4, right(0), 25)])  # only a screening drops
     assert part.changes() == []
     assert eligible(part, [BIG, 4], 26) == [True, True]
+
+
+def test_what_was_never_dropped_or_returned_is_not_stored() -> None:
+    part = Screened(samples=4, recheck_every=1)
+    part.observe(screening({1: 0, 2: 4}, of=4))
+    part.observe([group(1, right(2, 4), 5), group(2, right(0, 4), 5), group(3, right(0, 4), 5)])
+    assert part.state_dict()["prompts"]["uid"].tolist() == []
+    assert part.state_dict()["returned"] == 1
 
 
 def test_without_recheck_what_is_dropped_stays_out() -> None:
@@ -176,6 +186,8 @@ def test_each_stage_decides_anew() -> None:
     part.begin_stage(history_of({1: (4, 4), 2: (4, 4), 3: (4, 0)}))
     later = DropEasy(min_samples=4)
     later.load_state_dict(through_disk(part.state_dict()))
+    later.begin_stage(history_of({1: (3, 0), 2: (3, 3)}))  # too few samples to decide
+    assert later.changes() == []
     later.begin_stage(history_of({1: (8, 5), 2: (8, 8), 3: (80, 76)}))
     assert changed(later) == [(3, "dropped", 0.95), (1, "returned", 0.625)]
     assert later.metrics() == {
