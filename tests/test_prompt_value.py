@@ -247,6 +247,18 @@ def test_one_that_was_never_fitted_can_be_saved_and_a_shorter_window_keeps_the_l
     assert taught(short, 1)[0]["curriculum/value/prompts/sum"] == 2 * 24
 
 
+@pytest.mark.parametrize("settings", [ValueModel(), OWN])
+def test_replicas_that_predict_their_shares_stay_equal(settings: ValueModel) -> None:
+    """As ranks do: predictions change nothing, and a fit on the same prompts gives the same bits."""
+    replicas = [PromptValue(settings, new_model(), seed=0) for _ in range(2)]
+    unseen, _ = sums(60)
+    for seed in range(3):
+        for rank, value in enumerate(replicas):
+            value.predict(unseen[rank::2])
+            taught(value, 1, first=seed)
+    assert replicas[0].predict(unseen) == replicas[1].predict(unseen)
+
+
 def test_evidence_without_weight_changes_nothing_and_late_evidence_moves_less() -> None:
     unseen, _ = sums(90)
     prompts, rates = sums(0)

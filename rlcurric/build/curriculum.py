@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any, get_args
 
 from rlcurric.build.binding import placed, resolve, scheduled, validated
@@ -26,10 +25,13 @@ def bind_curriculum(stage: RlStage, base_dir: str, pool: PromptPool | None) -> C
     `pool` None: only check. A part that asks for the pool is then left out.
     """
     where, chosen = f"stages.{stage.name}.curriculum", stage.curriculum
-    given: dict[str, Any] = {"mixture": stage.mixture, "pool": pool}
+    given: dict[str, dict[str, Any]] = {
+        "sampler": {"mixture": stage.mixture},
+        "scorer": {"pool": pool},
+    }
 
     def bind(kind: str, part: Part, place: str) -> Any:
-        return bind_part(kind, part, f"{where}.{place}", base_dir, given)
+        return bind_part(kind, part, f"{where}.{place}", base_dir, given.get(kind, {}))
 
     several = {
         key: [bind(kind, part, place) for part, place in _places(key, getattr(chosen, key))]
@@ -109,7 +111,7 @@ def bind_settings(stage: RlStage) -> ControllerSettings:
             max_lag=chosen.max_lag,
             normalise_weights=chosen.normalise_weights,
             log_candidates=chosen.log_candidates,
-            guards=replace(GuardSettings(), **chosen.guards.model_dump()),
+            guards=GuardSettings(**chosen.guards.model_dump()),
         )
 
 

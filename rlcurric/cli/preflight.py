@@ -47,17 +47,22 @@ def run_preflight(
 
     found = preflight(resolved, stage, checkpoint, prompts, samples, say)
     table = Table(
-        *("distribution", "pass rate", *(f"p {edge}" for edge in HISTOGRAM)),
-        *("informative", "truncated", "format", "length"),
+        *("distribution", "rate", "prompts by rate", "signal", "cut", "format", "tokens"),
         title=f"{found.group_size} samples a prompt, as stage {name} would draw them",
     )
+    width = len(str(max(one.prompts for one in found.distributions)))
     for one in found.distributions:
         table.add_row(
-            *(one.name, f"{one.pass_rate:.3f}", *map(str, one.histogram)),
+            *(one.name, f"{one.pass_rate:.3f}"),
+            " ".join(f"{count:>{width}}" for count in one.histogram),
             *(f"{one.informative:.2f}", f"{one.truncated:.2f}"),
             *("-" if one.format_rate is None else f"{one.format_rate:.2f}", f"{one.length:.1f}"),
         )
     console.print(table)
+    say(
+        f"Prompts by pass rate: {', '.join(HISTOGRAM)}. Signal: share of groups with right and wrong samples; cut: of "
+        "completions that were truncated."
+    )
     say(
         f"{found.tokens_per_second:.0f} tokens/s. {stage.until.steps} steps of this stage: about "
         f"{_duration(found.rollout_seconds)} of rollouts (without refill) and {_duration(found.update_seconds)} of updates"

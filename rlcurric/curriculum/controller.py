@@ -12,6 +12,7 @@ these calls. Lives on rank 0 alone.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -20,7 +21,8 @@ from rlcurric import seeds
 from rlcurric.curriculum.composition import Composition, ControllerSettings
 from rlcurric.curriculum.decisions import draw_fields, group_key, outcome_line
 from rlcurric.curriculum.evidence import PassRates
-from rlcurric.curriculum.gates import combined
+from rlcurric.curriculum.exclusion import Excluding
+from rlcurric.curriculum.gates import strongest
 from rlcurric.curriculum.guards import Guards, GuardWarning, StepView
 from rlcurric.curriculum.ledger import GroupState, Ledger
 from rlcurric.curriculum.measure import batch_metrics, selection_metrics
@@ -207,33 +209,37 @@ class Controller:
         )
         return Batch(batch.step, groups)
 
-    def watch(self, reward: float | None, accuracy: float | None) -> list[GuardWarning]:
-        """What the guard-rails have to say of the step: mean reward of the batch, held-out accuracy if it was measured."""
-        outcomes = self._now.outcomes
+    def watch(self, held_out: float | None) -> list[GuardWarning]:
+        """What the guard-rails have to say of the step; `held_out`: accuracy, if it was measured after it."""
         draws = [line for line in self._now.log if line["kind"] == "draw"]
-        drawn = dict.fromkeys(self._pool.sizes, 0)
-        for line in draws:
-            for group in line["groups"]:
-                drawn[group["distribution"]] += 1
         ages = self._now.ages
-        late = [one.weight == 0 for one in outcomes]
+        excluding = {
+            place: part.excluded()
+            for place, part in self._parts.named().items()
+            if isinstance(part, Excluding)
+        }
         warnings = self._guards.observe(
             StepView(
                 step=self._step,
-                probabilities=draws[-1]["probabilities"]
-                if draws
-                else self._parts.sampler.probabilities(self._progress),
-                drawn=drawn,
-                excluded_share=self._rounds.stream.excluded_share,
-                excluded_can_return=True,
-                statistics_age=sum(ages) / len(ages) if ages else None,
-                late_share=sum(late) / len(late) if late else 0.0,
-                reward=reward,
-                held_out_accuracy=accuracy,
+                probabilities=self._probabilities(),
+                drawn=Counter(group["distribution"] for line in draws for group in line["groups"]),
+                outcomes=self._now.outcomes,
+                pool=sum(self._pool.sizes.values()),
+                excluded=excluding,
+                statistics_age=sum(ages) / len(ages) if self._parts.scorer and ages else None,
+                held_out=held_out,
             )
         )
         self._metrics |= self._guards.metrics()
         return warnings
+
+    def _probabilities(self) -> dict[str, float]:
+        """The latest ones that the step drew by; what the sampler says now, if it drew nothing."""
+        for line in reversed(self._now.log):
+            if line["kind"] == "draw":
+                drawn: dict[str, float] = line["probabilities"]
+                return drawn
+        return self._parts.sampler.probabilities(self._progress)
 
     def abandon(self) -> None:
         """Go back to the start of the step, as if it had never begun."""
@@ -410,7 +416,7 @@ class Controller:
         if len(outcome.rewards) < 2:
             self._refuse(group_id, "failed")
             return
-        verdict = combined(gate.judge(outcome) for gate in self._parts.gates)
+        verdict = strongest(gate.judge(outcome) for gate in self._parts.gates)
         if verdict is Verdict.REFUSE:
             self._refuse(group_id, "gated")
         elif verdict is Verdict.REPLACE:
@@ -506,17 +512,11 @@ class Controller:
         """The rest of the step's log, its metrics, and the watch over steps without a batch."""
         self._now.outcomes = list(outcomes)
         for place, part in self._parts.named().items():
-            changes = part.changes() if hasattr(part, "changes") else []
+            changes = part.changes() if isinstance(part, Excluding) else []
             if changes:
                 self._now.log.append({**self._place("pool"), "part": place, "prompts": changes})
         self._now.log.append(
             {**self._place("outcomes"), "groups": [outcome_line(one) for one in outcomes]}
-        )
-        draws = [line for line in self._now.log if line["kind"] == "draw"]
-        probabilities = (
-            draws[-1]["probabilities"]
-            if draws
-            else self._parts.sampler.probabilities(self._progress)
         )
         self._metrics = {
             "curriculum/rounds": self._now.round,
@@ -524,7 +524,7 @@ class Controller:
             "curriculum/candidates/sum": self._rounds.stream.looked,
             "curriculum/candidates/excluded": self._rounds.stream.excluded,
             "curriculum/candidates/forced": self._rounds.stream.forced,
-            **{f"curriculum/probability/{name}": p for name, p in probabilities.items()},
+            **{f"curriculum/probability/{name}": p for name, p in self._probabilities().items()},
             **batch_metrics(outcomes, groups, list(self._pool.sizes)),
             **self._ledger.metrics(self._pool.sizes),
         }

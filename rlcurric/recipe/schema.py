@@ -325,19 +325,18 @@ class ValueModel(Closed):
 
 
 class Guards(Closed):
-    """When the guard-rails warn."""
+    """When the guard-rails warn: `curriculum.guards.GuardSettings`."""
 
-    starvation_steps: PositiveInt = 50  # steps in which a distribution was not drawn
+    starvation_steps: PositiveInt = 50  # in which a distribution was never drawn
     collapse_entropy: Annotated[float, Field(ge=0, le=1)] = (
-        0.2  # of the sampling distribution, relative to uniform
+        0.2  # of the sampling probabilities, 1 for equal ones
     )
-    collapse_steps: PositiveInt = 10
-    pool_share: Annotated[float, Field(gt=0, le=1)] = 0.5  # of the pool, left out for good
-    stale_steps: PositiveInt = 100  # mean age of what is known of the chosen prompts
-    late_share: Annotated[float, Field(gt=0, le=1)] = 0.5  # of outcomes that came too late
-    reward_drop: Annotated[float, Field(gt=0, le=1)] = (
-        0.05  # of held-out accuracy below its best, while the reward rises
-    )
+    collapse_steps: PositiveInt = 10  # in a row
+    pool_share: Annotated[float, Field(ge=0, le=1)] = 0.5  # of the prompts, kept out for good
+    stale_steps: PositiveFloat = 100.0  # mean age of what prompts are scored by
+    late_share: Annotated[float, Field(ge=0, le=1)] = 0.5  # of a step's groups that came too late
+    window: Annotated[int, Field(ge=3)] = 10  # evaluations among which the best is looked for
+    drop: Annotated[float, Field(ge=0, le=1)] = 0.05  # of held-out accuracy since the best
 
 
 class Curriculum(Closed):

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ from rlcurric.train.run import RunContext, RunState
 from rlcurric.train.rundir import DECISIONS
 from rlcurric.train.screening import measure
 from rlcurric.train.worker import Generated
-from rlcurric.types import AdmittedGroup, Batch, Delivery, GroupId
+from rlcurric.types import AdmittedGroup, Batch, Delivery, GroupId, GroupOutcome
 
 Lead = Generator[Directive, list[Any], str]
 Turn = Generator[Directive, list[Any], None]
@@ -117,7 +118,7 @@ class RlLeader:
             return True
         file = self.run.directory.path / "screening" / f"{self.stage.name}.jsonl"
         known = read_measured(file) if file.exists() else []
-        done = {one.group_id.uid for one in known}
+        done = {one.group_id.uid for one in [*known, *self._warm_start(samples)]}
         pool = self.run.data.pool(self.stage)
         total = sum(pool.sizes.values())
         values = self.run.parts.reward_values(self.stage, self._progress())
@@ -149,6 +150,14 @@ class RlLeader:
             always_solved=sum(rate == 1 for rate in rates),
         )
         return True
+
+    def _warm_start(self, samples: int) -> list[GroupOutcome]:
+        """What the file of `curriculum.warm_start` tells of prompts by so many samples: the controller has learned it."""
+        path = self.stage.curriculum.warm_start
+        if path is None:
+            return []
+        found = read_measured(Path(self.run.recipe.base_dir, path))
+        return [one for one in found if len(one.correct) >= samples]
 
     def _rollouts(self, progress: Progress) -> Generator[Directive, list[Any], list[Delivery]]:
         """One round of requests, sampled and graded by all ranks."""
@@ -332,10 +341,7 @@ class RlLeader:
 
     def _watch(self, row: dict[str, Any]) -> None:
         """The guard-rails' warnings, and what they measure."""
-        warnings = self.controller.watch(
-            row.get("reward/total/mean"), row.get("eval/accuracy/mean")
-        )
-        for warning in warnings:
+        for warning in self.controller.watch(row.get("eval/accuracy/mean")):
             self.run.directory.event("guard", self.state.step, **dataclasses.asdict(warning))
             self.run.reporter.message(f"step {self.state.step}: {warning.message}")
         row |= self.controller.metrics()
