@@ -32,6 +32,16 @@ class Visits:
         """Weighted mean of correctness, in [0, 1]."""
         return self.solved_U / self.samples_U
 
+    @property
+    def uid_U(self) -> np.ndarray:
+        """The same prompts as an array, uint64."""
+        return np.array(self.uids, dtype=np.uint64)
+
+    @property
+    def step(self) -> int:
+        """The latest step; 0 without a prompt."""
+        return int(self.step_U.max()) if len(self.step_U) else 0
+
 
 def evidence(outcomes: Iterable[GroupOutcome]) -> list[GroupOutcome]:
     """The outcomes that say something, in group_id order: samples were judged, and it is not too late to listen."""

@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rlcurric.curriculum.exclusion import ROUNDING, Changes, Excluded, StepVisits, step_visits
+from rlcurric.curriculum.evidence import Visits, visits
+from rlcurric.curriculum.exclusion import ROUNDING, Changes, Excluded
 from rlcurric.curriculum.parts import Stateless, Verdict
-from rlcurric.curriculum.samplers import absolute_advantages
+from rlcurric.curriculum.signals import absolute_advantages
 from rlcurric.curriculum.table import PromptTable
 from rlcurric.registry import register
 from rlcurric.schedules import Progress
@@ -166,7 +167,7 @@ class Retire:
 
     def observe(self, outcomes: Sequence[GroupOutcome]) -> None:
         self._changes.clear()
-        seen = step_visits(outcomes)
+        seen = visits(outcomes)
         known = self._table.get(seen.uids)
         solved_U = seen.pass_rate_U >= self._threshold - ROUNDING
         out_U = known["rest"] > 0
@@ -204,7 +205,7 @@ class Retire:
 
     def _move(
         self,
-        seen: StepVisits,
+        seen: Visits,
         retire_U: np.ndarray,
         return_U: np.ndarray,
         known: Mapping[str, np.ndarray],

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from rlcurric.curriculum.evidence import PassRates
-from rlcurric.curriculum.exclusion import ROUNDING, Changes, Excluded, StepVisits, step_visits
+from rlcurric.curriculum.evidence import PassRates, Visits, visits
+from rlcurric.curriculum.exclusion import ROUNDING, Changes, Excluded
 from rlcurric.curriculum.table import PromptTable
 from rlcurric.registry import register
 from rlcurric.schedules import Progress
@@ -95,7 +95,7 @@ class _Filter:
         self._dropped += int(drop_N.sum()) - int(back_N.sum())
         self._returned += int(back_N.sum())
 
-    def _recheck(self, seen: StepVisits, keep_U: np.ndarray) -> None:
+    def _recheck(self, seen: Visits, keep_U: np.ndarray) -> None:
         """Visits of a step, of which only those to dropped prompts matter."""
         never_U = np.zeros_like(keep_U)
         waits_U = ~keep_U & (self._table.get(seen.uids)["dropped"] > 0)
@@ -154,10 +154,10 @@ class Screened(_Filter):
     def observe(self, outcomes: Sequence[GroupOutcome]) -> None:
         """Groups that were `screened` decide; of all others, those of dropped prompts are rechecks."""
         self._changes.clear()
-        probes = step_visits(one for one in outcomes if one.disposition == "screened")
-        self._screen(probes.uid_U, probes.judged_U, probes.solved_U, since=probes.step)
-        seen = step_visits(one for one in outcomes if one.disposition != "screened")
-        self._recheck(seen, self._stays(seen.judged_U, seen.solved_U))
+        probes = visits(one for one in outcomes if one.disposition == "screened")
+        self._screen(probes.uid_U, probes.samples_U, probes.solved_U, since=probes.step)
+        seen = visits(one for one in outcomes if one.disposition != "screened")
+        self._recheck(seen, self._stays(seen.samples_U, seen.solved_U))
 
     def _screen(
         self, uid_N: np.ndarray, judged_N: np.ndarray, solved_N: np.ndarray, since: float
@@ -210,5 +210,5 @@ class DropEasy(_Filter):
     def observe(self, outcomes: Sequence[GroupOutcome]) -> None:
         """Visits to dropped prompts are rechecks; nothing else changes anything."""
         self._changes.clear()
-        seen = step_visits(outcomes)
+        seen = visits(outcomes)
         self._recheck(seen, seen.pass_rate_U <= self._above + ROUNDING)
