@@ -57,7 +57,9 @@ def run(size: int, steps: int = 5, prompts: int = 8) -> tuple[Counting, Controll
 def test_a_decision_looks_at_as_many_rows_whatever_the_size_of_the_pool(size: int) -> None:
     pool, controller = run(size)
     assert pool.asked["prompt"] == 5 * 8  # only what was chosen is rendered
-    assert 5 * 64 <= pool.asked["candidate"] <= 5 * 64 + 5  # a row that came up twice is passed over
+    assert (
+        5 * 64 <= pool.asked["candidate"] <= 5 * 64 + 5
+    )  # a row that came up twice is passed over
     assert controller.metrics()["curriculum/candidates/sum"] <= 65
 
 

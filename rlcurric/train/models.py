@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rlcurric.recipe.schema import Recipe, StageBase
+from rlcurric.recipe.schema import Recipe, RlStage, StageBase
 from rlcurric.seeds import hash64
 from rlcurric.train.adapters import add_adapter, is_adapted, merged_tensors
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from rlcurric.train.run import RunContext
+
+
+VALUE_KEY = "curriculum.value.backbone"
 
 
 def local_path(path: str, base_dir: str = ".", key: str = "model.path") -> Path | None:
@@ -220,8 +223,13 @@ def set_environment(recipe: Recipe) -> None:
         for stage in recipe.stages
         if starts_elsewhere(stage)
     )
+    remote_value = any(
+        local_path(stage.curriculum.value.backbone, recipe.base_dir, VALUE_KEY) is None
+        for stage in recipe.stages
+        if isinstance(stage, RlStage) and stage.curriculum.value.backbone not in ("policy", "base")
+    )
     remote_data = any(d.source.name == "hub" for d in recipe.distributions.values())
-    if not (remote_model or remote_data or remote_init):
+    if not (remote_model or remote_data or remote_init or remote_value):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # spares DeepSpeed's search, and its warning

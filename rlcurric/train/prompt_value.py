@@ -32,7 +32,7 @@ from rlcurric.recipe.schema import Recipe, ValueModel
 from rlcurric.seeds import hash64
 from rlcurric.train.attention import use_packed_attention
 from rlcurric.train.logprobs import PolicyForward, check_packing, hidden_states
-from rlcurric.train.models import load_model, local_path, tokenizer_of
+from rlcurric.train.models import VALUE_KEY, load_model, local_path, tokenizer_of
 from rlcurric.train.value_head import ValueHead
 from rlcurric.types import Prompt
 
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 TENSORS = "value.safetensors"
 STATE = "value.json"
 MODEL = "value_model"
-KEY = "curriculum.value.backbone"
 _FARTHEST = 30.0  # logits beyond this would round to a pass rate of 0 or 1
 
 
@@ -57,10 +56,10 @@ def value_backbone(
         return policy
     if settings.backbone == "base":
         return load_model(recipe)
-    where = local_path(settings.backbone, recipe.base_dir, KEY) or settings.backbone
+    where = local_path(settings.backbone, recipe.base_dir, VALUE_KEY) or settings.backbone
     if tokenizer_of(recipe, where).get_vocab() != tokenizer.get_vocab():
         raise ValueError(
-            f"{KEY}: {settings.backbone!r} has another vocabulary than the policy, and prompts are read as the policy's token "
+            f"{VALUE_KEY}: {settings.backbone!r} has another vocabulary than the policy, and prompts are read as the policy's token "
             "ids. Name a model with the same tokenizer, or write base or policy"
         )
     return load_model(recipe, where)
