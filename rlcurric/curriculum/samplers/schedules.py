@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rlcurric.curriculum.evidence import UNKNOWN_RATE
+from rlcurric.curriculum.evidence import UNKNOWN_RATE, evidence
 from rlcurric.curriculum.parts import State, Stateless
 from rlcurric.curriculum.samplers.base import (
     require,
@@ -150,7 +150,7 @@ class EasyToHard(Stateless):
         wanted = f"of each distribution once ({', '.join(mixture)})"
         ordered = list(mixture) if order is None else list(order)
         require(part, "an order", wanted, order, sorted(ordered) == sorted(mixture))
-        require(part, "a jitter", "> 0", jitter, jitter > 0)
+        require(part, "a jitter", "in (0, 1]", jitter, 0 < jitter <= 1)
         require(part, "a floor", "in [0, 1]", floor, 0 <= floor <= 1)
         share_of = dict(zip(mixture, share_D.tolist(), strict=True))
         self._names, self._order = tuple(mixture), tuple(ordered)
@@ -177,7 +177,8 @@ def interval_masses(share_D: np.ndarray, place: float, sd: float) -> np.ndarray:
 class Cyclical:
     """Cyclical curriculum learning (CCL, arXiv 2202.05531) over distributions: from an easy part of the pool to all, and back.
 
-    A pseudo-epoch of size S draws the share S of the pool without replacement, easy prompts first. Sizes go start,
+    A pseudo-epoch of size S draws the share S of the pool without replacement, easier prompts sooner; the mixture's shares
+    are read as the distributions' shares of the pool. Sizes go start,
     start / alpha, ..., end and back by factors of alpha (0.25, 0.5, 1, 0.5, 0.25, ...); one of size S lasts
     max(1, round(S cycle_steps)) steps of the stage. A cycle is what lies between two pseudo-epochs of size `start`.
 
@@ -212,8 +213,9 @@ class Cyclical:
         require(part, "a floor", "in [0, 1]", floor, 0 <= floor <= 1)
         self._names, self._smoothing, self._floor = tuple(mixture), smoothing, floor
         self._sizes = ccl_sizes(start, end, alpha)
-        lasts = [max(1, math.floor(size * cycle_steps + 0.5)) for size in self._sizes]
+        lasts = [max(1, round(size * cycle_steps)) for size in self._sizes]
         self._ends = list(accumulate(lasts))  # stage step of the cycle before which a size ends
+        self._start = dict.fromkeys(mixture, UNKNOWN_RATE)
         # Pass rates after a step of the run, oldest first: those that a cycle in progress may have begun with.
         self._steps: list[int] = []
         self._rates: list[dict[str, float]] = []
@@ -226,22 +228,20 @@ class Cyclical:
     def probabilities(self, progress: Progress) -> dict[str, float]:
         began = progress.step - progress.stage_step % self._ends[-1]
         before = bisect_left(self._steps, began) - 1
-        rates = self._rates[before] if before >= 0 else {}
-        ease_D = [rates.get(name, UNKNOWN_RATE) + _LEAST_EASINESS for name in self._names]
-        chances_D = with_floor(
-            inclusion(self._share_D, np.array(ease_D), self.size(progress)), self._floor
-        )
+        rates = self._rates[before] if before >= 0 else self._start
+        ease_D = np.array([rates[name] for name in self._names]) + _LEAST_EASINESS
+        drawn_D = inclusion(self._share_D, ease_D, self.size(progress))
+        chances_D = with_floor(drawn_D, self._floor)
         return dict(zip(self._names, chances_D.tolist(), strict=True))
 
     def observe(self, outcomes: Sequence[GroupOutcome]) -> None:
         seen = step_means(outcomes, self._names)
         if not seen:
             return
-        rates = dict(self._rates[-1]) if self._rates else {}
+        rates = self._latest()
         for name, (mean, trust) in seen.items():
-            rate = rates.get(name, UNKNOWN_RATE)
-            rates[name] = rate + self._smoothing * trust * (mean - rate)
-        newest = max([*self._steps[-1:], *(one.step for one in outcomes)])
+            rates[name] += self._smoothing * trust * (mean - rates[name])
+        newest = max([*self._steps[-1:], *(_known_after(one) for one in evidence(outcomes))])
         self._steps.append(newest)
         self._rates.append(rates)
         needed = max(0, bisect_left(self._steps, newest - self._ends[-1] + 1) - 1)
@@ -250,30 +250,32 @@ class Cyclical:
     def state_dict(self) -> State:
         return {
             "step": np.array(self._steps, dtype=np.int64),
-            "rate": {  # NaN where nothing was known yet
-                name: np.array([rates.get(name, math.nan) for rates in self._rates])
+            "rate": {
+                name: np.array([rates[name] for rates in self._rates], dtype=np.float64)
                 for name in self._names
             },
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Pass rates of distributions that this stage has."""
+        """Pass rates of distributions that this stage has; others are as at the start."""
+        saved = {name: state["rate"][name] for name in self._names if name in state["rate"]}
         self._steps = [int(step) for step in state["step"]]
         self._rates = [
-            {
-                name: float(state["rate"][name][row])
-                for name in self._names
-                if name in state["rate"] and not math.isnan(state["rate"][name][row])
-            }
+            {**self._start, **{name: float(rates[row]) for name, rates in saved.items()}}
             for row in range(len(self._steps))
         ]
 
     def metrics(self) -> dict[str, float]:
         """Running pass rates."""
-        rates = self._rates[-1] if self._rates else {}
-        return {
-            f"curriculum/cyclical/{name}": rates.get(name, UNKNOWN_RATE) for name in self._names
-        }
+        return {f"curriculum/cyclical/{name}": rate for name, rate in self._latest().items()}
+
+    def _latest(self) -> dict[str, float]:
+        return dict(self._rates[-1] if self._rates else self._start)
+
+
+def _known_after(outcome: GroupOutcome) -> int:
+    """The step of the run after which an outcome was known: what was measured of prompts is known before its step."""
+    return outcome.step - (outcome.disposition == "screened")
 
 
 def ccl_sizes(start: float = 0.25, end: float = 1.0, alpha: float = 0.5) -> list[float]:
@@ -282,8 +284,8 @@ def ccl_sizes(start: float = 0.25, end: float = 1.0, alpha: float = 0.5) -> list
     S <- min(S / alpha, end), then S <- max(alpha S, start); arXiv 2202.05531, as in its code. The defaults give
     0.25, 0.5, 1, 0.5. ValueError for sizes or a factor that give no cycle.
     """
-    require("cyclical", "start and end", "in 0 < start <= end <= 1", (start, end), 0 < start <= end)
-    require("cyclical", "start and end", "in 0 < start <= end <= 1", (start, end), end <= 1)
+    ordered = 0 < start <= end <= 1
+    require("cyclical", "start and end", "in 0 < start <= end <= 1", (start, end), ordered)
     require("cyclical", "alpha", "in (0, 1)", alpha, 0 < alpha < 1)
     sizes = [start]
     while sizes[-1] < end:
@@ -302,7 +304,7 @@ def inclusion(share_D: np.ndarray, easiness_D: np.ndarray, size: float) -> np.nd
     distribution has rung; so P ~ share (1 - exp(-u easiness)), with u such that these sum to `size`. The approximation
     is in the fixed u, and in that prompts of one distribution count as equally easy.
     """
-    if size >= 1:
+    if size >= 1 - 1e-9:  # the race would not end
         return share_D
     low, high = 0.0, 1.0
     while float(share_D @ -np.expm1(-high * easiness_D)) < size:
