@@ -2,7 +2,7 @@
 
 Layers, each importing only what stands below it and its own package:
 
-    base <- objective, curriculum, rewards, recipe, rollout, data <- build <- train
+    base <- objective, curriculum, rewards, recipe, rollout, data <- build, testing <- train
          <- eval, report <- cli <- root
 
 `base` is the plain modules named in BASE; `root` is `rlcurric/__init__.py` and `__main__.py`.
@@ -33,6 +33,7 @@ RANK = {
     **dict.fromkeys(BASE, 0),
     **dict.fromkeys(MIDDLE, 1),
     "build": 2,
+    "testing": 2,
     "train": 3,
     "eval": 4,
     "report": 4,

@@ -30,6 +30,10 @@ COMMANDS = {
     "train": ["recipe", "overrides", "run_dir", "from_"],
     "check": ["recipe", "overrides"],
     "eval": ["recipe", "overrides", "checkpoint", "stage", "output"],
+    "preflight": [
+        *("recipe", "overrides", "checkpoint", "stage"),
+        *("prompts", "samples", "output", "report"),
+    ],
     "doctor": ["engine"],
     "verify-resume": ["recipe", "overrides", "steps", "kill_at", "work_dir"],
     "rewards": {"list": ["file"]},

@@ -222,7 +222,7 @@ class Guards:
         if age > self._settings.stale_steps:
             message = (
                 f"The statistics that prompts are scored by are {age:.0f} steps old on average. Lower the scorer's "
-                "period, so that old ones count less, or its ratio."
+                "period, so that they fade faster."
             )
             yield "stale/statistics", GuardWarning("stale", "scorer", "period", message)
         late = self._latest.get("late_share", 0.0)
@@ -240,8 +240,9 @@ class Guards:
         """
         if len(self._evaluations) < 3:
             return
-        best = max(self._evaluations, key=lambda one: one.held_out)
-        after = self._evaluations[self._evaluations.index(best) + 1 :]
+        held_out = [one.held_out for one in self._evaluations]
+        place = max(range(len(held_out)), key=lambda k: (held_out[k], k))  # the last of equals
+        best, after = self._evaluations[place], self._evaluations[place + 1 :]
         ceiling = best.held_out - self._settings.drop - ROUNDING
         if len(after) < 2 or max(one.held_out for one in after[-2:]) >= ceiling:
             return

@@ -106,7 +106,7 @@ class Lilo(Stateless):
 
 
 def _learnability(outcome: GroupOutcome) -> float:
-    """p (1 - p), rounded so that 1/3 and 2/3 tie."""
+    """p (1 - p), rounded so that 3/10 and 7/10 tie."""
     rate = outcome.pass_rate or 0.0
     return round(rate * (1 - rate), 12)
 

@@ -133,9 +133,7 @@ class RlLeader:
             known += found
             done |= {one.group_id.uid for one in found}
         known.sort(key=lambda one: one.group_id)
-        self.controller.learn(
-            [dataclasses.replace(one, step=self.state.step, weight=1.0) for one in known]
-        )
+        self.controller.learn([dataclasses.replace(one, step=self.state.step - 1) for one in known])
         tokens = sum(sum(one.lengths) for one in known)
         self.state = self.state.sampled(tokens)
         rates = [one.pass_rate for one in known if one.pass_rate is not None]
