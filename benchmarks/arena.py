@@ -26,7 +26,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -64,20 +65,15 @@ class Arena:
 
     def cold_start(self) -> dict[str, Any]:
         """The recipe of the cold start alone."""
-        return only_stage(load_recipe(HERE / "arena.yaml", self.quick), "sft")
+        return only_stages(load_recipe(HERE / "arena.yaml", self.quick), "sft")
 
     def recipe(self, method: str, seed: int, start: Path) -> dict[str, Any]:
         """The recipe of one run, from the weights in the folder `start`."""
-        stage = next(
-            one.name for one in load_recipe(HERE / "arena.yaml").stages if one.kind == "rl"
-        )
-        pool = [f"distributions.{name}.max_rows={self.rows}" for name in self.distributions()]
-        changes = [*self.quick, *pool, f"seed={seed}", f"stages.{stage}.init={start}"]
-        whole = load_recipe(HERE / "arena.yaml", [*changes, *self.methods[method]])
-        return only_stage(whole, "rl")
-
-    def distributions(self) -> list[str]:
-        return list(load_recipe(HERE / "arena.yaml").distributions)
+        names = load_recipe(HERE / "arena.yaml").distributions
+        pool = [f"distributions.{name}.max_rows={self.rows}" for name in names]
+        changes = [*self.quick, *pool, f"seed={seed}", f"stages.arena.init={start}"]
+        changes += self.methods[method]
+        return only_stages(load_recipe(HERE / "arena.yaml", changes), "rl")
 
     def cold_start_digest(self) -> str:
         """What the cold start depends on. The stages of RL are no part of it."""
@@ -94,25 +90,25 @@ class Arena:
 def read_arena(file: Path) -> Arena:
     """The spec from its file. A method is a list of overrides, or a mapping of `seeds` and `overrides`."""
     raw = parse_yaml(file.read_text(encoding="utf-8"), str(file))
-    methods = {
-        name: {"overrides": entry} if isinstance(entry, list) else entry
+    methods: dict[str, dict[str, Any]] = {
+        name: {
+            "seeds": raw["seeds"],
+            **(entry if isinstance(entry, dict) else {"overrides": entry}),
+        }
         for name, entry in raw["methods"].items()
     }
     return Arena(
         raw["tokens"],
         raw["rows"],
         {name: tuple(entry["overrides"]) for name, entry in methods.items()},
-        {name: entry.get("seeds", raw["seeds"]) for name, entry in methods.items()},
+        {name: entry["seeds"] for name, entry in methods.items()},
     )
 
 
-def only_stage(recipe: Recipe, kind: str) -> dict[str, Any]:
-    """The recipe without its stages of other kinds, and with the distributions that are left."""
+def only_stages(recipe: Recipe, kind: str) -> dict[str, Any]:
+    """The recipe without its stages of other kinds. Every distribution stays: what one holds out, none trains on."""
     whole = dump(recipe)
-    stages = [stage for stage in whole["stages"] if stage["kind"] == kind]
-    names = {name for stage in stages for name in stage["mixture"]}
-    kept = {name: one for name, one in whole["distributions"].items() if name in names}
-    return {**whole, "stages": stages, "distributions": kept}
+    return {**whole, "stages": [stage for stage in whole["stages"] if stage["kind"] == kind]}
 
 
 def digest(*parts: Any) -> str:
@@ -134,10 +130,18 @@ def _data_text() -> str:
 # --- runs ---------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Start:
+    """What every run begins from."""
+
+    model: Path  # folder
+    evaluation: Mapping[str, float]  # on the pool's held-out prompts, greedy and sampled
+
+
 def run(arena: Arena, jobs: Sequence[tuple[str, int]], runs: Path, results: Path) -> None:
     """Make every result that is missing, one process at a time."""
     results.mkdir(parents=True, exist_ok=True)
-    start = make_cold_start(arena, runs)
+    start = make_start(arena, runs)
     for method, seed in jobs:
         file = results / f"{method}-seed-{seed}.json"
         version = arena.digest(method)
@@ -145,28 +149,32 @@ def run(arena: Arena, jobs: Sequence[tuple[str, int]], runs: Path, results: Path
             continue
         print(f"{method}, seed {seed} ...", flush=True)
         run_dir = runs / f"arena-{method}-{version}-seed-{seed}"
-        recipe = arena.recipe(method, seed, newest_model(start))
         if not passed(run_dir, arena.budget):
-            in_process(recipe, run_dir, arena.budget)
-        found = {"method": method, "seed": seed, "digest": version}
-        found |= result(read_run(run_dir), read_run(start), arena.budget)
+            in_process(arena.recipe(method, seed, start.model), run_dir, arena.budget)
+        found: dict[str, Any] = {"method": method, "seed": seed, "digest": version}
+        found |= result(read_run(run_dir), start, arena.budget)
         file.write_text(json.dumps(found, indent=1) + "\n")
         curve = found["curve"]
         print(f"  {curve[0]['mean']:.3f} to {curve[-1]['mean']:.3f}, {found['cpu_s']:.0f} s of CPU")
 
 
-def make_cold_start(arena: Arena, runs: Path) -> Path:
-    """The run directory of the shared start, made if it is not there."""
+def make_start(arena: Arena, runs: Path) -> Start:
+    """The cold start and its evaluation, made if they are not there."""
     run_dir = runs / f"arena-cold-{arena.cold_start_digest()}"
-    steps = arena.cold_start()["stages"][0]["until"]["steps"]
+    recipe = arena.cold_start()
+    steps = recipe["stages"][0]["until"]["steps"]
     if not (run_dir.exists() and len(read_run(run_dir).metrics) == steps):
         print("cold start ...", flush=True)
-        in_process(arena.cold_start(), run_dir, None)
-    return run_dir
-
-
-def newest_model(run_dir: Path) -> Path:
-    return max((run_dir / "checkpoints").glob("step-*")).resolve() / "model"
+        in_process(recipe, run_dir, None)
+    model = max((run_dir / "checkpoints").glob("step-*")).resolve() / "model"
+    file = run_dir / f"evaluation-{arena.digest('uniform')}.json"
+    if not file.exists():
+        evaluated = load_recipe(arena.recipe("uniform", 0, model), ["evaluation.samples=4"])
+        with recipe_file(dump(evaluated)) as path:
+            command = [sys.executable, "-m", "rlcurric", "eval", str(path)]
+            command += ["--checkpoint", str(model), "--output", str(file)]
+            subprocess.run(command, check=True, env=environment(recipe), stdout=subprocess.DEVNULL)
+    return Start(model, json.loads(file.read_text()))
 
 
 def passed(run_dir: Path, budget: int) -> bool:
@@ -177,16 +185,28 @@ def passed(run_dir: Path, budget: int) -> bool:
 
 
 def in_process(recipe: Mapping[str, Any], run_dir: Path, budget: int | None) -> None:
-    """Run or resume one recipe in a process of its own, on as many threads as it names."""
-    threads = str(recipe["run"]["threads"] or os.cpu_count())
-    environment = {**os.environ, "OMP_NUM_THREADS": threads}
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "recipe.json"  # JSON is YAML
-        file.write_text(json.dumps(recipe), encoding="utf-8")
-        command = [sys.executable, __file__, "one", str(file), str(run_dir.resolve())]
+    """Run or resume one recipe in a process of its own."""
+    with recipe_file(recipe) as path:
+        command = [sys.executable, __file__, "one", str(path), str(run_dir.resolve())]
         if budget is not None:
             command += ["--tokens", str(budget)]
-        subprocess.run(command, check=True, env=environment)
+        subprocess.run(command, check=True, env=environment(recipe))
+
+
+@contextmanager
+def recipe_file(recipe: Mapping[str, Any]) -> Iterator[Path]:
+    """A file with the recipe, for as long as a process needs it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "recipe.yaml"
+        path.write_text(json.dumps(recipe), encoding="utf-8")  # JSON is YAML
+        yield path
+
+
+def environment(recipe: Mapping[str, Any]) -> dict[str, str]:
+    """Of a child: this checkout's package, and as many threads as the recipe names."""
+    threads = str(recipe["run"]["threads"] or os.cpu_count())
+    path = os.pathsep.join(filter(None, (str(HERE.parent), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "OMP_NUM_THREADS": threads, "PYTHONPATH": path}
 
 
 class Watch:
@@ -239,11 +259,10 @@ def one(recipe: Path, run_dir: Path, budget: int | None) -> None:
         )
 
 
-def result(run: RunTables, start: RunTables, budget: int) -> dict[str, Any]:
+def result(run: RunTables, start: Start, budget: int) -> dict[str, Any]:
     """What is kept of a run: its curve over tokens, what it sampled, what it ran on."""
     seconds = compute(run.path / COMPUTE)
-    first = start.evaluations()[-1]
-    curve = [point(first, 0, 0.0, 0.0)]
+    curve = [point(start.evaluation, 0, 0.0, 0.0)]
     for row in run.evaluations():
         until = [line for step, line in seconds.items() if step <= row["step"]]
         cpu, wall = (sum(line[key] for line in until) for key in ("cpu_s", "wall_s"))
@@ -253,10 +272,10 @@ def result(run: RunTables, start: RunTables, budget: int) -> dict[str, Any]:
     return {
         "date": date.today().isoformat(),
         "budget": budget,
-        "start": hashlib.sha256(_weights(start.path).read_bytes()).hexdigest()[:8],
+        "start": hashlib.sha256((start.model / "model.safetensors").read_bytes()).hexdigest()[:8],
         "start_pass_rates": {
             key.removeprefix("eval/pass_rate/"): round(value, 4)
-            for key, value in first.items()
+            for key, value in start.evaluation.items()
             if key.startswith("eval/pass_rate/")
         },
         "versions": launch["versions"],
@@ -268,10 +287,6 @@ def result(run: RunTables, start: RunTables, budget: int) -> dict[str, Any]:
         "sampled": sampled(run.decisions),
         "curve": curve,
     }
-
-
-def _weights(run_dir: Path) -> Path:
-    return newest_model(run_dir) / "model.safetensors"
 
 
 def compute(file: Path) -> dict[int, dict[str, float]]:
@@ -364,11 +379,11 @@ def current(arena: Arena, results: Path) -> list[dict[str, Any]]:
 
 
 def quick(arena: Arena) -> None:
-    """Two methods, two seeds, a few steps each: that everything runs, and no more."""
+    """Two methods, a few steps each: that everything runs, and no more."""
     small = Arena(300, 8, arena.methods, arena.seeds, QUICK)
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder) / "results"
-        jobs = [(name, seed) for name in ("uniform", "dump") for seed in (0, 1)]
+        jobs = [("uniform", 0), ("dump", 0)]
         run(small, jobs, Path(folder) / "runs", results)
         print(arena_report.report(current(small, results), small.budget, Path(folder) / "a.png"))
 
