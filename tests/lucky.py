@@ -15,7 +15,7 @@ def lucky(
     return [float(gold[-1] in text) for gold, text in zip(answer, completions, strict=True)]
 
 
-@rlcurric.reward("company")
+@rlcurric.reward("company", scope="group")
 def company(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
     """How many samples of the group are graded together."""
     return [float(len(completions))] * len(completions)
