@@ -422,3 +422,46 @@ def test_statistics_of_the_stage_before(folder: Path, carried: bool) -> None:
         assert line["probabilities"] == {"two": 0.5, "three": 0.5}
         assert set(values) == {0.5}, "nothing is known of any prompt"
     assert after["curriculum/coverage"] >= before["curriculum/coverage"]
+
+
+# --- two ranks --------------------------------------------------------------------------------------------------------
+
+
+def test_two_ranks_decide_what_one_decides(folder: Path) -> None:
+    """Groups lie with the rank that began them, predictions are split; the decisions are those of one rank."""
+    curriculum = {
+        "scorer": {"name": "pcl", "warmup_steps": 1},
+        "plan": {"name": "speed", "initial": 2},
+        "prompts_per_step": 3,
+    }
+    recipe = recipe_of(stage(steps=2, **curriculum))
+    alone, both = folder / "one-rank", folder / "two-ranks"
+    rlcurric.train(recipe, alone)
+    file, script = folder / "ranks.yaml", folder / "ranks.py"
+    file.write_text(yaml.safe_dump(dump(recipe), sort_keys=False))
+    script.write_text(
+        "import sys\nimport rlcurric\n\nif __name__ == '__main__':\n    rlcurric.train(*sys.argv[1:])\n"
+    )
+    config = str(HERE.parent / "launch" / "cpu_2_ranks.yaml")
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config]
+    ended = subprocess.run(
+        [*launch, str(script), str(file), str(both)],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(HERE.parent)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ended.returncode == 0, ended.stderr
+    one, two = read_run(alone), read_run(both)
+    assert two.info["launches"][0]["ranks"] == 2
+    assert verify(two.recipe.seed, two.decisions) == []
+    assert [line for line in one.decisions if line["step"] == 1] == [
+        line for line in two.decisions if line["step"] == 1
+    ]
+    assert one.metrics[0]["curriculum/value/predicted/mean"] == pytest.approx(
+        two.metrics[0]["curriculum/value/predicted/mean"]
+    )
+    (first, *_), (second, *_) = lines(one, "draw", 2), lines(two, "draw", 2)
+    assert first["candidates"] == second["candidates"]
+    assert first["scores"] == pytest.approx(second["scores"], abs=1e-5)
+    assert any(group["more"] == 2 for line in lines(two, "continue") for group in line["groups"])
