@@ -15,7 +15,9 @@ from rlcurric.build.curriculum import (
     bind_controller,
     bind_curriculum,
     bind_settings,
+    cautions,
     refuse_contradictions,
+    try_parts,
 )
 from rlcurric.curriculum.controller import Controller
 from rlcurric.data import (
@@ -299,6 +301,14 @@ class Parts:
         if not isinstance(stage, RlStage):
             return True
         return self.objective(stage).demonstrations is not None
+
+    def try_curriculum(self, stage: StageBase, pool: PromptPool) -> list[str]:
+        """Try the stage's curriculum on its prompts: ValueError for what fails, a sentence for what is in vain."""
+        if not isinstance(stage, RlStage):
+            return []
+        begin = self._recipe.stage_steps_before(self._recipe.stages.index(stage))
+        try_parts(stage, self._recipe.base_dir, pool, begin)
+        return cautions(stage, self._recipe.base_dir, pool)
 
     def predicts(self, stage: RlStage) -> bool:
         """Whether the stage's scorer asks for predictions of a value model."""

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
+
+from rlcurric import seeds
 from rlcurric.build.binding import placed, resolve, scheduled, validated
 from rlcurric.curriculum.composition import Composition, ControllerSettings
 from rlcurric.curriculum.controller import Controller
 from rlcurric.curriculum.guards import GuardSettings
+from rlcurric.curriculum.measured import read_measured
+from rlcurric.curriculum.parts import Decision
 from rlcurric.curriculum.scorers.mix import MixScorer
-from rlcurric.recipe.schema import Part, RlStage
-from rlcurric.schedules import Linear, Schedule
-from rlcurric.types import PromptPool
+from rlcurric.recipe.schema import Part, RlStage, ValueModel
+from rlcurric.schedules import Linear, Progress, Schedule
+from rlcurric.types import Candidate, GroupId, GroupOutcome, PromptPool
 
 SEVERAL = {"scorer": "scorer", "gate": "gate", "pool": "pool", "weight": "group_weight"}
 SHARE = "share"  # of a scorer in a mix
+_ROWS_AT_ONCE = 4096  # that a scorer is tried on
 
 
 def bind_curriculum(stage: RlStage, base_dir: str, pool: PromptPool | None) -> Composition:
@@ -200,6 +208,91 @@ def redundancies(stage: RlStage) -> list[str]:
     return [f"{where}: {text}" for applies, text in rules if applies]
 
 
+def try_parts(stage: RlStage, base_dir: str, pool: PromptPool, begin: int = 0) -> None:
+    """Ask every part what it would be asked in the stage's first step and in its last.
+
+    So a schedule that leaves its range, a column that a row lacks and a file that is none are found before anything is
+    trained. The scorer sees every row of the pool, and nothing is observed. ValueError with the place.
+
+    `begin`: steps of the run before the stage.
+    """
+    where, steps = f"stages.{stage.name}.curriculum", stage.until.steps
+    parts = bind_curriculum(stage, base_dir, pool)
+    with placed(f"{where}.warm_start"):
+        _warm_start(stage, base_dir)
+    outcomes = [_made_up(name, stage.curriculum.group_size) for name in stage.mixture]
+    values = [one.correct for one in outcomes]
+    for progress in dict.fromkeys(
+        (Progress(begin, 0, steps), Progress(begin + steps - 1, steps - 1, steps))
+    ):
+        with placed(f"{where}.sampler"):
+            parts.sampler.probabilities(progress)
+        if parts.selector is not None:
+            with placed(f"{where}.selector"):
+                parts.selector.select(values, progress)
+        with placed(f"{where}.weight"):
+            for weight in parts.weights:
+                weight.weight(outcomes[0], progress)
+        for rows in _chunks(pool):
+            with placed(f"{where}.pool"):
+                for part in parts.filters:
+                    part.eligible(rows, progress)
+            if parts.scorer is not None:
+                draw = seeds.philox(0, "try")
+                with placed(f"{where}.scorer"):
+                    parts.scorer.score(rows, Decision(progress, draw, np.full(len(rows), 0.5)))
+
+
+def _chunks(pool: PromptPool) -> Iterator[list[Candidate]]:
+    """Every row of the pool, a few thousand at once."""
+    rows = (
+        pool.candidate(name, index) for name, size in pool.sizes.items() for index in range(size)
+    )
+    while chunk := list(islice(rows, _ROWS_AT_ONCE)):
+        yield chunk
+
+
+def _made_up(distribution: str, size: int) -> GroupOutcome:
+    """A group solved half the time."""
+    correct = tuple(float(sample % 2) for sample in range(size))
+    return GroupOutcome(
+        group_id=GroupId("try", 0, 0),
+        distribution=distribution,
+        step=0,
+        rewards=correct,
+        correct=correct,
+        lengths=(1,) * size,
+        n_failed=0,
+        policy_version=0,
+        disposition="trained",
+    )
+
+
+def _warm_start(stage: RlStage, base_dir: str) -> list[GroupOutcome]:
+    path = stage.curriculum.warm_start
+    return [] if path is None else read_measured(Path(base_dir, path))
+
+
+def cautions(stage: RlStage, base_dir: str, pool: PromptPool) -> list[str]:
+    """A sentence for all that is allowed and yet in vain: idle parts, statistics of prompts that the stage has not."""
+    said = redundancies(stage)
+    asked = bind_curriculum(stage, base_dir, pool).scorer
+    if stage.curriculum.value != ValueModel() and not (asked and asked.predicts):
+        said.append(
+            f"stages.{stage.name}.curriculum.value: no scorer asks for predictions, so that there is no value model; "
+            "curriculum.scorer: pcl does"
+        )
+    told = {one.group_id.uid for one in _warm_start(stage, base_dir)}
+    known = sum(one.uid in told for rows in _chunks(pool) for one in rows) if told else 0
+    if told and not known:
+        said.append(
+            f"stages.{stage.name}.curriculum.warm_start: none of the {len(told)} prompts in "
+            f"{stage.curriculum.warm_start} is one of the stage's, so that nothing is known of any; was it written for "
+            "other data?"
+        )
+    return said
+
+
 def _names(stage: RlStage) -> dict[str, set[str]]:
     return {key: {part.name for part in getattr(stage.curriculum, key)} for key in SEVERAL}
 
@@ -207,6 +300,7 @@ def _names(stage: RlStage) -> dict[str, set[str]]:
 def _zero_at_the_ends(stage: RlStage) -> bool:
     """Whether a group weight is 0 where all samples are right and where all are wrong."""
     return any(
-        part.name == "observe_r1" or (part.name == "odsw" and part.args.get("stage") == "medium")
+        part.name == "observe_r1"
+        or (part.name == "odsw" and part.args.get("stage", "medium") in ("medium", "h2"))
         for part in stage.curriculum.weight
     )

@@ -38,6 +38,8 @@ def run_check(recipe: str, overrides: Sequence[str]) -> int:
         check_inits(resolved)
         for stage in resolved.stages:
             data.check_prompts(stage, parts.columns(stage), parts.needs_demonstrations(stage))
+            for sentence in parts.try_curriculum(stage, data.pool(stage)):
+                console.print(f"warning: {sentence}", highlight=False, soft_wrap=True)
             if stage.evaluation.at_end and not data.held_out(stage):
                 console.print(
                     f"note: nothing is held out for the evaluation of stage {stage.name}; set "

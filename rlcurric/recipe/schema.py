@@ -118,6 +118,10 @@ class Part(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _accept_bare_name(cls, data: Any) -> Any:
+        if not isinstance(data, str | dict | Part):
+            raise ValueError(
+                f"one part is required, its name or {{name: ..., ARGUMENTS}}, got {data!r}"
+            )
         return {"name": data} if isinstance(data, str) else data
 
     @property

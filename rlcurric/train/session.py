@@ -110,6 +110,7 @@ class _Session:
         self.start_from = start_from
         self.reporter = reporter
         self.stop = StopRequest(self.directory.stop_file, stop_at)
+        self.cautions: dict[str, list[str]] = {}  # stage -> what its curriculum has in vain
 
     def run(self) -> RunResult:
         from rlcurric.train.coordinator import start_ranks
@@ -130,6 +131,7 @@ class _Session:
                 run.data.check_prompts(
                     stage, run.parts.columns(stage), run.parts.needs_demonstrations(stage)
                 )
+                self.cautions[stage.name] = run.parts.try_curriculum(stage, run.data.pool(stage))
             if ranks.is_main:
                 if self.start_from is not None:
                     self._fork(self.start_from)
@@ -316,6 +318,9 @@ class _Session:
                 )
                 run.failures.configure(stage.grading.max_failures, stage.grading.window)
                 self._event("stage_started", state, stage=stage.name, stage_step=state.stage_step)
+                for sentence in self.cautions[stage.name]:
+                    self._event("caution", state, stage=stage.name, message=sentence)
+                    run.reporter.message(f"warning: {sentence}")
                 if isinstance(stage, SftStage):
                     status, state = run_sft(run, stage, state)
                 else:
