@@ -45,6 +45,11 @@ def solved(uid: int, k: int, n: int = 8, **more: Any) -> GroupOutcome:
     return ended(uid, [1.0] * k + [0.0] * (n - k), **more)
 
 
+def of(distribution: str, *correct: float, uid: int = 1, **more: Any) -> GroupOutcome:
+    """A group of one distribution with these verdicts."""
+    return ended(uid, correct, distribution=distribution, **more)
+
+
 def candidate(
     uid: int, distribution: str = "sums", columns: Mapping[str, Any] | None = None
 ) -> Candidate:

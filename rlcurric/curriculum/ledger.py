@@ -52,6 +52,7 @@ class Ledger:
         self.seen: dict[str, int] = {}  # distribution -> prompts of it that were visited
         self.visited_times = dict.fromkeys(_TIMES, 0)  # prompts by how often they were visited
         self._mark: tuple[dict[GroupId, Entry], dict[str, int]] = ({}, {})
+        self._known = 0  # prompts visited before the mark
         self._opened: list[tuple[int, str]] = []  # uids and distributions, since the mark
 
     def open(
@@ -91,12 +92,14 @@ class Ledger:
         """Note where things stand, for `rollback`."""
         entries = {group_id: replace(entry) for group_id, entry in self.entries.items()}
         self._mark, self._opened = (entries, dict(self.counts)), []
+        self._known = len(self.visits)
 
     def rollback(self) -> None:
         """Back to the mark: what was opened since was never asked for."""
         self.entries, self.counts = self._mark
         for uid, distribution in self._opened:
             self._visit(uid, distribution, self.visited(uid), -1)
+        self.visits.truncate(self._known)
         self.mark()
 
     def ask_more(self, group_id: GroupId, samples: int) -> None:

@@ -83,7 +83,7 @@ def signal_called(signal: str | Signal) -> Signal:
 def group_signal(
     outcome: GroupOutcome, signal: Signal = pass_rate, signal_from: SignalFrom = "correct"
 ) -> tuple[float, int]:
-    """`(value, n)`: the signal of one group and the rollouts that it is of; ValueError for a value that is not finite."""
+    """`(value, n)`: the signal of one group and the rollouts that it is of; ValueError unless it is finite."""
     values = outcome.correct if signal_from == "correct" else outcome.rewards
     value = float(signal(values))
     if not math.isfinite(value):

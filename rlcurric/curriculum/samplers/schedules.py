@@ -175,12 +175,12 @@ def interval_masses(share_D: np.ndarray, place: float, sd: float) -> np.ndarray:
 
 @register("sampler", "cyclical")
 class Cyclical:
-    """Cyclical curriculum learning (CCL, arXiv 2202.05531) over distributions: from an easy part of the pool to all, and back.
+    """Cyclical curriculum learning (CCL, arXiv 2202.05531) over distributions: from easy prompts to all, and back.
 
-    A pseudo-epoch of size S draws the share S of the pool without replacement, easier prompts sooner; the mixture's shares
-    are read as the distributions' shares of the pool. Sizes go start,
-    start / alpha, ..., end and back by factors of alpha (0.25, 0.5, 1, 0.5, 0.25, ...); one of size S lasts
-    max(1, round(S cycle_steps)) steps of the stage. A cycle is what lies between two pseudo-epochs of size `start`.
+    A pseudo-epoch of size S draws the share S of the pool without replacement, easier prompts sooner; the mixture's
+    shares are read as the distributions' shares of the pool. Sizes go start, start / alpha, ..., end and back by factors
+    of alpha (0.25, 0.5, 1, 0.5, 0.25, ...); one of size S lasts max(1, round(S cycle_steps)) steps of the stage. A cycle
+    is what lies between two pseudo-epochs of size `start`.
 
     Easiness of a distribution is the running pass rate of its groups plus 0.05, as it was when the cycle began. What
     its probability is, in a pseudo-epoch of size S, `inclusion` says; with S = 1 it is the mixture. Then the floor.
@@ -279,7 +279,7 @@ def _known_after(outcome: GroupOutcome) -> int:
 
 
 def ccl_sizes(start: float = 0.25, end: float = 1.0, alpha: float = 0.5) -> list[float]:
-    """Sizes of the pseudo-epochs of one cycle, which begins again and again: from `start` to `end`, and down to before it.
+    """Sizes of the pseudo-epochs of one cycle, which is gone through again and again: from `start` to `end`, and down.
 
     S <- min(S / alpha, end), then S <- max(alpha S, start); arXiv 2202.05531, as in its code. The defaults give
     0.25, 0.5, 1, 0.5. ValueError for sizes or a factor that give no cycle.
@@ -296,12 +296,12 @@ def ccl_sizes(start: float = 0.25, end: float = 1.0, alpha: float = 0.5) -> list
 
 
 def inclusion(share_D: np.ndarray, easiness_D: np.ndarray, size: float) -> np.ndarray:
-    """Where prompts come from if the share `size` of a pool is drawn without replacement, easier ones sooner. (D,), sum 1.
+    """Where prompts come from if the share `size` of a pool is drawn without replacement, easier ones sooner. (D,).
 
     Of a pool in which the share `share_D` has easiness `easiness_D` > 0, drawing without replacement in proportion to
     easiness is a race of exponential clocks of these rates that ends when `size` of them have rung (Efraimidis and
-    Spirakis 2006). In a large pool the end is at a time u that all but does not vary, by which 1 - exp(-u easiness) of a
-    distribution has rung; so P ~ share (1 - exp(-u easiness)), with u such that these sum to `size`. The approximation
+    Spirakis 2006). In a large pool the end is at a time u that all but does not vary, by which 1 - exp(-u easiness) of
+    a distribution has rung; so P ~ share (1 - exp(-u easiness)), with u such that these sum to `size`. The approximation
     is in the fixed u, and in that prompts of one distribution count as equally easy.
     """
     if size >= 1 - 1e-9:  # the race would not end
