@@ -17,6 +17,8 @@ def run_check(recipe: str, overrides: Sequence[str]) -> int:
     console = Console()
     resolved = load_recipe(recipe, overrides)
     from rlcurric.build import Parts, RunData
+    from rlcurric.build.curriculum import redundancies
+    from rlcurric.recipe.schema import RlStage
     from rlcurric.train.models import (
         check_inits,
         context_length,
@@ -37,6 +39,9 @@ def run_check(recipe: str, overrides: Sequence[str]) -> int:
         wrong: list[str] = []
         check_inits(resolved)
         for stage in resolved.stages:
+            if isinstance(stage, RlStage):
+                for text in redundancies(stage):
+                    console.print(f"note: {text}", soft_wrap=True, highlight=False)
             data.check_prompts(stage, parts.columns(stage), parts.needs_demonstrations(stage))
             if stage.evaluation.at_end and not data.held_out(stage):
                 console.print(
