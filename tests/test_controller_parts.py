@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -11,11 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlcurric.curriculum.decisions import replay_choice, verify
+from rlcurric.curriculum.composition import Composition
+from rlcurric.curriculum.decisions import read_outcomes, recompute, replay_choice, verify
 from rlcurric.curriculum.draws import pick_candidates
 from rlcurric.curriculum.gates import ZeroVariance
 from rlcurric.curriculum.parts import Decision, Scores, Stateless, Verdict
-from rlcurric.curriculum.samplers import Uniform
+from rlcurric.curriculum.samplers import Ucb, Uniform
+from rlcurric.curriculum.scorers import Mopps
+from rlcurric.curriculum.selectors import Pods
+from rlcurric.curriculum.weights import AnnealedEasiness, ObserveR1
 from rlcurric.schedules import Progress
 from rlcurric.types import (
     Batch,
@@ -31,6 +36,7 @@ from tests.test_curriculum import (
     MIXTURE,
     RATES,
     Grade,
+    chance,
     controller_of,
     deliveries,
     outcome,
@@ -146,6 +152,78 @@ def test_a_choice_is_made_again_from_its_line_and_a_changed_line_is_found() -> N
     assert "candidates" not in line and len(line["candidates_hash"]) == 16
     with pytest.raises(ValueError, match="log_candidates"):
         replay_choice(3, line)
+
+
+def stage_lines(controller: Any, steps: int, grade: Grade = chance) -> list[dict[str, Any]]:
+    lines: list[dict[str, Any]] = []
+    for number in range(steps):
+        batch = step(controller, number, grade)
+        if controller.selects == "reward":
+            controller.select(
+                batch,
+                {(g.group_id, one.sample): one.reward for g in batch.groups for one in g.samples},
+            )
+        lines += json.loads(json.dumps(controller.decisions()))
+    return lines
+
+
+def whole_composition() -> dict[str, Any]:
+    return {
+        "sampler": Ucb(MIXTURE),
+        "scorer": Mopps(ratio=3),
+        "gates": (Replace(),),
+        "weights": (ObserveR1(), AnnealedEasiness()),
+        "selector": Pods(keep=2),
+    }
+
+
+def test_every_answer_of_the_parts_is_given_again_from_the_log() -> None:
+    """Fresh parts on the log's outcomes: probabilities, scores, weights, kept rollouts; a change of any is found."""
+    controller = controller_of(prompts_per_step=6, refill_rounds=1, **whole_composition())
+    lines = stage_lines(controller, 12)
+    assert {"draw", "take", "select", "outcomes"} <= {line["kind"] for line in lines}
+    assert verify(3, lines) == []
+    assert recompute(3, lines, Composition(**whole_composition())) == []
+    assert recompute(4, lines, Composition(**whole_composition()))  # another run's draws
+    other = {**whole_composition(), "sampler": Ucb(MIXTURE, temperature=0.2)}
+    assert any("probabilities" not in one for one in recompute(3, lines, Composition(**other)))
+    for kind, change in (
+        ("take", lambda group: group.update(raw_weight=7.0)),
+        ("select", lambda group: group.update(kept=[3])),
+    ):
+        changed = json.loads(json.dumps(lines))
+        change(
+            next(line for line in changed if line["kind"] == kind and line["groups"])["groups"][0]
+        )
+        assert len(recompute(3, changed, Composition(**whole_composition()))) == 1
+    swapped = json.loads(json.dumps(lines))
+    take = next(
+        line
+        for line in swapped
+        if line["kind"] == "take" and len({group["copies"] for group in line["groups"]}) > 1
+    )
+    take["groups"].reverse()
+    assert len(verify(3, swapped)) == 1
+
+
+def test_what_was_measured_before_the_stage_stands_in_its_log() -> None:
+    measured = [
+        replace(example("hard"), group_id=GroupId("screening", uid, 0), step=-1, correct=(1.0, 0.0))
+        for uid in range(5)
+    ]
+    controller = controller_of(**whole_composition())
+    controller.learn_measured(measured)
+    controller.begin(0, Progress(0, 0, 100))
+    controller.abandon()
+    lines = stage_lines(controller, 4)
+    assert [line["kind"] for line in lines].count("measured") == 1 and lines[0]["n"] == 5
+    assert read_outcomes(lines[0]) == measured
+    assert recompute(3, lines, Composition(**whole_composition())) == []
+    assert recompute(3, lines[1:], Composition(**whole_composition()))
+    short = controller_of(log_candidates=2)
+    short.learn_measured(measured)
+    with pytest.raises(ValueError, match="log_candidates"):
+        read_outcomes(stage_lines(short, 1)[0])
 
 
 class Halves(Stateless):

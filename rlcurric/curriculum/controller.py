@@ -20,6 +20,7 @@ from typing import Any, Literal
 from rlcurric import seeds
 from rlcurric.curriculum.composition import Composition, ControllerSettings
 from rlcurric.curriculum.decisions import draw_fields, group_key, outcome_line
+from rlcurric.curriculum.draws import draw_copies
 from rlcurric.curriculum.evidence import PassRates
 from rlcurric.curriculum.exclusion import Excluding
 from rlcurric.curriculum.gates import strongest
@@ -82,11 +83,14 @@ class Controller:
         self._empty_steps = 0
         self._step, self._progress, self._version = 0, Progress(0, 0), 0
         self._metrics: dict[str, float] = {}
+        self._measured: list[dict[str, Any]] = []  # lines for the log of the first step
         self._forget_step()
         self._before = (self._rounds.stream.state_dict(), 0, False)
 
     def begin(self, step: int, progress: Progress, policy_version: int = 0) -> None:
         """Start a step. What `abandon` goes back to is noted here: of the parts nothing, since asking changes nothing."""
+        if self._now.outcomes:  # the step before was taken, and its log written
+            self._measured = []
         begun, self._begun = self._begun, True
         if not begun:
             for one in self._parts.pool_filters:
@@ -159,7 +163,7 @@ class Controller:
         for one in outcomes:
             trained = one.disposition == "trained"
             self._ledger.end(one.group_id, GroupState.TRAINED if trained else GroupState.DROPPED)
-        self.learn(outcomes)
+        self._learn(outcomes)
         self._ledger.balance()
         self._finish(outcomes, groups)
         return Batch(self._step, groups)
@@ -171,8 +175,16 @@ class Controller:
             return 0
         return max((getattr(part, "screens", 0) for part in self._parts.pool_filters), default=0)
 
-    def learn(self, outcomes: Sequence[GroupOutcome]) -> None:
-        """Let every part observe groups: those of a step, or what was measured of prompts before the first one."""
+    def learn_measured(self, outcomes: Sequence[GroupOutcome]) -> None:
+        """Let every part observe what was measured of prompts before the first step, and log it with that step."""
+        self._learn(outcomes)
+        step = outcomes[0].step + 2 if outcomes else 1
+        line = {"kind": "measured", "step": step, "stage": self._stage, "n": len(outcomes)}
+        if len(outcomes) <= self._settings.log_candidates:
+            line["groups"] = [outcome_line(one) for one in outcomes]
+        self._measured.append(line)
+
+    def _learn(self, outcomes: Sequence[GroupOutcome]) -> None:
         for part in self._parts.named().values():
             part.observe(outcomes)
         self._history.observe(outcomes)
@@ -198,8 +210,13 @@ class Controller:
                 **self._place("select"),
                 "signal": selector.signal,
                 "groups": [
-                    {**group_key(group.group_id), "kept": [group.samples[k].sample for k in keep]}
-                    for group, keep in zip(batch.groups, kept, strict=True)
+                    {
+                        **group_key(group.group_id),
+                        "samples": [one.sample for one in group.samples],
+                        "values": own,
+                        "kept": [group.samples[k].sample for k in keep],
+                    }
+                    for group, own, keep in zip(batch.groups, table, kept, strict=True)
                 ],
             }
         )
@@ -250,7 +267,7 @@ class Controller:
 
     def decisions(self) -> list[dict[str, Any]]:
         """The step's lines of decisions.jsonl (`curriculum.decisions` reads them)."""
-        return list(self._now.log)
+        return [*self._measured, *self._now.log]
 
     def metrics(self) -> dict[str, float]:
         """`curriculum/...` of the last batch taken."""
@@ -320,7 +337,13 @@ class Controller:
         self._rounds.stream.begin_step()
 
     def _place(self, kind: str) -> dict[str, Any]:
-        return {"kind": kind, "step": self._step + 1, "stage": self._stage}
+        now = self._progress
+        return {
+            "kind": kind,
+            "step": self._step + 1,
+            "stage": self._stage,
+            "progress": [now.step, now.stage_step, now.stage_steps],
+        }
 
     def _missing(self) -> int:
         """Groups that the batch still lacks, those that go on or wait for a verdict not counted."""
@@ -437,9 +460,9 @@ class Controller:
         copies = dict.fromkeys(admitted[:size], 1)
         spare = min(size - len(copies), len(replaced)) if copies else 0
         if spare:
-            draw = seeds.philox(self._run_seed, f"replace/{self._stage}", self._step)
-            for place in draw.integers(0, len(copies), size=spare).tolist():
-                copies[admitted[place]] += 1
+            place = (self._run_seed, self._stage, self._step)
+            for number in draw_copies(*place, len(copies), spare):
+                copies[admitted[number]] += 1
         if self._settings.refill_fallback == "train_gated":
             gated = sorted(group for group, why in self._now.refused.items() if why == "gated")
             for group_id in gated[: size - sum(copies.values())]:
@@ -455,28 +478,31 @@ class Controller:
         self, trained: Sequence[GroupOutcome], copies: Mapping[GroupId, int]
     ) -> dict[GroupId, float]:
         """Factor on the advantages of each group of the batch: the product over the weight parts."""
-        weights = {
+        raw = {
             one.group_id: math.prod(
                 part.weight(one, self._progress) for part in self._parts.weights
             )
             for one in trained
         }
+        factor = 1.0
         if self._settings.normalise_weights:
-            total = sum(weights[group] * times for group, times in copies.items())
-            if total > 0:
-                factor = sum(copies.values()) / total
-                weights = {group: weight * factor for group, weight in weights.items()}
+            total = sum(raw[group] * times for group, times in copies.items())
+            factor = sum(copies.values()) / total if total > 0 else 1.0
+        weights = {group: weight * factor for group, weight in raw.items()}
         if any(weights[group] != 1 or times != 1 for group, times in copies.items()):
+            gated = self._ledger.of(GroupState.DROPPED)  # that fill the batch all the same
             self._now.log.append(
                 {
                     **self._place("take"),
+                    "admitted": len(copies) - sum(group in copies for group in gated),
                     "groups": [
                         {
-                            **group_key(one.group_id),
-                            "weight": weights[one.group_id],
-                            "copies": copies[one.group_id],
+                            **group_key(group),
+                            "raw_weight": raw[group],
+                            "weight": weights[group],
+                            "copies": times,
                         }
-                        for one in trained
+                        for group, times in copies.items()
                     ],
                 }
             )

@@ -1,21 +1,36 @@
 """The decision log: what its lines say, and how each decision is made again from them.
 
 `decisions.jsonl` holds, for every step: a `draw` line a round (probabilities, candidates or their hash, scores, what was
-chosen), a `continue` line where a plan asked for more samples, a `take` line (weights and copies of the batch), a `select`
-line where rollouts were down-sampled, a `pool` line where prompts were retired or returned, and an `outcomes` line.
+chosen), a `continue` line where a plan asked for more samples, a `pool` line where prompts were retired or returned, a
+`take` line where groups of the batch have weights or copies, an `outcomes` line, and a `select` line where rollouts were
+down-sampled. A `measured` line stands before a stage's first step that was warm-started or screened.
+
+`verify` makes every draw again from its line and the run's seed. With the parts of a stage, `recompute` also makes again
+what these said: probabilities, scores, weights and kept rollouts, from the outcomes in the log.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlcurric.curriculum.draws import draw_distributions, pick_candidates
-from rlcurric.curriculum.parts import Scorer
+import numpy as np
+
+from rlcurric.curriculum.composition import Composition
+from rlcurric.curriculum.draws import (
+    draw_copies,
+    draw_distributions,
+    pick_candidates,
+    score_generator,
+)
+from rlcurric.curriculum.measured import STAGE as MEASURED
+from rlcurric.curriculum.parts import Decision, Scorer
 from rlcurric.curriculum.rounds import Choice, Round
-from rlcurric.types import GroupId, GroupOutcome
+from rlcurric.schedules import Progress
+from rlcurric.types import Candidate, GroupId, GroupOutcome, PromptPool
 
 
 def group_key(group_id: GroupId) -> dict[str, Any]:
@@ -24,19 +39,52 @@ def group_key(group_id: GroupId) -> dict[str, Any]:
 
 
 def outcome_line(outcome: GroupOutcome) -> dict[str, Any]:
-    """How a line tells how a group ended."""
+    """How a line tells how a group ended; `read_outcome` is the inverse."""
     return {
         **group_key(outcome.group_id),
         "distribution": outcome.distribution,
         "pass_rate": outcome.pass_rate,
         "expected": outcome.expected,
-        "reward": sum(outcome.rewards) / len(outcome.rewards) if outcome.rewards else None,
-        "n": len(outcome.correct),
+        "correct": list(outcome.correct),
+        "rewards": list(outcome.rewards),
+        "lengths": list(outcome.lengths),
         "failed": outcome.n_failed,
         "disposition": outcome.disposition,
         "policy_version": outcome.policy_version,
         "weight": outcome.weight,
     }
+
+
+def read_outcome(group: Mapping[str, Any], stage: str, step: int) -> GroupOutcome:
+    """The outcome that parts observed, from its entry in a line."""
+    return GroupOutcome(
+        group_id=GroupId(stage, int(group["uid"], 16), group["visit"]),
+        distribution=group["distribution"],
+        step=step,
+        rewards=tuple(group["rewards"]),
+        correct=tuple(group["correct"]),
+        lengths=tuple(group["lengths"]),
+        n_failed=group["failed"],
+        policy_version=group["policy_version"],
+        disposition=group["disposition"],
+        weight=group["weight"],
+        expected=group["expected"],
+    )
+
+
+def read_outcomes(line: Mapping[str, Any]) -> list[GroupOutcome]:
+    """Every group of an `outcomes` or `measured` line, in the order in which parts observed them.
+
+    ValueError for a `measured` line of more prompts than the log lists.
+    """
+    if "groups" not in line:
+        raise ValueError(
+            f"The line of {line['n']} measured prompts does not list them. Raise curriculum.log_candidates to keep them"
+        )
+    stage, step = line["stage"], line["step"] - 1
+    if line["kind"] == "measured":
+        stage, step = MEASURED, step - 1
+    return [read_outcome(group, stage, step) for group in line["groups"]]
 
 
 def draw_fields(round_: Round, choice: Choice, scorer: Scorer | None, limit: int) -> dict[str, Any]:
@@ -111,17 +159,116 @@ def verify(run_seed: int, lines: Sequence[Mapping[str, Any]]) -> list[str]:
     """Make every draw of a decision log again; a sentence for each that comes out otherwise, empty if none does."""
     problems = []
     for line in lines:
-        if line["kind"] != "draw":
+        place = f"step {line['step']}"
+        if line["kind"] == "draw":
+            place += f", round {line['round']}"
+            names = replay_distributions(run_seed, line)
+            counts = {name: names.count(name) for name in line["probabilities"]}
+            if counts != line["counts"]:
+                problems.append(f"{place}: the draw gives {counts}, the line says {line['counts']}")
+            if "candidates" in line:
+                chosen = replay_choice(run_seed, line)
+                if chosen != line["chosen"]:
+                    problems.append(
+                        f"{place}: the scores choose {chosen}, the line says {line['chosen']}"
+                    )
+        elif line["kind"] == "take":
+            copies = [group["copies"] for group in line["groups"]]
+            drawn = draw_copies(
+                *(run_seed, line["stage"], line["step"] - 1),
+                line["admitted"],
+                sum(copies) - len(copies),
+            )
+            again = [1 + drawn.count(number) for number in range(len(copies))]
+            if again != copies:
+                problems.append(f"{place}: the draw gives {again} copies, the line says {copies}")
+    return problems
+
+
+def recompute(
+    run_seed: int,
+    lines: Sequence[Mapping[str, Any]],
+    parts: Composition,
+    pool: PromptPool | None = None,
+) -> list[str]:
+    """Let the parts of a stage decide again on the outcomes in its lines; a sentence for each answer that differs.
+
+    Probabilities, scores, weights and kept rollouts are compared bit for bit. What a value model predicted is taken from
+    the log.
+
+    Args:
+        lines: of one stage, from its first step.
+        parts: as they were before it; they learn from the lines.
+        pool: for scorers that read columns of the data.
+    """
+    problems: list[str] = []
+    taken: Mapping[str, Any] | None = None
+    for line in lines:
+        place = f"step {line['step']}, {line['kind']}"
+        if line["kind"] == "take":
+            taken = line
+        if line["kind"] in ("outcomes", "measured"):
+            outcomes = read_outcomes(line)
+            if line["kind"] == "outcomes":
+                problems += _weights_again(parts, line, taken, outcomes)
+                taken = None
+            for part in parts.named().values():
+                part.observe(outcomes)
             continue
-        place = f"step {line['step']}, round {line['round']}"
-        names = replay_distributions(run_seed, line)
-        counts = {name: names.count(name) for name in line["probabilities"]}
-        if counts != line["counts"]:
-            problems.append(f"{place}: the draw gives {counts}, the line says {line['counts']}")
-        if "candidates" in line:
-            chosen = replay_choice(run_seed, line)
-            if chosen != line["chosen"]:
-                problems.append(
-                    f"{place}: the scores choose {chosen}, the line says {line['chosen']}"
-                )
+        if line["kind"] == "draw":
+            found: Any = parts.sampler.probabilities(Progress(*line["progress"]))
+            if found != line["probabilities"]:
+                problems.append(f"{place}: {found}, the line says {line['probabilities']}")
+            if parts.scorer is not None and "candidates" in line:
+                found = _scores_again(run_seed, line, parts.scorer, pool)
+                if found != line["scores"]:
+                    problems.append(f"{place}: scores {found}, the line says {line['scores']}")
+        if line["kind"] == "select" and parts.selector is not None:
+            values = [group["values"] for group in line["groups"]]
+            kept = parts.selector.select(values, Progress(*line["progress"]))
+            found = [
+                [group["samples"][k] for k in keep]
+                for group, keep in zip(line["groups"], kept, strict=True)
+            ]
+            if found != [group["kept"] for group in line["groups"]]:
+                problems.append(f"{place}: {found} are kept, the line says otherwise")
+    return problems
+
+
+def _scores_again(
+    run_seed: int, line: Mapping[str, Any], scorer: Scorer, pool: PromptPool | None
+) -> list[float]:
+    candidates = [
+        Candidate(int(uid, 16), name, index, pool.candidate(name, index).columns if pool else {})
+        for name, index, uid in line["candidates"]
+    ]
+    place = (line["stage"], line["step"] - 1, line["round"])
+    expected = line["expected"] if line["expected"] is not None else [0.5] * len(candidates)
+    predicted_C = np.array(expected) if scorer.predicts else None
+    decision = Decision(Progress(*line["progress"]), score_generator(run_seed, *place), predicted_C)
+    scores: list[float] = scorer.score(candidates, decision).score_C.tolist()
+    return scores
+
+
+def _weights_again(
+    parts: Composition,
+    line: Mapping[str, Any],
+    taken: Mapping[str, Any] | None,
+    outcomes: Sequence[GroupOutcome],
+) -> list[str]:
+    """Weights as the parts give them, before they were normalised."""
+    if not parts.weights or taken is None:
+        return []
+    known = {(group["uid"], group["visit"]): group["raw_weight"] for group in taken["groups"]}
+    problems = []
+    for outcome in outcomes:
+        key = group_key(outcome.group_id)
+        said = known.get((key["uid"], key["visit"]))
+        found = math.prod(
+            part.weight(outcome, Progress(*line["progress"])) for part in parts.weights
+        )
+        if said is not None and found != said:
+            problems.append(
+                f"step {line['step']}: the weight of {key['uid']} is {found}, the line says {said}"
+            )
     return problems

@@ -34,6 +34,16 @@ def prompt_index(run_seed: int, stage: str, name: str, epoch: int, cursor: int, 
     return seeds.permuted_index(cursor, size, seeds.hash64(run_seed, "prompts", stage, name, epoch))
 
 
+def draw_copies(run_seed: int, stage: str, step: int, admitted: int, spare: int) -> list[int]:
+    """Which of the admitted groups take `spare` places of replaced ones, by number; a group may take several."""
+    if not spare:
+        return []
+    places: list[int] = (
+        seeds.philox(run_seed, f"replace/{stage}", step).integers(0, admitted, size=spare).tolist()
+    )
+    return places
+
+
 def score_generator(run_seed: int, stage: str, step: int, round_: int) -> np.random.Generator:
     """The generator that a scorer is given."""
     return seeds.philox(run_seed, f"scorer/{stage}", step, round_)

@@ -133,7 +133,9 @@ class RlLeader:
             known += found
             done |= {one.group_id.uid for one in found}
         known.sort(key=lambda one: one.group_id)
-        self.controller.learn([dataclasses.replace(one, step=self.state.step - 1) for one in known])
+        self.controller.learn_measured(
+            [dataclasses.replace(one, step=self.state.step - 1) for one in known]
+        )
         tokens = sum(sum(one.lengths) for one in known)
         self.state = self.state.sampled(tokens)
         rates = [one.pass_rate for one in known if one.pass_rate is not None]

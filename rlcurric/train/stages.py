@@ -57,7 +57,7 @@ def run_rl(run: RunContext, stage: RlStage, state: RunState) -> tuple[str, RunSt
                 controller.carry_over(run.curriculum, statistics=carried)
         if not resumed and stage.curriculum.warm_start is not None:
             file = Path(run.recipe.base_dir, stage.curriculum.warm_start)
-            controller.learn(read_measured(file, state.step - 1, state.policy_version))
+            controller.learn_measured(read_measured(file, state.step - 1, state.policy_version))
         leader = RlLeader(run, stage, controller, state)
 
     def lead() -> Any:
