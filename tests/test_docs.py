@@ -218,10 +218,10 @@ def test_kinds_of_decisions_are_documented(tiny_run: RunTables) -> None:
     """Every kind of line that the code writes is in the table, with the keys that a run's lines have."""
     table = {row[0].strip("`"): row[2] for row in rows(ROOT / "docs" / "runs.md", "kind")}
     source = (ROOT / "rlcurric" / "curriculum" / "controller.py").read_text()
-    assert set(table) == set(re.findall(r'_place\("(\w+)"\)', source))
+    assert set(table) == set(re.findall(r'(?:_place\(|"kind": )"(\w+)"', source))
     for line in tiny_run.decisions:
         named = set(re.findall(r"`(\w+)`", table[line["kind"]]))
-        keys = set(line) - {"kind", "step", "stage", "round", "groups"}
+        keys = set(line) - {"kind", "step", "stage", "progress", "round", "groups"}
         assert keys <= named, line["kind"]
 
 
