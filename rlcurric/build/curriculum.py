@@ -194,7 +194,7 @@ def redundancies(stage: RlStage) -> list[str]:
         ),
         (
             zero_variance and stage.curriculum.plan.name == "speed",
-            "the plan speed already drops groups without variance after their first samples",
+            "the plan speed drops, after their first samples, the groups that the gate zero_variance refuses",
         ),
         (
             zero_variance and "replace" in names["gate"],
@@ -301,6 +301,6 @@ def _zero_at_the_ends(stage: RlStage) -> bool:
     """Whether a group weight is 0 where all samples are right and where all are wrong."""
     return any(
         part.name == "observe_r1"
-        or (part.name == "odsw" and part.args.get("stage", "medium") in ("medium", "h2"))
+        or (part.name == "odsw" and part.args.get("stage", "medium") in ("medium", "h1", "h2"))
         for part in stage.curriculum.weight
     )
