@@ -211,7 +211,11 @@ def grouped(rows: Rows) -> dict[tuple[str, int], Rows]:
 
 def test_pods_trains_what_it_kept(folder: Path) -> None:
     """The kept rollouts alone are in the log of what was trained and in the update, with advantages of their own."""
-    curriculum = {"selector": {"name": "pods", "keep": 3}, "prompts_per_step": 4, "group_size": 6}
+    curriculum: dict[str, Any] = {
+        "selector": {"name": "pods", "keep": 3},
+        "prompts_per_step": 4,
+        "group_size": 6,
+    }
     log = {"every": 1, "include": "trained", "max_per_step": 1000}
     run_dir = folder / "kept"
     rlcurric.train(
@@ -253,7 +257,10 @@ def test_copies_of_a_group_count_in_the_update(run_of: Any) -> None:
 
 def test_a_continued_group_is_the_group_that_would_have_been(folder: Path) -> None:
     """SPEED draws the samples that `whole` draws for the same group, grades them together and trains them all."""
-    speed = {"plan": {"name": "speed", "initial": 2, "oversample": 2.0}, "prompts_per_step": 3}
+    speed: dict[str, Any] = {
+        "plan": {"name": "speed", "initial": 2, "oversample": 2.0},
+        "prompts_per_step": 3,
+    }
     runs = {}
     for name, curriculum in (("speed", speed), ("whole", {"prompts_per_step": 6})):
         one = {
@@ -317,7 +324,7 @@ class StopsWhileScreening(Silent):
                 self.stop_file.touch()
 
 
-SCREENED = {"pool": {"name": "screened", "samples": 2}, "scorer": "mopps"}
+SCREENED: dict[str, Any] = {"pool": {"name": "screened", "samples": 2}, "scorer": "mopps"}
 
 
 def test_a_stop_while_screening_samples_nothing_twice(
@@ -396,7 +403,7 @@ def test_statistics_start_from_a_file(folder: Path) -> None:
 @pytest.mark.parametrize("carried", [True, False])
 def test_statistics_of_the_stage_before(folder: Path, carried: bool) -> None:
     """Of the scorer, the sampler and the value model: all or none, as the stage asks; visits are counted on in any case."""
-    curriculum = {
+    curriculum: dict[str, Any] = {
         "scorer": ["mopps", {"name": "pcl", "warmup_steps": 0}],
         "sampler": {"name": "sec", "temperature": 0.1},
     }
@@ -429,7 +436,7 @@ def test_statistics_of_the_stage_before(folder: Path, carried: bool) -> None:
 
 def test_two_ranks_decide_what_one_decides(folder: Path) -> None:
     """Groups lie with the rank that began them, predictions are split; the decisions are those of one rank."""
-    curriculum = {
+    curriculum: dict[str, Any] = {
         "scorer": {"name": "pcl", "warmup_steps": 1},
         "plan": {"name": "speed", "initial": 2},
         "prompts_per_step": 3,

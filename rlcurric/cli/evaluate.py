@@ -27,6 +27,8 @@ def run_eval(
         raise ValueError(f"--stage: unknown stage {stage_name!r}. Known: {', '.join(names)}")
     if output is not None and not output.resolve().parent.is_dir():
         raise ValueError(f"--output: there is no folder {output.resolve().parent}")
+    if output is not None and output.is_dir():
+        raise ValueError(f"--output: {output} is a folder; name a file")
     from rlcurric.eval.standalone import evaluate_model
 
     stage = resolved.stages[names.index(stage_name) if stage_name else -1]

@@ -36,6 +36,8 @@ def run_preflight(
     for option, file in (("--output", output), ("--report", report)):
         if file is not None and not file.resolve().parent.is_dir():
             raise ValueError(f"{option}: there is no folder {file.resolve().parent}")
+        if file is not None and file.is_dir():
+            raise ValueError(f"{option}: {file} is a folder; name a file")
     stage = stages[name]
     if stage.rollout.engine == "replay":
         raise ValueError(f"The stage {name} replays recorded rollouts; there is nothing to sample")
