@@ -443,6 +443,21 @@ def test_statistics_start_from_a_file(folder: Path) -> None:
     assert 40 <= row["curriculum/mopps/known_prompts"] <= 43
 
 
+def test_a_fork_within_a_stage_starts_from_a_file_too(folder: Path) -> None:
+    """Another curriculum begins anew there: what the file tells is known to it, and what it lacks is measured."""
+    origin, file = folder / "origin", folder / "for-the-fork.jsonl"
+    rlcurric.train(recipe_of(stage(steps=2)), origin, stop_at=1)
+    rlcurric.train(recipe_of(stage(steps=1, **SCREENED)), folder / "measures")
+    append_measured(file, read_measured(folder / "measures" / "screening" / "only.jsonl")[:50])
+    other = recipe_of(stage(steps=2, warm_start=str(file), **SCREENED))
+    rlcurric.train(other, folder / "forked", start_from=f"{origin}:1")
+    run = read_run(folder / "forked")
+    (event,) = [event for event in run.events if event["event"] == "screened"]
+    assert event["prompts"] == 12
+    assert [row["step"] for row in run.metrics] == [2]
+    assert run.metrics[0]["curriculum/mopps/known_prompts"] == 62
+
+
 @pytest.mark.parametrize("carried", [True, False])
 def test_statistics_of_the_stage_before(folder: Path, carried: bool) -> None:
     """Of the scorer, the sampler and the value model: all or none, as the stage asks; visits are counted on in any case."""
