@@ -197,6 +197,49 @@ def test_stopping_at_every_step_changes_nothing(name: str, run_of: Any, folder: 
     assert first_difference(run_of(name), cut) is None
 
 
+class StopsBetweenRounds(Silent):
+    """Asks for a stop while the first round of rollouts is sampled."""
+
+    def __init__(self, stop_file: Path) -> None:
+        self.stop_file = stop_file
+
+    def phase(self, name: str) -> None:
+        if name == "rollout":
+            self.stop_file.touch()
+
+
+EVERYTHING: dict[str, Any] = {
+    "pool": [{"name": "screened", "samples": 2}, {"name": "drop_easy", "min_samples": 2}],
+    "sampler": {"name": "learning_progress"},
+    "scorer": [{"name": "pcl", "warmup_steps": 0}, "mopps"],
+    "plan": {"name": "speed", "initial": 2, "oversample": 1.5},
+    "gate": {"name": "retire", "visits": 1, "rest": 1},
+    "selector": {"name": "pods", "keep": 2},
+    "weight": "annealed_easiness",
+}
+
+
+def test_a_step_that_was_abandoned_leaves_no_trace(folder: Path) -> None:
+    """The first step of all, after the pool was screened, and one with groups carried over: with every kind of part."""
+    whole, cut = folder / "everything", folder / "everything-cut"
+    recipe = recipe_of(stage(**EVERYTHING))
+    rlcurric.train(recipe, whole)
+    run = read_run(whole)
+    assert verify(run.recipe.seed, run.decisions) == []
+    assert max(row["curriculum/groups/carried"] for row in run.metrics) > 0
+    for step in range(1, STEPS + 1):
+        result = rlcurric.train(recipe, cut, reporter=StopsBetweenRounds(cut / "stop"))
+        assert (result.status, result.step) == ("stopped", step - 1), "the step was not abandoned"
+        rlcurric.train(recipe, cut, stop_at=step)
+    assert first_difference(whole, cut) is None
+    measured = [one / "screening" / "only.jsonl" for one in (whole, cut)]
+    assert measured[0].read_bytes() == measured[1].read_bytes()
+    totals = [row["tokens/total/sum"] for row in read_run(cut).metrics]
+    screened = sum(sum(one.lengths) for one in read_measured(measured[0]))
+    generated = [row["tokens/generated/sum"] for row in read_run(cut).metrics]
+    assert totals == [screened + sum(generated[: k + 1]) for k in range(STEPS)]
+
+
 def group_of(row: Mapping[str, Any]) -> tuple[str, int]:
     return row["uid"], row["visit"]
 
@@ -398,6 +441,21 @@ def test_statistics_start_from_a_file(folder: Path) -> None:
     rlcurric.train(recipe_of(unscreened), folder / "unscreened")
     (row,) = read_run(folder / "unscreened").metrics
     assert 40 <= row["curriculum/mopps/known_prompts"] <= 43
+
+
+def test_a_fork_within_a_stage_starts_from_a_file_too(folder: Path) -> None:
+    """Another curriculum begins anew there: what the file tells is known to it, and what it lacks is measured."""
+    origin, file = folder / "origin", folder / "for-the-fork.jsonl"
+    rlcurric.train(recipe_of(stage(steps=2)), origin, stop_at=1)
+    rlcurric.train(recipe_of(stage(steps=1, **SCREENED)), folder / "measures")
+    append_measured(file, read_measured(folder / "measures" / "screening" / "only.jsonl")[:50])
+    other = recipe_of(stage(steps=2, warm_start=str(file), **SCREENED))
+    rlcurric.train(other, folder / "forked", start_from=f"{origin}:1")
+    run = read_run(folder / "forked")
+    (event,) = [event for event in run.events if event["event"] == "screened"]
+    assert event["prompts"] == 12
+    assert [row["step"] for row in run.metrics] == [2]
+    assert run.metrics[0]["curriculum/mopps/known_prompts"] == 62
 
 
 @pytest.mark.parametrize("carried", [True, False])

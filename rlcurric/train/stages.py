@@ -49,13 +49,16 @@ def run_rl(run: RunContext, stage: RlStage, state: RunState) -> tuple[str, RunSt
     leader: RlLeader | None = None
     if run.ranks.is_main:
         controller = run.parts.controller(stage, run.data.pool(stage), run.recipe.seed)
+        goes_on = (
+            resumed and keep_statistics
+        )  # else the parts begin anew, in a fork also within a stage
         if run.curriculum is not None:
-            if resumed and keep_statistics:
+            if goes_on:
                 controller.load_state_dict(run.curriculum)
             else:
                 carried = "statistics" in stage.carry and keep_statistics
                 controller.carry_over(run.curriculum, statistics=carried)
-        if not resumed and stage.curriculum.warm_start is not None:
+        if not goes_on and stage.curriculum.warm_start is not None:
             file = Path(run.recipe.base_dir, stage.curriculum.warm_start)
             controller.learn_measured(read_measured(file, state.step - 1, state.policy_version))
         leader = RlLeader(run, stage, controller, state)
