@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from rlcurric.build import Parts
 from rlcurric.build.curriculum import redundancies
-from rlcurric.cli import _run
-from rlcurric.recipe.load import dump_yaml
 from rlcurric.recipe.schema import Curriculum, Recipe, RlStage
 from tests.tiny import tiny_recipe
 
@@ -98,10 +94,3 @@ def test_what_is_idle_is_named(curriculum: dict[str, str | list[str]]) -> None:
 
 def test_parts_that_complement_each_other_are_not() -> None:
     assert idle(gate="zero_variance", scorer="mopps", weight="odsw", plan="lilo") == []
-
-
-def test_check_says_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "tiny.yaml"
-    file.write_text(dump_yaml(tiny_recipe()))
-    assert _run(["check", str(file), "curriculum.plan={name: speed, initial: 2}"]) == 0
-    assert "note: stages.second.curriculum: the plan speed" in capsys.readouterr().out
