@@ -219,7 +219,7 @@ def test_a_difficulty_that_one_row_lacks(
 REDUNDANT = [
     (["gate=zero_variance", "weight=observe_r1"], "already refuses the groups that the weight"),
     (["scorer=[greso, mopps]"], "mopps alone does it by its posterior"),
-    (["gate=zero_variance", "plan={name: speed, initial: 2}"], "speed already drops groups"),
+    (["gate=zero_variance", "plan={name: speed, initial: 2}"], "the plan speed"),
     (["gate=[zero_variance, replace]"], "refuses every group that the gate replace would"),
     (["gate=retire", "pool=drop_easy"], "both leave out solved prompts"),
 ]
