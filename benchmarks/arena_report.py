@@ -168,8 +168,10 @@ def plot(groups: Mapping[str, Sequence[Result]], file: Path) -> None:
         means = [statistics.fmean(column) for column in columns]
         spreads = [statistics.pstdev(column) for column in columns]
         thousands = [tokens / 1000 for tokens in grid]
-        style = {"color": "black", "linestyle": "--"} if name == BASELINE else {}
-        look: dict[str, Any] = {"color": colors(number % 10), **style}
+        line = "-" if number <= 10 else ":"  # there are ten colours
+        look: dict[str, Any] = {"color": colors(number % 10), "linestyle": line}
+        if name == BASELINE:
+            look = {"color": "black", "linestyle": "--"}
         axis.plot(thousands, means, label=f"{name} ({len(members)})", linewidth=1.6, **look)
         axis.fill_between(
             thousands,
