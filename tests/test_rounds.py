@@ -11,7 +11,7 @@ import pytest
 
 from rlcurric import seeds
 from rlcurric.curriculum.composition import Composition
-from rlcurric.curriculum.decisions import recompute
+from rlcurric.curriculum.decisions import recompute, verify
 from rlcurric.curriculum.gates import PassRateRange
 from rlcurric.curriculum.parts import Decision, Plan, Scores, Stateless
 from rlcurric.curriculum.plans import Lilo, Speed
@@ -66,6 +66,21 @@ def test_a_plan_decides_also_where_the_probe_is_the_whole_group(plan: Plan) -> N
     trained = [f"{group.group_id.uid:016x}" for group in batch.groups]
     assert set(mixed[:4]) <= set(trained)
     assert controller.metrics()["curriculum/groups/probed"] > 0
+
+
+@pytest.mark.parametrize("scope", ["mixture", "distribution"])
+def test_a_scorer_never_sees_a_prompt_twice_while_the_pool_has_enough(scope: Any) -> None:
+    """64 candidates are wanted of 40 prompts: the best prompt takes one of the 4 places."""
+    scorer = Mopps(ratio=16, explore=0.0, scope=scope)
+    controller = controller_of(scorer=scorer, sizes=10)
+    for number in range(10):
+        step(controller, number)
+        lines = controller.decisions()
+        (line,) = (line for line in lines if line["kind"] == "draw")
+        uids = [uid for _, _, uid in line["candidates"]]
+        assert 4 < len(uids) <= 40 and len(set(uids)) == len(uids)
+        assert len(line["groups"]) == 4
+        assert verify(3, lines) == []
 
 
 class Due(Stateless):

@@ -64,6 +64,7 @@ class Rounds:
         asked = {
             name: count if whole else math.ceil(ratio * count) for name, count in counts.items()
         }
+        needed = {name: names[:wanted].count(name) for name in probabilities}
 
         def eligible(candidates: Sequence[Candidate]) -> np.ndarray:
             allowed_C = np.ones(len(candidates), dtype=bool)
@@ -71,7 +72,7 @@ class Rounds:
                 allowed_C &= part.eligible(candidates, progress)
             return allowed_C
 
-        candidates = self.stream.next(asked, eligible, in_flight)
+        candidates = self.stream.next(asked, needed, eligible, in_flight)
         wanted_by = getattr(scorer, "wanted", None)
         if wanted_by is not None and wanted:
             known = {one.uid for one in candidates} | set(in_flight)
