@@ -146,12 +146,20 @@ def test_one_way_pool_names_the_part_that_keeps_most_out() -> None:
     [
         {"pool.drop_easy": Excluded(50, 0)},
         {"gate.retire": Excluded(90, 90)},
-        {"pool.drop_easy": Excluded(60, 0), "gate.retire": Excluded(20, 20)},
+        {"pool.drop_easy": Excluded(50, 0), "gate.retire": Excluded(20, 20)},
+        {"pool.drop_easy": Excluded(90, 40)},
         {},
     ],
 )
 def test_a_pool_that_is_small_or_can_grow_again_is_no_one_way(out: dict[str, Excluded]) -> None:
     assert Guards(SMALL).observe(view(0, excluded=out)) == []
+
+
+def test_prompts_that_may_return_do_not_hide_those_that_may_not() -> None:
+    out = {"pool.drop_easy": Excluded(60, 0), "gate.retire": Excluded(90, 90)}
+    (spoken,) = Guards(SMALL).observe(view(0, excluded=out))
+    assert (spoken.part, spoken.setting) == ("pool.drop_easy", "recheck_every")
+    assert "60% of the 100 training prompts" in spoken.message
 
 
 def test_stale_statistics_speak_once_while_they_stay_old_and_unknown_ages_change_nothing() -> None:

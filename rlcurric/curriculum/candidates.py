@@ -39,22 +39,31 @@ class CandidateStream:
         return self.excluded / self.looked if self.looked else 0.0
 
     def next(
-        self, wanted: Mapping[str, int], eligible: Eligible, in_flight: Collection[int]
+        self,
+        wanted: Mapping[str, int],
+        needed: Mapping[str, int],
+        eligible: Eligible,
+        in_flight: Collection[int],
     ) -> list[Candidate]:
-        """`wanted` candidates of each distribution, distinct where it has enough rows that are free and eligible.
+        """`wanted` candidates of each distribution, distinct, or fewer where it has not so many that are free and eligible.
 
-        Where it has not, rows come twice before rows that are in flight, and those before rows that are not eligible:
-        a distribution that was drawn always gives what it was asked for.
+        There are `needed` of them in any case: rows come twice before rows that are in flight, and those before rows
+        that are not eligible, so that a distribution that was drawn always gives what is asked of it.
         """
         return [
             one
             for name, count in wanted.items()
             if count
-            for one in self._of(name, count, eligible, in_flight)
+            for one in self._of(name, count, needed[name], eligible, in_flight)
         ]
 
     def _of(
-        self, name: str, count: int, eligible: Eligible, in_flight: Collection[int]
+        self,
+        name: str,
+        count: int,
+        needed: int,
+        eligible: Eligible,
+        in_flight: Collection[int],
     ) -> list[Candidate]:
         found: dict[int, Candidate] = {}
         spare: list[Candidate] = []
@@ -75,8 +84,8 @@ class CandidateStream:
                     found[one.uid] = one
         result = list(found.values())
         spare = [*spare, *result] if result or spare else left_out
-        self.forced += (count - len(result)) * (spare is left_out)
-        missing = count - len(result)
+        missing = max(0, needed - len(result))
+        self.forced += missing * (spare is left_out)
         return [*result, *(spare[k % len(spare)] for k in range(missing))]
 
     def _look(self, name: str, size: int) -> Candidate:

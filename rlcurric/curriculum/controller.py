@@ -83,18 +83,19 @@ class Controller:
         self._empty_steps = 0
         self._step, self._progress, self._version = 0, Progress(0, 0), 0
         self._metrics: dict[str, float] = {}
-        self._measured: list[dict[str, Any]] = []  # lines for the log of the first step
+        self._beforehand: list[dict[str, Any]] = []  # lines for the log of the first step
         self._forget_step()
         self._before = (self._rounds.stream.state_dict(), 0, False)
 
     def begin(self, step: int, progress: Progress, policy_version: int = 0) -> None:
         """Start a step. What `abandon` goes back to is noted here: of the parts nothing, since asking changes nothing."""
         if self._now.outcomes:  # the step before was taken, and its log written
-            self._measured = []
+            self._beforehand = []
         begun, self._begun = self._begun, True
         if not begun:
             for one in self._parts.pool_filters:
                 one.begin_stage(self._history)
+            self._beforehand += self._pool_lines(step + 1)
         self._ledger.mark()
         self._before = (self._rounds.stream.state_dict(), self._empty_steps, begun)
         self._step, self._progress, self._version = step, progress, policy_version
@@ -177,12 +178,14 @@ class Controller:
 
     def learn_measured(self, outcomes: Sequence[GroupOutcome]) -> None:
         """Let every part observe what was measured of prompts before the first step, and log it with that step."""
+        if not outcomes:
+            return
         self._learn(outcomes)
-        step = outcomes[0].step + 2 if outcomes else 1
+        step = outcomes[0].step + 2
         line = {"kind": "measured", "step": step, "stage": self._stage, "n": len(outcomes)}
         if len(outcomes) <= self._settings.log_candidates:
             line["groups"] = [outcome_line(one) for one in outcomes]
-        self._measured.append(line)
+        self._beforehand += [line, *self._pool_lines(step)]
 
     def _learn(self, outcomes: Sequence[GroupOutcome]) -> None:
         for part in self._parts.named().values():
@@ -267,7 +270,7 @@ class Controller:
 
     def decisions(self) -> list[dict[str, Any]]:
         """The step's lines of decisions.jsonl (`curriculum.decisions` reads them)."""
-        return [*self._measured, *self._now.log]
+        return [*self._beforehand, *self._now.log]
 
     def metrics(self) -> dict[str, float]:
         """`curriculum/...` of the last batch taken."""
@@ -358,12 +361,14 @@ class Controller:
     def _next_round(self) -> Round:
         """The candidates of the round that comes, drawn once."""
         if self._now.prepared is None:
-            wanted = math.ceil(max(0, self._missing()) * self._settings.oversample)
+            spent = self._now.openings > self._settings.refill_rounds
+            missing = 0 if spent else max(0, self._missing())
+            wanted = math.ceil(missing * self._settings.oversample)
             in_flight = {group_id.uid for group_id in self._ledger.entries}
             self._now.prepared = self._rounds.draw(
                 self._step,
                 self._now.round,
-                self._parts.plan.groups(wanted),
+                self._parts.plan.groups(wanted) if wanted else 0,
                 self._progress,
                 in_flight,
             )
@@ -411,7 +416,8 @@ class Controller:
         outcomes = []
         for group_id in self._ledger.of(GroupState.PROBED):
             outcome = self._outcome(group_id, "trained")
-            if self._ledger.entries[group_id].wanted >= size:
+            entry = self._ledger.entries[group_id]
+            if entry.phase and entry.wanted >= size:  # else the plan has not seen it yet
                 self._judge(outcome)
             else:
                 outcomes.append(outcome)
@@ -537,10 +543,7 @@ class Controller:
     def _finish(self, outcomes: Sequence[GroupOutcome], groups: Sequence[AdmittedGroup]) -> None:
         """The rest of the step's log, its metrics, and the watch over steps without a batch."""
         self._now.outcomes = list(outcomes)
-        for place, part in self._parts.named().items():
-            changes = part.changes() if isinstance(part, Excluding) else []
-            if changes:
-                self._now.log.append({**self._place("pool"), "part": place, "prompts": changes})
+        self._now.log += self._pool_lines(self._step + 1)
         self._now.log.append(
             {**self._place("outcomes"), "groups": [outcome_line(one) for one in outcomes]}
         )
@@ -557,6 +560,19 @@ class Controller:
         for part in self._parts.named().values():
             self._metrics |= part.metrics()
         self._watch_empty_steps(groups, outcomes)
+
+    def _pool_lines(self, step: int) -> list[dict[str, Any]]:
+        """What went out of the pool and came back by the last thing that the parts were told, a line a part."""
+        lines = []
+        for place, part in self._parts.named().items():
+            changes = part.changes() if isinstance(part, Excluding) else []
+            if changes:
+                line = {"kind": "pool", "step": step, "stage": self._stage, "part": place}
+                line["n"] = len(changes)
+                if len(changes) <= self._settings.log_candidates:
+                    line["prompts"] = changes
+                lines.append(line)
+        return lines
 
     def _watch_empty_steps(
         self, groups: Sequence[AdmittedGroup], outcomes: Sequence[GroupOutcome]

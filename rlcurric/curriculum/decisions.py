@@ -109,11 +109,12 @@ def draw_fields(round_: Round, choice: Choice, scorer: Scorer | None, limit: int
         "candidates_hash": hashlib.blake2b(text.encode(), digest_size=8).hexdigest(),
     }
     if len(rows) <= limit:
-        expected_C = choice.scores.expected_C
+        expected_C, predicted_C = choice.scores.expected_C, choice.predicted_C
         fields |= {
             "candidates": rows,
             "scores": scores,
             "expected": None if expected_C is None else expected_C.tolist(),
+            **({} if predicted_C is None else {"predicted": predicted_C.tolist()}),
             "chosen": choice.places,
         }
     return fields
@@ -243,8 +244,7 @@ def _scores_again(
         for name, index, uid in line["candidates"]
     ]
     place = (line["stage"], line["step"] - 1, line["round"])
-    expected = line["expected"] if line["expected"] is not None else [0.5] * len(candidates)
-    predicted_C = np.array(expected) if scorer.predicts else None
+    predicted_C = np.array(line["predicted"]) if scorer.predicts else None
     decision = Decision(Progress(*line["progress"]), score_generator(run_seed, *place), predicted_C)
     scores: list[float] = scorer.score(candidates, decision).score_C.tolist()
     return scores

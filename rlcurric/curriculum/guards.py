@@ -25,7 +25,7 @@ class GuardSettings:
         collapse_entropy: normalised entropy of the sampling probabilities, 1 for equal ones, below which they are
             collapsed.
         collapse_steps: steps in a row that they must be.
-        pool_share: share of the prompts that may be kept out where none of them can come back.
+        pool_share: share of the prompts that may be kept out and cannot come back.
         stale_steps: mean age, in steps, of the statistics that prompts are scored by.
         late_share: share of a step's groups that came too late to be listened to.
         window: held-out evaluations among which the best is looked for.
@@ -206,14 +206,13 @@ class Guards:
             yield "collapse", GuardWarning("collapse", "sampler", "temperature, floor", message)
 
     def _one_way_pool(self, view: StepView) -> Iterator[tuple[str, GuardWarning]]:
-        share = self._latest.get("excluded_share", 0.0)
-        gone = [name for name, one in view.excluded.items() if one.prompts]
-        returns = any(one.may_return for one in view.excluded.values())
-        if gone and not returns and share > self._settings.pool_share:
-            part = max(gone, key=lambda name: view.excluded[name].prompts)
+        gone = {name: one.prompts - one.may_return for name, one in view.excluded.items()}
+        share = min(1.0, sum(gone.values()) / view.pool) if view.pool else 0.0
+        if share > self._settings.pool_share:
+            part = max(gone, key=lambda name: gone[name])
             message = (
-                f"{share:.0%} of the {view.pool} training prompts are kept out, most of them by {part}, and none can "
-                "come back. Set its recheck_every."
+                f"{share:.0%} of the {view.pool} training prompts are kept out for good, most of them by {part}. Set its "
+                "recheck_every."
             )
             yield "one_way_pool", GuardWarning("one_way_pool", part, "recheck_every", message)
 

@@ -92,7 +92,7 @@ class Scorer(Part, Protocol):
     `scope` mixture: the best of all candidates; distribution: as many of each as the sampler drew.
 
     A scorer may also have `wanted(progress) -> list[tuple[str, int]]`: rows, by distribution and index, that it would
-    see among the candidates whatever was drawn, most urgent first. They are scored like the rest.
+    see among the candidates whatever was drawn, most urgent first. They must be eligible, and are scored like the rest.
     """
 
     ratio: float

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 
@@ -37,6 +38,7 @@ class Choice:
     places: list[int]
     scores: Scores
     prompts: list[tuple[Candidate, float | None]]  # with the pass rate that the scorer expects
+    predicted_C: np.ndarray | None = None  # by the value model, where the scorer asked
 
 
 class Rounds:
@@ -62,6 +64,7 @@ class Rounds:
         asked = {
             name: count if whole else math.ceil(ratio * count) for name, count in counts.items()
         }
+        needed = {name: names[:wanted].count(name) for name in probabilities}
 
         def eligible(candidates: Sequence[Candidate]) -> np.ndarray:
             allowed_C = np.ones(len(candidates), dtype=bool)
@@ -69,12 +72,14 @@ class Rounds:
                 allowed_C &= part.eligible(candidates, progress)
             return allowed_C
 
-        candidates = self.stream.next(asked, eligible, in_flight)
+        candidates = self.stream.next(asked, needed, eligible, in_flight)
         wanted_by = getattr(scorer, "wanted", None)
-        if wanted_by is not None:
+        if wanted_by is not None and wanted:
             known = {one.uid for one in candidates} | set(in_flight)
             proposed = [self._pool.candidate(*row) for row in wanted_by(progress)]
-            candidates = [*(one for one in proposed if one.uid not in known), *candidates]
+            proposed = [one for one in proposed if one.uid not in known]
+            if proposed:
+                candidates = [*compress(proposed, eligible(proposed).tolist()), *candidates]
         quotas = None if whole else counts
         return Round(step, number, probabilities, drawn, counts, candidates, quotas, wanted)
 
@@ -103,4 +108,4 @@ class Rounds:
         prompts = [
             (candidates[k], None if expected_C is None else float(expected_C[k])) for k in places
         ]
-        return Choice(places, scores, prompts)
+        return Choice(places, scores, prompts, predicted_C)
