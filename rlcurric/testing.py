@@ -100,10 +100,38 @@ def check_part(kind: str, make: Callable[[], Any]) -> None:
 
 
 def _began(make: Callable[[], Any]) -> Any:
+    """A part before its first step: prompts were measured, and a pool filter knows what there was before the stage."""
     part = make()
+    measured = _measured()
+    part.observe(measured)
     if hasattr(part, "begin_stage"):
-        part.begin_stage(PassRates())
+        history = PassRates()
+        history.observe(measured)
+        part.begin_stage(history)
+        before = as_json(part.state_dict())
+        part.begin_stage(history)
+        assert as_json(part.state_dict()) == before, (
+            "beginning the same stage again changes nothing"
+        )
     return part
+
+
+def _measured() -> list[GroupOutcome]:
+    """What a screening tells of some prompts."""
+    found = example_outcomes(2000, 60)
+    return sorted(
+        (
+            replace(
+                one,
+                group_id=GroupId("screening", one.group_id.uid, 0),
+                step=-1,
+                disposition="screened",
+                weight=1.0,
+            )
+            for one in {one.group_id.uid: one for one in found}.values()
+        ),
+        key=lambda one: one.group_id,
+    )
 
 
 def _check_life(make: Callable[[], Any], ask: Callable[[Any, int], Any]) -> None:

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 import rlcurric.curriculum  # noqa: F401  (registers the parts)
+from rlcurric.curriculum.evidence import PassRates
 from rlcurric.curriculum.parts import Decision, Scores, Stateless, Verdict
+from rlcurric.curriculum.pools import DropEasy
 from rlcurric.curriculum.samplers import Uniform
 from rlcurric.curriculum.scorers.mix import MixScorer
 from rlcurric.registry import registry
@@ -164,6 +166,20 @@ class Vague(Stateless):
         return Verdict.ADMIT
 
 
+class Unsaved(DropEasy):
+    """Knows what it dropped until it is resumed."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+class Undecided(DropEasy):
+    """Another beginning, another pool."""
+
+    def begin_stage(self, history: PassRates) -> None:
+        self._dropped += 1
+        self._returned += 1
+
+
 class Infinite(Stateless):
     def weight(self, outcome: GroupOutcome, progress: Progress) -> float:
         return float("inf")
@@ -193,6 +209,8 @@ class Twice(Stateless):
         ("scorer", Nameless, "not negative"),
         ("gate", Vague, "booleans"),
         ("pool", Vague, "booleans"),
+        ("pool", Unsaved, "goes on from its saved state"),
+        ("pool", Undecided, "beginning the same stage again"),
         ("group_weight", Infinite, "finite"),
         ("plan", Greedy, "more than group_size"),
         ("selector", Twice, "each once"),
