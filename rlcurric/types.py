@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 
 FinishReason = Literal["stop", "length", "abort"]
-Disposition = Literal["trained", "gated", "replaced", "probed", "failed", "screened"]
+Disposition = Literal["trained", "gated", "replaced", "probed", "failed", "surplus", "screened"]
 
 
 class Status(enum.StrEnum):

@@ -169,7 +169,9 @@ EASY: dict[str, Any] = {"pass_rate": 1.0, "histogram": (0, 0, 0, 0, 0, 10), "inf
 def advised(*reports: DistributionReport) -> list[str]:
     stage = tiny_recipe().stages[1]
     assert isinstance(stage, RlStage)
-    return advice(Preflight(reports, (), 4, 100.0, 10.0, 5.0), stage)
+    prompts = sum(one.prompts for one in reports)
+    shares = {one.name: one.prompts / prompts for one in reports}
+    return advice(Preflight(reports, (), shares, 4, 100.0, 10.0, 5.0), stage)
 
 
 def test_nothing_is_said_where_all_is_well() -> None:
@@ -224,7 +226,9 @@ def test_no_advice_below_the_thresholds(healthy: DistributionReport) -> None:
 
 
 def test_a_report_is_json() -> None:
-    found = Preflight((report_of(), report_of("three", **HARD)), (), 4, 100.0, 10.0, 5.0)
+    reports = (report_of(), report_of("three", **HARD))
+    shares = {reports[0].name: 0.5, "three": 0.5}
+    found = Preflight(reports, (), shares, 4, 100.0, 10.0, 5.0)
     told = json.loads(json.dumps(as_dict(found)))
     assert told["uninformative"] == 0.5
     assert told["distributions"][1]["histogram"] == [10, 0, 0, 0, 0, 0]

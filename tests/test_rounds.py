@@ -16,7 +16,7 @@ from rlcurric.curriculum.gates import PassRateRange
 from rlcurric.curriculum.parts import Decision, Plan, Scores, Stateless
 from rlcurric.curriculum.plans import Lilo, Speed
 from rlcurric.curriculum.pools import DropEasy, Screened
-from rlcurric.curriculum.samplers import Uniform
+from rlcurric.curriculum.samplers import Ucb, Uniform
 from rlcurric.curriculum.scorers import MixScorer, Mopps, Pcl
 from rlcurric.schedules import Progress
 from rlcurric.types import Candidate, GroupId, GroupOutcome, Request, SampleOutcome
@@ -195,3 +195,33 @@ def test_nothing_measured_leaves_no_line() -> None:
     controller.learn_measured([])
     step(controller, 7, chance)
     assert {line["step"] for line in controller.decisions()} == {8}
+
+
+def test_groups_that_still_wait_when_a_stage_ends_are_observed_by_what_goes_on() -> None:
+    """Once, discounted as late, dropped, and in the log; parts that start anew know nothing of them."""
+    first = controller_of(Ucb(MIXTURE), oversample=2.0)
+    step(first, 0)
+    waiting = first.carried()
+    assert len(waiting) == 4
+    state = saved(first)
+    goes_on = controller_of(Ucb(MIXTURE), stage="next")
+    goes_on.carry_over(state, statistics=True, policy_version=1, step=1)
+    anew = controller_of(Ucb(MIXTURE), stage="next")
+    anew.carry_over(state, statistics=False, policy_version=1, step=1)
+    for one, observed_by in ((goes_on, ["sampler", "plan"]), (anew, [])):
+        assert one.carried() == []
+        step(one, 1)
+        line = one.decisions()[0]
+        assert (line["kind"], line["step"], line["observed_by"]) == ("surplus", 2, observed_by)
+        assert [group["disposition"] for group in line["groups"]] == ["surplus"] * 4
+        assert {group["weight"] for group in line["groups"]} == {0.9}
+        assert sorted(int(group["uid"], 16) for group in line["groups"]) == sorted(
+            group.uid for group in waiting
+        )
+        step(one, 2)
+        assert one.decisions()[0]["kind"] != "surplus"
+    counted = [
+        sum(one.state_dict()["parts"]["sampler"]["state"]["count"].values())
+        for one in (goes_on, anew)
+    ]
+    assert counted[0] - counted[1] == pytest.approx(4 * 4 + 4 * 4 * 0.9)

@@ -310,9 +310,9 @@ class Parts:
         try_parts(stage, self._recipe.base_dir, pool, begin)
         return cautions(stage, self._recipe.base_dir, pool)
 
-    def predicts(self, stage: RlStage) -> bool:
+    def predicts(self, stage: RlStage, pool: PromptPool) -> bool:
         """Whether the stage's scorer asks for predictions of a value model."""
-        scorer = bind_curriculum(stage, self._recipe.base_dir, None).scorer
+        scorer = bind_curriculum(stage, self._recipe.base_dir, pool).scorer
         return scorer is not None and scorer.predicts
 
     def controller(self, stage: RlStage, pool: PromptPool, run_seed: int) -> Controller:

@@ -313,20 +313,37 @@ class Controller:
                 )
             part.load_state_dict(saved["state"])
 
-    def carry_over(self, state: Mapping[str, Any], statistics: bool) -> None:
+    def carry_over(
+        self, state: Mapping[str, Any], statistics: bool, policy_version: int = 0, step: int = 0
+    ) -> None:
         """Begin a stage from the state of the one before: visits and pass rates always, the parts' statistics if asked.
 
-        Groups carried over from a stage that ended are dropped: they were asked for under its settings. A part goes on
-        where the earlier stage had one of its class at the same place.
+        A part goes on where the earlier stage had one of its class at the same place. Groups that still waited when the
+        stage ended were asked for under its settings: they end here, dropped, and what goes on observes them.
         """
         self._check_version(state)
-        self._ledger.load_state_dict(state["ledger"], with_entries=False)
+        self._ledger.load_state_dict(state["ledger"])
         self._history.load_state_dict(state["history"])
-        if statistics:
-            for place, part in self._parts.named().items():
-                saved = state["parts"].get(place)
-                if saved is not None and saved["class"] == _class_name(part):
-                    part.load_state_dict(saved["state"])
+        kept: dict[str, Part] = {}
+        for place, part in self._parts.named().items():
+            saved = state["parts"].get(place)
+            if statistics and saved is not None and saved["class"] == _class_name(part):
+                part.load_state_dict(saved["state"])
+                kept[place] = part
+        waited = sorted(self._ledger.entries)
+        if not waited:
+            return
+        self._version, self._step = policy_version, step - 1
+        outcomes = [self._outcome(group_id, "surplus") for group_id in waited]
+        for group_id in waited:
+            self._ledger.end(group_id, GroupState.DROPPED)
+        self._ledger.mark()
+        for part in kept.values():
+            part.observe(outcomes)
+        self._history.observe(outcomes)
+        line = {"kind": "surplus", "step": step + 1, "stage": waited[0].stage}
+        line |= {"observed_by": list(kept), "groups": [outcome_line(one) for one in outcomes]}
+        self._beforehand.append(line)
 
     @staticmethod
     def _check_version(state: Mapping[str, Any]) -> None:
@@ -421,7 +438,8 @@ class Controller:
                 self._judge(outcome)
             else:
                 outcomes.append(outcome)
-        more = self._parts.plan.then(outcomes, max(0, self._missing()), size)
+        missing = max(0, self._missing())
+        more = self._parts.plan.then(outcomes, missing, size)
         said: list[dict[str, Any]] = []
         for outcome, samples in zip(outcomes, more, strict=True):
             if samples:
@@ -430,12 +448,10 @@ class Controller:
                 self._refuse(outcome.group_id, "probed")
             else:
                 self._judge(outcome)
-            if samples != 0:
-                said.append({**group_key(outcome.group_id), "more": samples})
-        if said:
-            self._now.log.append(
-                {**self._place("continue"), "round": self._now.round, "groups": said}
-            )
+            said.append({**outcome_line(outcome), "more": samples})
+        if any(one["more"] != 0 for one in said):
+            line = {**self._place("continue"), "round": self._now.round}
+            self._now.log.append({**line, "missing": missing, "group_size": size, "groups": said})
 
     def _judge(self, outcome: GroupOutcome) -> None:
         group_id = outcome.group_id

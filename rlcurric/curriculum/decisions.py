@@ -3,10 +3,11 @@
 `decisions.jsonl` holds, for every step: a `draw` line a round (probabilities, candidates or their hash, scores, what was
 chosen), a `continue` line where a plan asked for more samples, a `pool` line where prompts were retired or returned, a
 `take` line where groups of the batch have weights or copies, an `outcomes` line, and a `select` line where rollouts were
-down-sampled. A `measured` line stands before a stage's first step that was warm-started or screened.
+down-sampled. Before a stage's first step a `measured` line tells what it was warm-started with or screened by, and a
+`surplus` line which groups of the stage before still waited when it ended.
 
 `verify` makes every draw again from its line and the run's seed. With the parts of a stage, `recompute` also makes again
-what these said: probabilities, scores, weights and kept rollouts, from the outcomes in the log.
+what these said: probabilities, scores, continuations, refusals, weights and kept rollouts, from the outcomes in the log.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from rlcurric.curriculum.draws import (
     pick_candidates,
     score_generator,
 )
+from rlcurric.curriculum.gates import strongest
 from rlcurric.curriculum.measured import STAGE as MEASURED
-from rlcurric.curriculum.parts import Decision, Scorer
+from rlcurric.curriculum.parts import Decision, Scorer, Verdict
 from rlcurric.curriculum.rounds import Choice, Round
 from rlcurric.schedules import Progress
 from rlcurric.types import Candidate, GroupId, GroupOutcome, PromptPool
@@ -73,7 +75,7 @@ def read_outcome(group: Mapping[str, Any], stage: str, step: int) -> GroupOutcom
 
 
 def read_outcomes(line: Mapping[str, Any]) -> list[GroupOutcome]:
-    """Every group of an `outcomes` or `measured` line, in the order in which parts observed them.
+    """Every group of an `outcomes`, `measured`, `surplus` or `continue` line, in the order in which parts observed them.
 
     ValueError for a `measured` line of more prompts than the log lists.
     """
@@ -82,8 +84,10 @@ def read_outcomes(line: Mapping[str, Any]) -> list[GroupOutcome]:
             f"The line of {line['n']} measured prompts does not list them. Raise curriculum.log_candidates to keep them"
         )
     stage, step = line["stage"], line["step"] - 1
+    if line["kind"] in ("measured", "surplus"):
+        step -= 1
     if line["kind"] == "measured":
-        stage, step = MEASURED, step - 1
+        stage = MEASURED
     return [read_outcome(group, stage, step) for group in line["groups"]]
 
 
@@ -194,7 +198,7 @@ def recompute(
 ) -> list[str]:
     """Let the parts of a stage decide again on the outcomes in its lines; a sentence for each answer that differs.
 
-    Probabilities, scores, weights and kept rollouts are compared bit for bit. What a value model predicted is taken from
+    Probabilities, scores, weights, kept rollouts, the plan's answers and refusals of gates are compared bit for bit. What a value model predicted is taken from
     the log.
 
     Args:
@@ -208,14 +212,22 @@ def recompute(
         place = f"step {line['step']}, {line['kind']}"
         if line["kind"] == "take":
             taken = line
-        if line["kind"] in ("outcomes", "measured"):
+        if line["kind"] in ("outcomes", "measured", "surplus"):
             outcomes = read_outcomes(line)
             if line["kind"] == "outcomes":
                 problems += _weights_again(parts, line, taken, outcomes)
+                problems += _verdicts_again(parts, line, outcomes)
                 taken = None
-            for part in parts.named().values():
-                part.observe(outcomes)
+            for at, part in parts.named().items():
+                if at in line.get("observed_by", [at]):
+                    part.observe(outcomes)
             continue
+        if line["kind"] == "continue":
+            answers = list(
+                parts.plan.then(read_outcomes(line), line["missing"], line["group_size"])
+            )
+            if answers != [group["more"] for group in line["groups"]]:
+                problems.append(f"{place}: the plan says {answers}, the line otherwise")
         if line["kind"] == "draw":
             found: Any = parts.sampler.probabilities(Progress(*line["progress"]))
             if found != line["probabilities"]:
@@ -233,6 +245,21 @@ def recompute(
             ]
             if found != [group["kept"] for group in line["groups"]]:
                 problems.append(f"{place}: {found} are kept, the line says otherwise")
+    return problems
+
+
+def _verdicts_again(
+    parts: Composition, line: Mapping[str, Any], outcomes: Sequence[GroupOutcome]
+) -> list[str]:
+    """Groups that gates refused or replaced."""
+    said = {"gated": Verdict.REFUSE, "replaced": Verdict.REPLACE}
+    problems = []
+    for one in outcomes:
+        verdict = strongest(gate.judge(one) for gate in parts.gates)
+        if one.disposition in said and verdict is not said[one.disposition]:
+            problems.append(
+                f"step {line['step']}: the gates say {verdict.name} of {one.group_id.uid:016x}, the line {one.disposition}"
+            )
     return problems
 
 

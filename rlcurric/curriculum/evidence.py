@@ -14,6 +14,7 @@ import numpy as np
 from rlcurric.curriculum.table import PromptTable
 from rlcurric.types import GroupOutcome
 
+_NEVER = -2.0  # for the step of a visit; what was measured before a run's first step has -1
 UNKNOWN_RATE = 0.5  # pass rate taken of a prompt of which nothing is known
 
 
@@ -133,7 +134,7 @@ class PassRates:
     """How often every visited prompt was solved, over the whole run: what pool filters look back on."""
 
     def __init__(self) -> None:
-        self._table = PromptTable(samples=0.0, solved=0.0, step=-1.0)
+        self._table = PromptTable(samples=0.0, solved=0.0, step=_NEVER)
 
     def observe(self, outcomes: Sequence[GroupOutcome]) -> None:
         """Add the judged samples of ended groups, discounted by their weight."""
@@ -157,7 +158,7 @@ class PassRates:
     def ages(self, uids: Sequence[int], step: int) -> np.ndarray:
         """Steps since each prompt was last observed; NaN for those that never were."""
         last_C = self._table.get(uids)["step"]
-        return np.where(last_C < 0, np.nan, step - last_C)
+        return np.where(last_C == _NEVER, np.nan, step - last_C)
 
     def uids(self) -> np.ndarray:
         """uint64 (N,): every prompt of which a sample was judged, sorted."""

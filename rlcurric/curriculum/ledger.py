@@ -193,30 +193,30 @@ class Ledger:
             ],
         }
 
-    def load_state_dict(self, state: Mapping[str, Any], with_entries: bool = True) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.visits.load_state_dict(state["visits"])
         self.counts = dict(state["counts"])
         self.seen = dict(state["seen"])
         self.visited_times = dict(state["visited_times"])
-        self.entries = {}
-        for item in state["entries"]:
-            if with_entries:
-                self.entries[GroupId(*item["group_id"])] = Entry(
-                    Prompt(**{**item["prompt"], "prompt_ids": tuple(item["prompt"]["prompt_ids"])}),
-                    item["wanted"],
-                    item["step"],
-                    GroupState(item["state"]),
-                    tuple(
-                        SampleOutcome(**{**sample, "status": Status(sample["status"])})
-                        for sample in item["samples"]
-                    ),
-                    item["phase"],
-                    item["index"],
-                    item["expected"],
-                )
-            else:
-                self.counts["dropped"] += 1
+        self.entries = {GroupId(*item["group_id"]): _entry(item) for item in state["entries"]}
         self.mark()
+
+
+def _entry(item: Mapping[str, Any]) -> Entry:
+    prompt = {**item["prompt"], "prompt_ids": tuple(item["prompt"]["prompt_ids"])}
+    return Entry(
+        Prompt(**prompt),
+        item["wanted"],
+        item["step"],
+        GroupState(item["state"]),
+        tuple(
+            SampleOutcome(**{**sample, "status": Status(sample["status"])})
+            for sample in item["samples"]
+        ),
+        item["phase"],
+        item["index"],
+        item["expected"],
+    )
 
 
 def _bucket(times: int) -> str:

@@ -85,7 +85,7 @@ class Scores:
 
 
 class Scorer(Part, Protocol):
-    """Which of the candidates are asked for. A score of -inf (top) or 0 (sample): only if nothing else is left.
+    """Which of the candidates are asked for. A score of -inf (top) or 0 (sample): by `explore`, or if nothing else is left.
 
     `ratio` candidates are drawn for every prompt wanted; of these, `explore` (a share) are chosen uniformly and the
     rest by score: the largest (`pick` top; ties in random order), or without replacement in proportion (`sample`).

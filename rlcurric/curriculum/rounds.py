@@ -76,8 +76,9 @@ class Rounds:
         wanted_by = getattr(scorer, "wanted", None)
         if wanted_by is not None and wanted:
             known = {one.uid for one in candidates} | set(in_flight)
-            proposed = [self._pool.candidate(*row) for row in wanted_by(progress)]
-            proposed = [one for one in proposed if one.uid not in known]
+            rows = wanted_by(progress)[: drawn + len(known)]  # the most urgent; the rest waits
+            proposed = [self._pool.candidate(*row) for row in rows]
+            proposed = [one for one in proposed if one.uid not in known][:drawn]
             if proposed:
                 candidates = [*compress(proposed, eligible(proposed).tolist()), *candidates]
         quotas = None if whole else counts

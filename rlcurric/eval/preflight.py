@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,7 @@ class Preflight:
 
     distributions: tuple[DistributionReport, ...]
     outcomes: tuple[GroupOutcome, ...]  # for warm starts and screening
+    shares: Mapping[str, float]  # of the mixture, summing to 1
     group_size: int
     tokens_per_second: float
     rollout_seconds: float  # projected, of the stage
@@ -54,9 +55,15 @@ class Preflight:
 
     @property
     def uninformative(self) -> float:
-        """Share of all groups without signal."""
-        groups = sum(one.prompts for one in self.distributions)
-        return 1 - sum(one.informative * one.prompts for one in self.distributions) / groups
+        """Share of the groups without signal, of those that the mixture would draw."""
+        return 1 - sum(self.shares[one.name] * one.informative for one in self.distributions)
+
+    def share_at(self, place: int) -> float:
+        """Share of the mixture's groups whose pass rate is at a place of HISTOGRAM."""
+        return sum(
+            self.shares[one.name] * one.histogram[place] / max(1, sum(one.histogram))
+            for one in self.distributions
+        )
 
 
 def preflight(
@@ -174,6 +181,7 @@ def _report(
     return Preflight(
         reports,
         tuple(outcomes),
+        shares,
         size,
         tokens_per_second,
         tokens / tokens_per_second,
@@ -240,9 +248,7 @@ def advice(found: Preflight, stage: RlStage) -> list[str]:
             )
     if found.uninformative <= ALARM:
         return said
-    groups = sum(one.prompts for one in found.distributions)
-    never = sum(one.histogram[0] for one in found.distributions) / groups
-    always = sum(one.histogram[-1] for one in found.distributions) / groups
+    never, always = found.share_at(0), found.share_at(len(HISTOGRAM) - 1)
     said.append(
         f"{found.uninformative:.0%} of groups carry no signal: {never:.0%} were never solved, {always:.0%} always"
     )

@@ -57,7 +57,7 @@ def run_rl(run: RunContext, stage: RlStage, state: RunState) -> tuple[str, RunSt
                 controller.load_state_dict(run.curriculum)
             else:
                 carried = "statistics" in stage.carry and keep_statistics
-                controller.carry_over(run.curriculum, statistics=carried)
+                controller.carry_over(run.curriculum, carried, state.policy_version, state.step)
         if not goes_on and stage.curriculum.warm_start is not None:
             file = Path(run.recipe.base_dir, stage.curriculum.warm_start)
             controller.learn_measured(read_measured(file, state.step - 1, state.policy_version))
@@ -74,7 +74,7 @@ def run_rl(run: RunContext, stage: RlStage, state: RunState) -> tuple[str, RunSt
 
 def _value_model(run: RunContext, stage: RlStage, learner: Learner) -> PromptValue | None:
     """The value model, if the stage's scorer asks for one."""
-    if not run.parts.predicts(stage):
+    if not run.parts.predicts(stage, run.data.pool(stage)):
         return None
     settings = stage.curriculum.value
     backbone = value_backbone(run.recipe, settings, learner.model, run.tokenizer)
