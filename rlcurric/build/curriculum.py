@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
@@ -12,6 +13,7 @@ import numpy as np
 
 from rlcurric import seeds
 from rlcurric.build.binding import placed, resolve, scheduled, validated
+from rlcurric.curriculum import answers
 from rlcurric.curriculum.composition import Composition, ControllerSettings
 from rlcurric.curriculum.controller import Controller
 from rlcurric.curriculum.guards import GuardSettings
@@ -74,7 +76,9 @@ def bind_part(kind: str, part: Part, where: str, base_dir: str, given: Mapping[s
             checked["signal"] = resolve("signal", checked["signal"], base_dir)
         if "pool" in mine and mine["pool"] is None:
             return None
-        return factory(**mine, **checked)
+        made = factory(**mine, **checked)
+        answers.require_members(kind, made)
+        return made
 
 
 def _takes_schedule(name: str, parameter: inspect.Parameter) -> None:
@@ -225,22 +229,41 @@ def try_parts(stage: RlStage, base_dir: str, pool: PromptPool, begin: int = 0) -
     for progress in dict.fromkeys(
         (Progress(begin, 0, steps), Progress(begin + steps - 1, steps - 1, steps))
     ):
-        with placed(f"{where}.sampler"):
-            parts.sampler.probabilities(progress)
+        with _trying(f"{where}.sampler"):
+            asked = parts.sampler.probabilities(progress)
+            answers.probabilities(parts.sampler, asked, list(pool.sizes))
         if parts.selector is not None:
-            with placed(f"{where}.selector"):
-                parts.selector.select(values, progress)
-        with placed(f"{where}.weight"):
+            with _trying(f"{where}.selector"):
+                chosen = parts.selector.select(values, progress)
+                answers.kept(parts.selector, chosen, [len(row) for row in values])
+        with _trying(f"{where}.weight"):
             for weight in parts.weights:
-                weight.weight(outcomes[0], progress)
+                answers.weight(weight, weight.weight(outcomes[0], progress))
+        with _trying(f"{where}.gate"):
+            for gate in parts.gates:
+                gate.judge(outcomes[0])
         for rows in _chunks(pool):
-            with placed(f"{where}.pool"):
+            with _trying(f"{where}.pool"):
                 for part in parts.filters:
-                    part.eligible(rows, progress)
+                    answers.eligible(part, part.eligible(rows, progress), len(rows))
             if parts.scorer is not None:
                 draw = seeds.philox(0, "try")
-                with placed(f"{where}.scorer"):
-                    parts.scorer.score(rows, Decision(progress, draw, np.full(len(rows), 0.5)))
+                with _trying(f"{where}.scorer"):
+                    decision = Decision(progress, draw, np.full(len(rows), 0.5))
+                    answers.scores(parts.scorer, parts.scorer.score(rows, decision), len(rows))
+
+
+@contextmanager
+def _trying(where: str) -> Iterator[None]:
+    """What a part of somebody's own raises becomes one sentence with its place."""
+    with placed(where):
+        try:
+            yield
+        except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+            raise ValueError(
+                f"a part failed when it was asked: {type(error).__name__}: {error}. rlcurric.testing.check_part tries it "
+                "alone; RLCURRIC_DEBUG=1 shows where"
+            ) from error
 
 
 def _chunks(pool: PromptPool) -> Iterator[list[Candidate]]:

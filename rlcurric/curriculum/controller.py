@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rlcurric import seeds
+from rlcurric.curriculum import answers
 from rlcurric.curriculum.composition import Composition, ControllerSettings
 from rlcurric.curriculum.decisions import draw_fields, group_key, outcome_line
 from rlcurric.curriculum.draws import draw_copies
@@ -207,7 +208,8 @@ class Controller:
         selector = self._parts.selector
         assert selector is not None
         table = [[values[g.group_id, one.sample] for one in g.samples] for g in batch.groups]
-        kept = selector.select(table, self._progress)
+        found = selector.select(table, self._progress)
+        kept = answers.kept(selector, found, [len(row) for row in table])
         self._now.log.append(
             {
                 **self._place("select"),
@@ -291,7 +293,7 @@ class Controller:
             "begun": self._begun,
             "empty_steps": self._empty_steps,
             "parts": {
-                place: {"class": _class_name(part), "state": part.state_dict()}
+                place: {"class": answers.name_of(part), "state": part.state_dict()}
                 for place, part in self._parts.named().items()
             },
         }
@@ -307,9 +309,9 @@ class Controller:
         self._empty_steps = state["empty_steps"]
         for place, part in self._parts.named().items():
             saved = state["parts"].get(place, {"class": "nothing"})
-            if saved["class"] != _class_name(part):
+            if saved["class"] != answers.name_of(part):
                 raise ValueError(
-                    f"The curriculum's state has {saved['class']} at {place}, the stage {_class_name(part)}"
+                    f"The curriculum's state has {saved['class']} at {place}, the stage {answers.name_of(part)}"
                 )
             part.load_state_dict(saved["state"])
 
@@ -327,7 +329,7 @@ class Controller:
         kept: dict[str, Part] = {}
         for place, part in self._parts.named().items():
             saved = state["parts"].get(place)
-            if statistics and saved is not None and saved["class"] == _class_name(part):
+            if statistics and saved is not None and saved["class"] == answers.name_of(part):
                 part.load_state_dict(saved["state"])
                 kept[place] = part
         waited = sorted(self._ledger.entries)
@@ -439,7 +441,8 @@ class Controller:
             else:
                 outcomes.append(outcome)
         missing = max(0, self._missing())
-        more = self._parts.plan.then(outcomes, missing, size)
+        plan = self._parts.plan
+        more = answers.more(plan, plan.then(outcomes, missing, size), len(outcomes))
         said: list[dict[str, Any]] = []
         for outcome, samples in zip(outcomes, more, strict=True):
             if samples:
@@ -502,7 +505,8 @@ class Controller:
         """Factor on the advantages of each group of the batch: the product over the weight parts."""
         raw = {
             one.group_id: math.prod(
-                part.weight(one, self._progress) for part in self._parts.weights
+                answers.weight(part, part.weight(one, self._progress))
+                for part in self._parts.weights
             )
             for one in trained
         }
@@ -607,7 +611,3 @@ class Controller:
             "the policy: change the mixture, raise curriculum.group_size, or leave out the gate. Where none was judged, "
             "look at the rewards' failures in events.jsonl."
         )
-
-
-def _class_name(part: Part) -> str:
-    return f"{type(part).__module__}.{type(part).__qualname__}"

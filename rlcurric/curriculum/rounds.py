@@ -9,6 +9,7 @@ from itertools import compress
 
 import numpy as np
 
+from rlcurric.curriculum import answers
 from rlcurric.curriculum.candidates import CandidateStream
 from rlcurric.curriculum.composition import Composition
 from rlcurric.curriculum.draws import draw_distributions, pick_candidates, score_generator
@@ -53,8 +54,10 @@ class Rounds:
         self, step: int, number: int, wanted: int, progress: Progress, in_flight: Collection[int]
     ) -> Round:
         """The candidates for `wanted` groups; moves the stream on."""
-        probabilities = self._parts.sampler.probabilities(progress)
-        scorer = self._parts.scorer
+        sampler, scorer = self._parts.sampler, self._parts.scorer
+        probabilities = answers.probabilities(
+            sampler, sampler.probabilities(progress), list(self._pool.sizes)
+        )
         ratio = scorer.ratio if scorer else 1.0
         whole = scorer is not None and scorer.scope == "mixture"
         drawn = math.ceil(ratio * wanted) if whole else wanted
@@ -69,7 +72,8 @@ class Rounds:
         def eligible(candidates: Sequence[Candidate]) -> np.ndarray:
             allowed_C = np.ones(len(candidates), dtype=bool)
             for part in self._parts.filters:
-                allowed_C &= part.eligible(candidates, progress)
+                answer_C = part.eligible(candidates, progress)
+                allowed_C &= answers.eligible(part, answer_C, len(candidates))
             return allowed_C
 
         candidates = self.stream.next(asked, needed, eligible, in_flight)
@@ -95,7 +99,8 @@ class Rounds:
         place = (self._run_seed, self._stage, round_.step, round_.number)
         assert not scorer.predicts or len(predicted) == len(candidates)
         predicted_C = np.asarray(predicted, dtype=np.float64) if scorer.predicts else None
-        scores = scorer.score(candidates, Decision(progress, score_generator(*place), predicted_C))
+        decision = Decision(progress, score_generator(*place), predicted_C)
+        scores = answers.scores(scorer, scorer.score(candidates, decision), len(candidates))
         places = pick_candidates(
             *place,
             scores.score_C,
