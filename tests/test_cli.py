@@ -269,8 +269,12 @@ def test_eval_on_a_run_and_on_a_checkpoint(
     evaluated = json.loads(output.read_text())
     final = rlcurric.read_run(run_dir).metrics[-1]
     assert {key: final[key] for key in evaluated} == evaluated
-    checkpoint = run_dir / "checkpoints" / "step-000002"
-    assert _run(["eval", recipe, "--checkpoint", str(checkpoint), "--stage", "cold"]) == 0
+    by_folder, by_step = tmp_path / "folder.json", tmp_path / "step.json"
+    checkpoint = str(run_dir / "checkpoints" / "step-000002")
+    for named, file in ((checkpoint, by_folder), (f"{run_dir}:2", by_step)):
+        asked = ["eval", recipe, "--checkpoint", named, "--stage", "cold", "--output", str(file)]
+        assert _run(asked) == 0
+    assert by_folder.read_text() == by_step.read_text()
     assert _run(["eval", recipe, "--checkpoint", str(tmp_path)]) == 2
     assert _run(["eval", recipe, "--stage", "clod"]) == 2
     assert "Known: cold, first, second" in capsys.readouterr().err

@@ -209,6 +209,27 @@ def redundancies(stage: RlStage) -> list[str]:
             "retire and drop_easy both leave out solved prompts",
         ),
     ]
+    chosen = stage.curriculum
+    plan, size = chosen.plan, chosen.group_size
+    rules.append(
+        (
+            plan.name == "speed" and plan.args.get("initial", 4) == size,
+            f"the plan speed asks for all {size} samples of a group at once, so that no probe is spared",
+        )
+    )
+    keep = chosen.selector.args.get("keep") if chosen.selector else None
+    rules.append(
+        (
+            isinstance(keep, int) and not isinstance(keep, bool) and keep >= size,
+            f"the selector keeps {keep} of a group's {size} rollouts: all of them",
+        )
+    )
+    for key in SEVERAL:
+        said = [part.name for part in getattr(chosen, key)]
+        rules += [
+            (said.count(name) > 1, f"{key} names {name} {said.count(name)} times")
+            for name in dict.fromkeys(said)
+        ]
     return [f"{where}: {text}" for applies, text in rules if applies]
 
 
@@ -307,7 +328,7 @@ def cautions(stage: RlStage, base_dir: str, pool: PromptPool) -> list[str]:
         )
     told = {one.group_id.uid for one in _warm_start(stage, base_dir)}
     known = sum(one.uid in told for rows in _chunks(pool) for one in rows) if told else 0
-    if told and not known:
+    if stage.curriculum.warm_start is not None and not known:
         said.append(
             f"stages.{stage.name}.curriculum.warm_start: none of the {len(told)} prompts in "
             f"{stage.curriculum.warm_start} is one of the stage's, so that nothing is known of any; was it written for "

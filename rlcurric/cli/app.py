@@ -89,7 +89,7 @@ def eval(
     overrides: OverridesArg = None,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="A run directory, a checkpoint of one, or a Hugging Face folder."),
+        typer.Option(help="A run directory, RUN:step, or a Hugging Face folder."),
     ] = None,
     stage: Annotated[
         str | None, typer.Option(help="Evaluate as this stage does. Default: the last.")
@@ -108,7 +108,7 @@ def preflight(
     overrides: OverridesArg = None,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="A run directory, a checkpoint of one, or a Hugging Face folder."),
+        typer.Option(help="A run directory, RUN:step, or a Hugging Face folder."),
     ] = None,
     stage: Annotated[
         str | None, typer.Option(help="RL stage to look at. Default: the first.")

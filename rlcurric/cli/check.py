@@ -18,7 +18,7 @@ def run_check(recipe: str, overrides: Sequence[str]) -> int:
     resolved = load_recipe(recipe, overrides)
     from rlcurric.build import Parts, RunData
     from rlcurric.train.models import (
-        check_inits,
+        check_named_models,
         context_length,
         model_config,
         set_environment,
@@ -35,7 +35,7 @@ def run_check(recipe: str, overrides: Sequence[str]) -> int:
             "distribution", "train", "held out", "left out", "gold = 1", "empty = 0", "garbage = 0"
         )
         wrong: list[str] = []
-        check_inits(resolved)
+        check_named_models(resolved)
         for stage in resolved.stages:
             data.check_prompts(stage, parts.columns(stage), parts.needs_demonstrations(stage))
             for sentence in parts.try_curriculum(stage, data.pool(stage)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -73,7 +74,10 @@ def run_preflight(
         say(f"warning: {sentence}")
     if output is not None:
         output.write_text("".join(map(measured_line, found.outcomes)), encoding="utf-8")
-        say(f"wrote {len(found.outcomes)} prompts to {output}: curriculum.warm_start={output}")
+        from_recipe = os.path.relpath(output.resolve(), Path(resolved.base_dir).resolve())
+        say(
+            f"wrote {len(found.outcomes)} prompts to {output}: stages.{name}.curriculum.warm_start={from_recipe}"
+        )
     if report is not None:
         report.write_text(json.dumps(as_dict(found), indent=1) + "\n", encoding="utf-8")
     return 0

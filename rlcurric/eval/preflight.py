@@ -80,7 +80,7 @@ def preflight(
     from rlcurric.train.session import open_context
     from rlcurric.train.worker import RlWorker
 
-    folder = model_folder(checkpoint) if checkpoint is not None else None
+    folder = model_folder(checkpoint) if checkpoint is not None else start_of(recipe, stage, say)
     with open_context(recipe, Tell(say), folder) as run:
         model = load_model(recipe, folder)
         learner = Learner(
@@ -103,6 +103,23 @@ def preflight(
         tokens = sum(one.length for item in deliveries for one in item.samples)
         update = _time_update(worker, learner, stage, deliveries)
         return _report(stage, deliveries, size, tokens / seconds, update)
+
+
+def start_of(recipe: Recipe, stage: RlStage, say: Callable[[str], None]) -> Path | None:
+    """The folder that a stage starts from, None for the base; says so where it is what another stage leaves behind."""
+    from rlcurric.train.models import local_path, starts_elsewhere
+
+    if starts_elsewhere(stage):
+        return local_path(stage.init, recipe.base_dir, f"stages.{stage.name}.init")
+    names = [one.name for one in recipe.stages]
+    before = names[max(0, names.index(stage.name) - 1)]
+    source = stage.init.removeprefix("stage:") if stage.init.startswith("stage:") else before
+    if stage.init != "base" and source != stage.name:
+        say(
+            f"warning: the stage {stage.name} starts from what {source} leaves behind, and this looks at the base model. "
+            f"Give --checkpoint a run that has trained {source}, or a checkpoint of it"
+        )
+    return None
 
 
 def _chosen(run: RunContext, stage: RlStage, prompts: int) -> list[Prompt]:

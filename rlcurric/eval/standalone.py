@@ -11,7 +11,10 @@ from rlcurric.train.reporter import Silent
 
 
 def model_folder(path: Path) -> Path:
-    """The Hugging Face folder that a run, a checkpoint or a model folder stands for."""
+    """The Hugging Face folder that a run, a checkpoint (a folder, or RUN:step) or a model folder stands for."""
+    run, _, step = str(path).rpartition(":")
+    if run and step.isdigit() and Path(run).is_dir():
+        return CheckpointStore(Path(run) / "checkpoints", keep_last=1).at(int(step)).model
     if (path / "config.json").is_file():
         return path
     if (path / MANIFEST).is_file():
@@ -19,7 +22,8 @@ def model_folder(path: Path) -> Path:
     newest = CheckpointStore(path / "checkpoints", keep_last=1).newest() if path.is_dir() else None
     if newest is None:
         raise ValueError(
-            f"{path} is no run with a checkpoint, no checkpoint and no Hugging Face folder"
+            f"{path} is no run with a checkpoint, no RUN:step, no checkpoint (RUN/checkpoints/step-000012) and no Hugging "
+            "Face folder"
         )
     return newest.model
 

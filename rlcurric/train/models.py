@@ -50,20 +50,31 @@ def starts_elsewhere(stage: StageBase) -> bool:
     return stage.init not in ("base", "previous") and not stage.init.startswith("stage:")
 
 
-def check_inits(recipe: Recipe) -> None:
-    """ValueError if a stage is to start from a model that is not there."""
-    from transformers import AutoConfig
-
+def named_models(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
+    """Models that stages name beside the recipe's own: the key, the folder or hub id, what else may stand there."""
     for stage in recipe.stages:
         if starts_elsewhere(stage):
-            key = f"stages.{stage.name}.init"
-            where = str(local_path(stage.init, recipe.base_dir, key) or stage.init)
-            try:
-                AutoConfig.from_pretrained(where, trust_remote_code=recipe.model.trust_remote_code)
-            except (OSError, ValueError) as error:
-                raise ValueError(
-                    f"{_cannot_load('model', where, error, key)} Or write previous, base or stage:NAME."
-                ) from None
+            yield f"stages.{stage.name}.init", stage.init, "previous, base or stage:NAME"
+        if isinstance(stage, RlStage) and stage.curriculum.value.backbone not in ("policy", "base"):
+            yield (
+                f"stages.{stage.name}.{VALUE_KEY}",
+                stage.curriculum.value.backbone,
+                "policy or base",
+            )
+
+
+def check_named_models(recipe: Recipe) -> None:
+    """ValueError if a stage is to start from, or to predict pass rates by, a model that is not there."""
+    from transformers import AutoConfig
+
+    for key, named, others in named_models(recipe):
+        where = str(local_path(named, recipe.base_dir, key) or named)
+        try:
+            AutoConfig.from_pretrained(where, trust_remote_code=recipe.model.trust_remote_code)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{_cannot_load('model', where, error, key)} Or write {others}."
+            ) from None
 
 
 def tokenizer_of(recipe: Recipe, path: Path | str | None = None) -> PreTrainedTokenizerBase:
@@ -218,18 +229,11 @@ def set_environment(recipe: Recipe) -> None:
     remote_model = (
         recipe.model.path is not None and local_path(recipe.model.path, recipe.base_dir) is None
     )
-    remote_init = any(
-        local_path(stage.init, recipe.base_dir, f"stages.{stage.name}.init") is None
-        for stage in recipe.stages
-        if starts_elsewhere(stage)
-    )
-    remote_value = any(
-        local_path(stage.curriculum.value.backbone, recipe.base_dir, VALUE_KEY) is None
-        for stage in recipe.stages
-        if isinstance(stage, RlStage) and stage.curriculum.value.backbone not in ("policy", "base")
+    remote_named = any(
+        local_path(named, recipe.base_dir, key) is None for key, named, _ in named_models(recipe)
     )
     remote_data = any(d.source.name == "hub" for d in recipe.distributions.values())
-    if not (remote_model or remote_data or remote_init or remote_value):
+    if not (remote_model or remote_data or remote_named):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # spares DeepSpeed's search, and its warning

@@ -114,7 +114,7 @@ class _Session:
 
     def run(self) -> RunResult:
         from rlcurric.train.coordinator import start_ranks
-        from rlcurric.train.models import check_inits, set_environment
+        from rlcurric.train.models import check_named_models, set_environment
 
         set_environment(self.recipe)
         ranks = start_ranks()
@@ -126,7 +126,7 @@ class _Session:
             run = stack.enter_context(
                 _context(self.recipe, ranks, self.directory, self.reporter, self.stop)
             )
-            check_inits(self.recipe)
+            check_named_models(self.recipe)
             for stage in self.recipe.stages:
                 run.data.check_prompts(
                     stage, run.parts.columns(stage), run.parts.needs_demonstrations(stage)
