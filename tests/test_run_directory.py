@@ -47,7 +47,7 @@ def test_a_checkpoint_comes_back_as_it_was_saved(store: CheckpointStore) -> None
     assert newest is not None
     assert (newest.step, newest.state()) == (3, state(3))
     assert (newest.model / "weights").read_text() == "weights"
-    assert set(newest.manifest["files"]) == {"model/weights", "state.json"}
+    assert set(newest.manifest["files"]) == {"model/weights", "state.json", "state.npz"}
     assert (store.folder / "latest").read_text() == "step-000003\n"
 
 
