@@ -407,6 +407,7 @@ class Controller:
                 self._step,
                 one.index,
                 expected,
+                self._version,
             )
             for one, expected in choice.prompts
         ]
@@ -538,7 +539,8 @@ class Controller:
         entry = self._ledger.entries[group_id]
         judged = [sample for sample in entry.samples if not sample.status.is_failure]
         known = [sample for sample in judged if sample.correct is not None]
-        version = min((sample.policy_version for sample in entry.samples), default=self._version)
+        versions = [one.policy_version for one in entry.samples if one.policy_version >= 0]
+        version = min(versions, default=entry.version)  # recorded samples are of no version
         lag = max(0, self._version - version)
         late = lag > self._settings.max_lag
         return GroupOutcome(

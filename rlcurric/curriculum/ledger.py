@@ -40,6 +40,7 @@ class Entry:
     phase: int = 0  # requests before the latest one
     index: int = 0  # of the prompt within its distribution
     expected: float | None = None  # pass rate that the scorer expected
+    version: int = 0  # of the policy when the group was opened
 
 
 class Ledger:
@@ -63,13 +64,16 @@ class Ledger:
         step: int,
         index: int = 0,
         expected: float | None = None,
+        version: int = 0,
     ) -> GroupId:
         """A new group; its visit number is the next one of its prompt."""
         visit = self.visited(prompt.uid)
         self._visit(prompt.uid, prompt.distribution, visit, 1)
         group_id = GroupId(stage, prompt.uid, visit)
         assert group_id not in self.entries
-        self.entries[group_id] = Entry(prompt, wanted, step, index=index, expected=expected)
+        self.entries[group_id] = Entry(
+            prompt, wanted, step, index=index, expected=expected, version=version
+        )
         self.counts["requested"] += 1
         self._opened.append((prompt.uid, prompt.distribution))
         return group_id
@@ -187,6 +191,7 @@ class Ledger:
                     "phase": entry.phase,
                     "index": entry.index,
                     "expected": entry.expected,
+                    "version": entry.version,
                     "samples": [_sample_to_json(sample) for sample in entry.samples],
                 }
                 for group_id, entry in sorted(self.entries.items())
@@ -216,6 +221,7 @@ def _entry(item: Mapping[str, Any]) -> Entry:
         item["phase"],
         item["index"],
         item["expected"],
+        item["version"],
     )
 
 
