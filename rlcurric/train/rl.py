@@ -139,6 +139,7 @@ class RlLeader:
         tokens = sum(sum(one.lengths) for one in known)
         self.state = self.state.sampled(tokens)
         rates = [one.pass_rate for one in known if one.pass_rate is not None]
+        never, always = sum(rate == 0 for rate in rates), sum(rate == 1 for rate in rates)
         self.run.directory.event(
             "screened",
             self.state.step,
@@ -146,8 +147,11 @@ class RlLeader:
             prompts=len(known),
             samples=samples,
             tokens=tokens,
-            never_solved=sum(rate == 0 for rate in rates),
-            always_solved=sum(rate == 1 for rate in rates),
+            never_solved=never,
+            always_solved=always,
+        )
+        self.run.reporter.message(
+            f"screened {len(known)} prompts, {samples} samples each: {never} never solved, {always} always"
         )
         return True
 
@@ -343,7 +347,7 @@ class RlLeader:
         """The guard-rails' warnings, and what they measure."""
         for warning in self.controller.watch(row.get("eval/accuracy/mean")):
             self.run.directory.event("guard", self.state.step, **dataclasses.asdict(warning))
-            self.run.reporter.message(f"step {self.state.step}: {warning.message}")
+            self.run.reporter.message(f"warning: step {self.state.step}: {warning.message}")
         row |= self.controller.metrics()
 
     def _log(
