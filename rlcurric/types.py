@@ -8,7 +8,7 @@ torch.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -142,6 +142,11 @@ class SampleOutcome:
     detail: str = ""  # first failure's message
 
 
+def judged(samples: Iterable[SampleOutcome]) -> tuple[SampleOutcome, ...]:
+    """The samples that a grader could judge."""
+    return tuple(one for one in samples if not one.status.is_failure)
+
+
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """Scored rollouts of one group, by their scalars; the tokens stay with the rank that sampled them."""
@@ -167,6 +172,35 @@ class GroupOutcome:
     disposition: Disposition
     weight: float = 1.0  # of the evidence: below 1 for a late outcome, 0 for one that came too late
     expected: float | None = None  # pass rate that the scorer expected when it chose the prompt
+
+    @classmethod
+    def of(
+        cls,
+        group_id: GroupId,
+        distribution: str,
+        samples: Sequence[SampleOutcome],
+        *,
+        step: int,
+        policy_version: int,
+        disposition: Disposition,
+        weight: float = 1.0,
+        expected: float | None = None,
+    ) -> GroupOutcome:
+        """What the samples of a group say: failed ones are counted, and nothing else."""
+        known = judged(samples)
+        return cls(
+            group_id=group_id,
+            distribution=distribution,
+            step=step,
+            rewards=tuple(one.reward for one in known),
+            correct=tuple(one.correct for one in known if one.correct is not None),
+            lengths=tuple(one.length for one in known),
+            n_failed=len(samples) - len(known),
+            policy_version=policy_version,
+            disposition=disposition,
+            weight=weight,
+            expected=expected,
+        )
 
     @property
     def pass_rate(self) -> float | None:

@@ -312,8 +312,7 @@ class Parts:
 
     def predicts(self, stage: RlStage, pool: PromptPool) -> bool:
         """Whether the stage's scorer asks for predictions of a value model."""
-        scorer = bind_curriculum(stage, self._recipe.base_dir, pool).scorer
-        return scorer is not None and scorer.predicts
+        return bind_curriculum(stage, self._recipe.base_dir, pool).predicts
 
     def controller(self, stage: RlStage, pool: PromptPool, run_seed: int) -> Controller:
         """The stage's curriculum."""

@@ -320,8 +320,8 @@ def _warm_start(stage: RlStage, base_dir: str) -> list[GroupOutcome]:
 def cautions(stage: RlStage, base_dir: str, pool: PromptPool) -> list[str]:
     """A sentence for all that is allowed and yet in vain: idle parts, statistics of prompts that the stage has not."""
     said = redundancies(stage)
-    asked = bind_curriculum(stage, base_dir, pool).scorer
-    if stage.curriculum.value != ValueModel() and not (asked and asked.predicts):
+    predicts = bind_curriculum(stage, base_dir, pool).predicts
+    if stage.curriculum.value != ValueModel() and not predicts:
         said.append(
             f"stages.{stage.name}.curriculum.value: no scorer asks for predictions, so that there is no value model; "
             "curriculum.scorer: pcl does"

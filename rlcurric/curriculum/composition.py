@@ -65,6 +65,11 @@ class Composition:
     weights: tuple[Weight, ...] = ()
 
     @property
+    def predicts(self) -> bool:
+        """Whether the scorer asks for the pass rates of a value model."""
+        return self.scorer is not None and self.scorer.predicts
+
+    @property
     def filters(self) -> tuple[Gate | PoolFilter, ...]:
         """Everything that says which prompts may be asked for."""
         return (*self.gates, *self.pool_filters)

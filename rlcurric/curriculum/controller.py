@@ -42,6 +42,7 @@ from rlcurric.types import (
     Prompt,
     PromptPool,
     Request,
+    judged,
 )
 
 STATE_VERSION = 2
@@ -110,8 +111,7 @@ class Controller:
 
     def to_predict(self) -> tuple[Prompt, ...]:
         """Prompts whose pass rates the scorer of the next round wants predicted; empty where it asks for none."""
-        scorer = self._parts.scorer
-        if scorer is None or not scorer.predicts:
+        if not self._parts.predicts:
             return ()
         return tuple(
             self._pool.prompt(one.distribution, one.index) for one in self._next_round().candidates
@@ -195,8 +195,7 @@ class Controller:
 
     def to_fit(self) -> tuple[tuple[Prompt, float, float], ...]:
         """`(prompt, pass rate, weight of the evidence)` of the groups that ended, for the value model."""
-        scorer = self._parts.scorer
-        return self._now.ended if scorer is not None and scorer.predicts else ()
+        return self._now.ended if self._parts.predicts else ()
 
     @property
     def selects(self) -> Literal["reward", "advantage"] | None:
@@ -537,20 +536,15 @@ class Controller:
 
     def _outcome(self, group_id: GroupId, disposition: Disposition) -> GroupOutcome:
         entry = self._ledger.entries[group_id]
-        judged = [sample for sample in entry.samples if not sample.status.is_failure]
-        known = [sample for sample in judged if sample.correct is not None]
         versions = [one.policy_version for one in entry.samples if one.policy_version >= 0]
         version = min(versions, default=entry.version)  # recorded samples are of no version
         lag = max(0, self._version - version)
         late = lag > self._settings.max_lag
-        return GroupOutcome(
-            group_id=group_id,
-            distribution=entry.prompt.distribution,
+        return GroupOutcome.of(
+            group_id,
+            entry.prompt.distribution,
+            entry.samples,
             step=self._step,
-            rewards=tuple(sample.reward for sample in judged),
-            correct=tuple(sample.correct for sample in known if sample.correct is not None),
-            lengths=tuple(sample.length for sample in judged),
-            n_failed=len(entry.samples) - len(judged),
             policy_version=version,
             disposition=disposition,
             weight=0.0 if late else self._settings.lag_discount**lag,
@@ -559,8 +553,7 @@ class Controller:
 
     def _admitted(self, group_id: GroupId, weight: float, copies: int) -> AdmittedGroup:
         entry = self._ledger.entries[group_id]
-        judged = tuple(sample for sample in entry.samples if not sample.status.is_failure)
-        return AdmittedGroup(group_id, entry.prompt, judged, weight, copies)
+        return AdmittedGroup(group_id, entry.prompt, judged(entry.samples), weight, copies)
 
     def _finish(self, outcomes: Sequence[GroupOutcome], groups: Sequence[AdmittedGroup]) -> None:
         """The rest of the step's log, its metrics, and the watch over steps without a batch."""

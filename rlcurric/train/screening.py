@@ -55,15 +55,11 @@ def _round(
 
 def outcome_of(delivery: Delivery) -> GroupOutcome:
     """A measured prompt as the curriculum's parts observe it."""
-    judged = [one for one in delivery.samples if not one.status.is_failure]
-    return GroupOutcome(
-        group_id=delivery.group_id,
-        distribution=delivery.distribution,
+    return GroupOutcome.of(
+        delivery.group_id,
+        delivery.distribution,
+        delivery.samples,
         step=0,
-        rewards=tuple(one.reward for one in judged),
-        correct=tuple(one.correct for one in judged if one.correct is not None),
-        lengths=tuple(one.length for one in judged),
-        n_failed=len(delivery.samples) - len(judged),
         policy_version=min(one.policy_version for one in delivery.samples),
         disposition="screened",
     )
