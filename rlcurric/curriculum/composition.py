@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from rlcurric.curriculum import answers
 from rlcurric.curriculum.guards import GuardSettings
 from rlcurric.curriculum.parts import (
     Gate,
@@ -17,6 +19,8 @@ from rlcurric.curriculum.parts import (
     Weight,
 )
 from rlcurric.curriculum.plans import Whole
+from rlcurric.schedules import Progress
+from rlcurric.types import GroupOutcome
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,12 @@ class Composition:
     def predicts(self) -> bool:
         """Whether the scorer asks for the pass rates of a value model."""
         return self.scorer is not None and self.scorer.predicts
+
+    def weight(self, outcome: GroupOutcome, progress: Progress) -> float:
+        """Factor on a group's advantages, before it is normalised: the product over the weight parts."""
+        return math.prod(
+            answers.weight(part, part.weight(outcome, progress)) for part in self.weights
+        )
 
     @property
     def filters(self) -> tuple[Gate | PoolFilter, ...]:

@@ -503,13 +503,7 @@ class Controller:
         self, trained: Sequence[GroupOutcome], copies: Mapping[GroupId, int]
     ) -> dict[GroupId, float]:
         """Factor on the advantages of each group of the batch: the product over the weight parts."""
-        raw = {
-            one.group_id: math.prod(
-                answers.weight(part, part.weight(one, self._progress))
-                for part in self._parts.weights
-            )
-            for one in trained
-        }
+        raw = {one.group_id: self._parts.weight(one, self._progress) for one in trained}
         factor = 1.0
         if self._settings.normalise_weights:
             total = sum(raw[group] * times for group, times in copies.items())

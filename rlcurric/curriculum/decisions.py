@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -291,9 +290,7 @@ def _weights_again(
     for outcome in outcomes:
         key = group_key(outcome.group_id)
         said = known.get((key["uid"], key["visit"]))
-        found = math.prod(
-            part.weight(outcome, Progress(*line["progress"])) for part in parts.weights
-        )
+        found = parts.weight(outcome, Progress(*line["progress"]))
         if said is not None and found != said:
             problems.append(
                 f"step {line['step']}: the weight of {key['uid']} is {found}, the line says {said}"
