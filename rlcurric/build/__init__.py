@@ -307,8 +307,8 @@ class Parts:
         if not isinstance(stage, RlStage):
             return []
         begin = self._recipe.stage_steps_before(self._recipe.stages.index(stage))
-        try_parts(stage, self._recipe.base_dir, pool, begin)
-        return cautions(stage, self._recipe.base_dir, pool)
+        parts = try_parts(stage, self._recipe.base_dir, pool, begin)
+        return cautions(stage, self._recipe.base_dir, pool, parts)
 
     def predicts(self, stage: RlStage, pool: PromptPool) -> bool:
         """Whether the stage's scorer asks for predictions of a value model."""

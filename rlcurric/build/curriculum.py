@@ -233,8 +233,8 @@ def redundancies(stage: RlStage) -> list[str]:
     return [f"{where}: {text}" for applies, text in rules if applies]
 
 
-def try_parts(stage: RlStage, base_dir: str, pool: PromptPool, begin: int = 0) -> None:
-    """Ask every part what it would be asked in the stage's first step and in its last.
+def try_parts(stage: RlStage, base_dir: str, pool: PromptPool, begin: int = 0) -> Composition:
+    """The stage's parts, each asked what it would be asked in the stage's first step and in its last.
 
     So a schedule that leaves its range, a column that a row lacks and a file that is none are found before anything is
     trained. The scorer sees every row of the pool, and nothing is observed. ValueError with the place.
@@ -258,8 +258,7 @@ def try_parts(stage: RlStage, base_dir: str, pool: PromptPool, begin: int = 0) -
                 chosen = parts.selector.select(values, progress)
                 answers.kept(parts.selector, chosen, [len(row) for row in values])
         with _trying(f"{where}.weight"):
-            for weight in parts.weights:
-                answers.weight(weight, weight.weight(outcomes[0], progress))
+            parts.weight(outcomes[0], progress)
         with _trying(f"{where}.gate"):
             for gate in parts.gates:
                 gate.judge(outcomes[0])
@@ -272,6 +271,7 @@ def try_parts(stage: RlStage, base_dir: str, pool: PromptPool, begin: int = 0) -
                 with _trying(f"{where}.scorer"):
                     decision = Decision(progress, draw, np.full(len(rows), 0.5))
                     answers.scores(parts.scorer, parts.scorer.score(rows, decision), len(rows))
+    return parts
 
 
 @contextmanager
@@ -317,11 +317,10 @@ def _warm_start(stage: RlStage, base_dir: str) -> list[GroupOutcome]:
     return [] if path is None else read_measured(Path(base_dir, path))
 
 
-def cautions(stage: RlStage, base_dir: str, pool: PromptPool) -> list[str]:
+def cautions(stage: RlStage, base_dir: str, pool: PromptPool, parts: Composition) -> list[str]:
     """A sentence for all that is allowed and yet in vain: idle parts, statistics of prompts that the stage has not."""
     said = redundancies(stage)
-    predicts = bind_curriculum(stage, base_dir, pool).predicts
-    if stage.curriculum.value != ValueModel() and not predicts:
+    if stage.curriculum.value != ValueModel() and not parts.predicts:
         said.append(
             f"stages.{stage.name}.curriculum.value: no scorer asks for predictions, so that there is no value model; "
             "curriculum.scorer: pcl does"
