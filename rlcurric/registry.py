@@ -37,7 +37,8 @@ class Registry:
     def get(self, name: str) -> Any:
         """The part called `name`; ValueError with the nearest name if there is none."""
         if name not in self._parts:
-            raise ValueError(f"Unknown {self.kind} {name!r}. {nearest(name, self._parts)}")
+            path = "A part of a file is written FILE.py:NAME. " if name.endswith(".py") else ""
+            raise ValueError(f"Unknown {self.kind} {name!r}. {path}{nearest(name, self._parts)}")
         return self._parts[name]
 
     def __contains__(self, name: object) -> bool:

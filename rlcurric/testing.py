@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from rlcurric import seeds
+from rlcurric.curriculum.answers import require_members
 from rlcurric.curriculum.evidence import PassRates
 from rlcurric.curriculum.parts import Decision, Verdict
 from rlcurric.curriculum.state import as_json, join_arrays, split_arrays
@@ -92,6 +93,10 @@ def check_part(kind: str, make: Callable[[], Any]) -> None:
     if kind not in _ASK:
         raise ValueError(f"Unknown kind of part {kind!r}. {nearest(kind, _ASK)}")
     ask = _ASK[kind]
+    try:
+        require_members(kind, make())
+    except ValueError as error:
+        raise AssertionError(str(error)) from None
     _check_life(make, ask)
     _check_resume(make, ask)
     _check_evidence(make, ask)

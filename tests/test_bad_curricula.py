@@ -214,6 +214,10 @@ def test_a_difficulty_that_one_row_lacks(
         f"{C}.scorer=adarft",
     )  # fmt: skip
     assert "got None in row 7 of the distribution 'two'" in error
+    assert "Did you mean 'difficulty'?" in complaint(
+        capsys, recipe, source, *(f"stages.{name}.mixture=[two]" for name in ("cold", "first", "second")),
+        f"{C}.scorer={{name: adarft, column: dificulty}}",
+    )  # fmt: skip
 
 
 REDUNDANT = [
@@ -261,6 +265,38 @@ def test_check_and_train_warn_of_what_is_in_vain(
     assert [f"warning: {event['message']}" for event in told] == printed
     shown = capsys.readouterr().out
     assert shown.count("warning: ") == 3
+
+
+def test_what_has_nothing_to_choose_from_or_to_carry_is_said(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = [
+        "stages.first.mixture=[two]",
+        f"{C}.sampler=ucb",
+        "stages.first.carry=[statistics]",
+    ]
+    assert _run(["check", str(recipe), *overrides]) == 0
+    printed = capsys.readouterr().out
+    assert f"warning: {C}.sampler: the stage has one distribution, so that ucb" in printed
+    assert "warning: stages.first.carry: no RL stage comes before first" in printed
+    assert printed.count("warning: ") == 2
+
+
+def test_a_file_without_a_name_in_it_is_told_how_parts_are_named(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = complaint(capsys, recipe, f"{C}.gate=parts.py")
+    assert "A part of a file is written FILE.py:NAME." in error
+
+
+def test_a_file_lists_only_what_it_defines_itself(
+    recipe: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "parts.py").write_text(
+        "from collections import OrderedDict\nclass MyGate:\n    pass\n"
+    )
+    error = complaint(capsys, recipe, f"{C}.gate={tmp_path}/parts.py:MyGat")
+    assert "Did you mean 'MyGate'? Known: MyGate." in error
 
 
 def test_a_plain_curriculum_brings_no_warning(

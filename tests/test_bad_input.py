@@ -21,7 +21,8 @@ from tests.tiny import HERE, tiny_recipe
 
 def recipe_file(folder: Path, *overrides: str, **changes: Any) -> Path:
     file = folder / "recipe.yaml"
-    file.write_text(yaml.safe_dump(dump(tiny_recipe(*overrides, **changes))))
+    text = yaml.safe_dump(dump(tiny_recipe(*overrides, **changes)), sort_keys=False)
+    file.write_text(text)
     return file
 
 

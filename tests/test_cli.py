@@ -89,7 +89,7 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
 
 def line(step: int, **more: float) -> dict[str, Any]:
     shares = {f"curriculum/probability/{name}": 0.5 for name in ("easy", "hard")}
-    return {"step": step, "stage_step": step, **shares, **more}
+    return {"step": step, "stage_step": step, "time/step/s": 1.0, **shares, **more}
 
 
 def test_progress_keeps_the_order_of_the_recipe() -> None:
@@ -112,8 +112,10 @@ def test_progress_leaves_out_what_is_not_known() -> None:
         assert str(reporter._live.get_renderable()) == "[data]"
         reporter.stage("rl", "rl", 1, 1, 9, 0)
         assert reporter._line() == "stage 1/1 rl (rl) step 0/9"
-        reporter.step(line(1))
-        assert "step 1/9  left 0:0" in reporter._line()
+        reporter.step(line(1, **{"time/step/s": 2.0}))
+        assert "step 1/9  left 0:16" in reporter._line()
+        reporter.step(line(2, **{"time/step/s": 4.0}))
+        assert "step 2/9  left 0:21" in reporter._line()
 
 
 @pytest.fixture(scope="module")

@@ -41,6 +41,11 @@ def make(kind: str, name: str, **arguments: Any) -> Any:
     return factory(**mine, **{**ARGUMENTS.get(name, {}), **arguments})
 
 
+def test_a_part_that_lacks_a_method_is_told_which() -> None:
+    with pytest.raises(AssertionError, match="object lacks probabilities, observe, state_dict"):
+        check_part("sampler", object)
+
+
 def test_there_are_parts_of_every_kind() -> None:
     assert {kind for kind, _ in PARTS} == set(KINDS)
     assert len(PARTS) >= 30
@@ -164,6 +169,8 @@ class Vague(Stateless):
 
     def judge(self, outcome: GroupOutcome) -> Verdict:
         return Verdict.ADMIT
+
+    def begin_stage(self, history: PassRates) -> None: ...
 
 
 class Unsaved(DropEasy):

@@ -19,6 +19,7 @@ from rlcurric.recipe.load import (
     json_schema,
     load_recipe,
     parse_yaml,
+    rereads,
 )
 from rlcurric.schedules import Linear, StepExp
 
@@ -245,6 +246,21 @@ def test_what_a_resume_may_change() -> None:
         "stages.cold.until.steps": (4, 5),
         "stages.first.optim.learning_rate": (1e-5, 0.1),
     }
+
+
+@pytest.mark.parametrize(
+    ("keys", "stage"),
+    [
+        (["stages.second.optim.learning_rate", "seed"], None),
+        (["stages.second.carry.0"], 2),
+        (["stages.second.init", "stages.first.rewards.verifier.weight"], 1),
+        (["stages.cold.until.steps", "stages.second.carry"], 0),
+        (["model.dtype"], None),
+    ],
+)
+def test_which_stage_must_begin_again_for_a_change(keys: list[str], stage: int | None) -> None:
+    assert rereads(["cold", "first", "second", "later"], 2, keys) == stage
+    assert rereads(["cold", "first", "second", "later"], 2, ["stages.later.init"]) is None
 
 
 def test_stages_begun_keep_their_order() -> None:

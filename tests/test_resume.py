@@ -16,6 +16,7 @@ import pytest
 
 import rlcurric
 from rlcurric.report.compare import first_difference
+from rlcurric.report.summary import changes
 from rlcurric.report.tables import read_run
 from rlcurric.train.reporter import Silent
 from tests.tiny import tiny_recipe
@@ -186,6 +187,36 @@ def test_a_fork_may_go_back_to_a_stage_of_the_run_it_came_from(whole: Path, tmp_
     back = tiny_recipe("stages.second.init=stage:cold")
     rlcurric.train(back, tmp_path / "fork", start_from=f"{whole}:first")
     assert [row["step"] for row in read_run(tmp_path / "fork").metrics] == [5, 6]
+
+
+@pytest.mark.parametrize(
+    ("override", "fork"),
+    [
+        ("stages.second.optim.learning_rate=1e-4", "--from {run} --run-dir"),
+        ("stages.second.carry=[]", "which begins second again:\n  {command} --from {run}:first"),
+        ("stages.first.curriculum.group_size=6", "--from {run}:cold --run-dir"),
+        ("stages.cold.optim.learning_rate=1e-4", "behind the start of cold, where they take"),
+    ],
+)
+def test_a_refused_resume_says_which_fork_would_do(whole: Path, override: str, fork: str) -> None:
+    with pytest.raises(ValueError) as error:
+        rlcurric.train(tiny_recipe(override), whole)
+    said = str(error.value)
+    assert (
+        fork.format(run=whole, command=said.rpartition("\n  ")[2].partition(" --from")[0]) in said
+    )
+
+
+def test_the_table_of_a_fork_begins_where_its_ancestor_was_before_rl(
+    whole: Path, tmp_path: Path
+) -> None:
+    fork = tmp_path / "fork"
+    rlcurric.train(
+        tiny_recipe("stages.second.optim.learning_rate=1e-4"), fork, start_from=f"{whole}:first"
+    )
+    ours, theirs = changes(read_run(fork)), changes(read_run(whole))
+    assert [one.accuracy_before for one in ours] == [one.accuracy_before for one in theirs]
+    assert all(one.accuracy_before is not None for one in ours)
 
 
 @pytest.mark.vllm

@@ -306,9 +306,15 @@ class Parts:
         """Try the stage's curriculum on its prompts: ValueError for what fails, a sentence for what is in vain."""
         if not isinstance(stage, RlStage):
             return []
-        begin = self._recipe.stage_steps_before(self._recipe.stages.index(stage))
+        number = self._recipe.stages.index(stage)
+        begin = self._recipe.stage_steps_before(number)
         parts = try_parts(stage, self._recipe.base_dir, pool, begin)
-        return cautions(stage, self._recipe.base_dir, pool, parts)
+        said = cautions(stage, self._recipe.base_dir, pool, parts)
+        if stage.carry and not any(one.kind == "rl" for one in self._recipe.stages[:number]):
+            said.append(
+                f"stages.{stage.name}.carry: no RL stage comes before {stage.name}, so that there is nothing to carry over"
+            )
+        return said
 
     def predicts(self, stage: RlStage, pool: PromptPool) -> bool:
         """Whether the stage's scorer asks for predictions of a value model."""

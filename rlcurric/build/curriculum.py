@@ -325,6 +325,12 @@ def cautions(stage: RlStage, base_dir: str, pool: PromptPool, parts: Composition
             f"stages.{stage.name}.curriculum.value: no scorer asks for predictions, so that there is no value model; "
             "curriculum.scorer: pcl does"
         )
+    sampler = stage.curriculum.sampler.name
+    if len(stage.mixture) == 1 and sampler != "uniform":
+        said.append(
+            f"stages.{stage.name}.curriculum.sampler: the stage has one distribution, so that {sampler} has nothing to "
+            "choose from; a scorer chooses among prompts"
+        )
     told = {one.group_id.uid for one in _warm_start(stage, base_dir)}
     known = sum(one.uid in told for rows in _chunks(pool) for one in rows) if told else 0
     if stage.curriculum.warm_start is not None and not known:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 
+from rlcurric.cli.console import make_console
 from rlcurric.recipe.load import load_recipe
 
 MAX_GOLD = 20_000  # rows a distribution whose gold answers are graded
@@ -14,7 +14,7 @@ MAX_GOLD = 20_000  # rows a distribution whose gold answers are graded
 
 def run_check(recipe: str, overrides: Sequence[str]) -> int:
     """Names and arguments of every part, data, held-out split, prompt lengths, gold answers against the verifier."""
-    console = Console()
+    console = make_console()
     resolved = load_recipe(recipe, overrides)
     from rlcurric.build import Parts, RunData
     from rlcurric.train.models import (

@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from rlcurric.cli.console import make_console
 from rlcurric.recipe.load import load_recipe
 
 
@@ -20,7 +20,7 @@ def run_eval(
     output: Path | None,
 ) -> int:
     """Held-out accuracy of a model, as a stage of the recipe prompts, samples and grades."""
-    console = Console()
+    console = make_console()
     resolved = load_recipe(recipe, overrides)
     names = [stage.name for stage in resolved.stages]
     if stage_name is not None and stage_name not in names:

@@ -7,10 +7,10 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from rlcurric.assets import folder, shipped_recipes
+from rlcurric.cli.console import make_console
 from rlcurric.recipe.load import dump_yaml, json_schema, load_recipe, parse_yaml
 
 
@@ -21,7 +21,7 @@ def list_recipes() -> int:
         raw = parse_yaml(path.read_text(encoding="utf-8"), str(path))
         stages = " > ".join(str(stage.get("name")) for stage in raw.get("stages", []))
         table.add_row(name, stages, " ".join(str(raw.get("description", "")).split()))
-    Console().print(table)
+    make_console().print(table)
     return 0
 
 
@@ -64,5 +64,5 @@ def list_rewards(files: Sequence[Path]) -> int:
         table.add_row(
             entry.name, entry.scope, entry.where, ", ".join(entry.arguments), entry.summary
         )
-    Console().print(table)
+    make_console().print(table)
     return 0

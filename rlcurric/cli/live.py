@@ -24,17 +24,23 @@ def _by_distribution(row: Mapping[str, Any], prefix: str) -> dict[str, float]:
 
 
 class Pace:
-    """Time left in a stage from the mean time of its steps so far."""
+    """Time left in a stage from the mean time of its steps so far; what comes before a first step is not among it."""
 
     def __init__(self, steps: int, done: int) -> None:
-        self.steps, self.done, self._first, self._started = steps, done, done, time.monotonic()
+        self.steps, self.done = steps, done
+        self._seconds, self._timed = 0.0, 0
+
+    def step(self, done: int, seconds: float) -> None:
+        """A step ended, which took so long."""
+        self.done = done
+        self._seconds += seconds
+        self._timed += 1
 
     def left(self) -> str | None:
         """None where no step has ended yet."""
-        finished = self.done - self._first
-        if not finished:
+        if not self._timed:
             return None
-        return _clock((time.monotonic() - self._started) / finished * (self.steps - self.done))
+        return _clock(self._seconds / self._timed * (self.steps - self.done))
 
 
 class TerminalReporter:
@@ -77,7 +83,7 @@ class TerminalReporter:
         self._rates |= _by_distribution(row, "curriculum/pass_rate/")
         order = list(_by_distribution(row, "curriculum/probability/"))  # that of the recipe
         self._rates = {name: self._rates[name] for name in order if name in self._rates}
-        self._pace.done = row["stage_step"]
+        self._pace.step(row["stage_step"], row["time/step/s"])
         if "eval/accuracy/mean" in row:
             self.message(
                 f"step {row['step']}: held-out accuracy {row['eval/accuracy/mean']:.3f}, "

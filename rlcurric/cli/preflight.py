@@ -7,9 +7,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from rlcurric.cli.console import make_console
 from rlcurric.recipe.load import load_recipe
 from rlcurric.recipe.schema import RlStage
 from rlcurric.registry import nearest
@@ -26,7 +26,7 @@ def run_preflight(
     report: Path | None,
 ) -> int:
     """Measure an RL stage's prompts under a model and say what to change."""
-    console = Console(highlight=False)
+    console = make_console()
     resolved = load_recipe(recipe, overrides)
     stages = {stage.name: stage for stage in resolved.stages if isinstance(stage, RlStage)}
     if not stages:

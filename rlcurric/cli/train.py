@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
+from rlcurric.cli.console import make_console
 from rlcurric.cli.live import TerminalReporter
 from rlcurric.recipe.load import load_recipe
 
@@ -17,7 +16,7 @@ def run_train(
     recipe: str, overrides: Sequence[str], run_dir: Path | None, start_from: str | None
 ) -> int:
     """Train, draw progress, say at the end what came of it."""
-    console = Console()
+    console = make_console()
     load_recipe(recipe, overrides)  # a mistake in it is told before anything heavy is imported
     from rlcurric.train.session import train
 

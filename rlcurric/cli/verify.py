@@ -11,8 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
+from rlcurric.cli.console import make_console
 from rlcurric.errors import RunError
 from rlcurric.recipe.load import load_recipe
 from rlcurric.report.compare import first_difference
@@ -22,7 +21,7 @@ def run_verify(
     recipe: str, overrides: Sequence[str], steps: int, kill_at: int | None, work_dir: Path | None
 ) -> int:
     """Run `steps` steps undisturbed; again with a kill -9 in the step after `kill_at`, resumed; compare."""
-    console = Console()
+    console = make_console()
     resolved = load_recipe(recipe, overrides)
     steps = min(steps, resolved.total_steps)
     kill_at = steps // 2 if kill_at is None else kill_at

@@ -339,7 +339,11 @@ def import_attribute(path: str, base_dir: str | Path = ".") -> Any:
     origin, _, attribute = path.rpartition(":")
     module = _module_of_file(origin, base_dir) if origin.endswith(".py") else _module(origin, path)
     if not hasattr(module, attribute):
-        public = [name for name in vars(module) if not name.startswith("_")]
+        public = [
+            name
+            for name, member in vars(module).items()
+            if not name.startswith("_") and getattr(member, "__module__", None) == module.__name__
+        ]
         raise ValueError(f"{origin} has no {attribute!r}. {nearest(attribute, public)}")
     return getattr(module, attribute)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -335,6 +335,25 @@ def fixed_differences(old: Recipe, new: Recipe, stage_index: int) -> dict[str, t
     if order_old != order_new:
         fixed["stages (order)"] = (order_old, order_new)
     return fixed
+
+
+# Keys of a stage that are read when it begins, and then no more.
+_READ_ONCE = ("init", "carry")
+
+
+def rereads(stages: Sequence[str], index: int, keys: Iterable[str]) -> int | None:
+    """The first stage that must begin again for changes of these keys to take effect; None where none must.
+
+    `index` is the stage under way: those before it are over, whatever is changed in them.
+    """
+    again = []
+    for key in keys:
+        parts = key.split(".")
+        if parts[0] == "stages" and len(parts) > 2 and parts[1] in stages[: index + 1]:
+            place = stages.index(parts[1])
+            if place < index or parts[2] in _READ_ONCE:
+                again.append(place)
+    return min(again, default=None)
 
 
 def _matches(parts: list[str], pattern: list[str]) -> bool:

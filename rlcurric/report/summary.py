@@ -28,10 +28,8 @@ def changes(run: RunTables) -> list[Change]:
     evaluations = run.evaluations()
     if not evaluations:
         return []
-    rl = {stage.name for stage in run.recipe.stages if stage.kind == "rl"}
     after = evaluations[-1]
-    earlier = [row for row in evaluations[:-1] if row["stage"] not in rl]
-    before: dict[str, Any] = earlier[-1] if earlier else {}
+    before = _before_rl(run, evaluations[:-1])
     names = [
         key.removeprefix("eval/accuracy/") for key in after if key.startswith("eval/accuracy/")
     ]
@@ -45,6 +43,21 @@ def changes(run: RunTables) -> list[Change]:
         )
         for name in sorted(names, key=lambda name: name == "mean")
     ]
+
+
+def _before_rl(run: RunTables, evaluations: list[dict[str, Any]]) -> dict[str, Any]:
+    """The last of these evaluations that no RL stage made; a fork without one has that of the run it was forked from."""
+    rl = {stage.name for stage in run.recipe.stages if stage.kind == "rl"}
+    earlier = [row for row in evaluations if row["stage"] not in rl]
+    origin = run.info.get("origin")
+    if earlier or not origin:
+        return earlier[-1] if earlier else {}
+    checkpoint = Path(origin)
+    ancestor = checkpoint.parent.parent
+    if not (ancestor / "recipe.yaml").is_file():  # moved or deleted since
+        return {}
+    parent, step = read_run(ancestor), int(checkpoint.name.removeprefix("step-"))
+    return _before_rl(parent, [row for row in parent.evaluations() if row["step"] <= step])
 
 
 def print_summary(run_dir: Path, console: Console) -> None:

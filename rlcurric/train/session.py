@@ -20,6 +20,7 @@ from rlcurric.recipe.load import (
     fixed_differences,
     load_recipe,
     override_list,
+    rereads,
 )
 from rlcurric.recipe.schema import Recipe, RlStage, SftStage
 from rlcurric.train.checkpoint import Checkpoint, CheckpointStore
@@ -211,11 +212,10 @@ class _Session:
                 f"  {key}: {was!r} in the run, {now!r} now" for key, (was, now) in changed.items()
             )
             path = self.directory.path
-            fork = f"{self.command} --from {path} --run-dir {path}-2"
             raise ValueError(
                 f"The run in {path} has another recipe. These keys are fixed once a run has begun:\n{keys}\n"
-                f"Give the run its own recipe ({self.directory.recipe_file}), start afresh in another --run-dir, or fork "
-                f"it with the new recipe:\n  {fork}"
+                f"Give the run its own recipe ({self.directory.recipe_file}), or start afresh in another --run-dir"
+                f"{self._fork_command(old, index, changed)}"
             )
         freed = differences(old, self.recipe)
         if freed:
@@ -224,6 +224,17 @@ class _Session:
                 known.step if known else 0,
                 changes={key: list(pair) for key, pair in freed.items()},
             )
+
+    def _fork_command(self, old: Recipe, index: int, changed: Iterable[str]) -> str:
+        """How to fork the run in stage `index` so that the changed keys take effect; a full stop where no fork helps."""
+        names = [stage.name for stage in old.stages]
+        since = rereads(names, index, changed)
+        if since == 0:
+            return f": a fork would begin behind the start of {names[0]}, where they take effect."
+        path = self.directory.path
+        origin = path if since is None else f"{path}:{names[since - 1]}"
+        again = "" if since is None else f", which begins {names[since]} again"
+        return f", or fork it with the new recipe{again}:\n  {self.command} --from {origin} --run-dir {path}-2"
 
     def _fork(self, spec: str) -> _Start:
         """The checkpoint that `RUN[:step|:stage]` names."""

@@ -11,7 +11,7 @@ import numpy as np
 from rlcurric.curriculum.evidence import mean_correctness
 from rlcurric.curriculum.parts import Decision, Scores
 from rlcurric.curriculum.scorers.base import Scope, ScorerBase, require
-from rlcurric.registry import register
+from rlcurric.registry import nearest, register
 from rlcurric.types import Candidate, GroupOutcome
 
 
@@ -72,9 +72,11 @@ class AdaRft(ScorerBase):
             or not isinstance(value, int | float)
             or not math.isfinite(value)
         ):
+            known = nearest(self._column, candidate.columns)
             raise ValueError(
                 f"scorer adarft needs a number in the column {self._column!r} of every row, got {value!r} in row "
                 f"{candidate.index} of the distribution {candidate.distribution!r}"
+                f"{'' if self._column in candidate.columns else f'. Name a column with `column:`. {known}'}"
             )
         return float(value)
 

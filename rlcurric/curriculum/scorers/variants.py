@@ -229,6 +229,7 @@ def _variant(candidate: Candidate) -> str:
     if variant not in VARIANTS:
         raise ValueError(
             f"scorer variants needs one of {', '.join(VARIANTS)} in the column 'variant' of every row with a seed, got "
-            f"{variant!r} in row {candidate.index} of the distribution {candidate.distribution!r}"
+            f"{variant!r} in row {candidate.index} of the distribution {candidate.distribution!r}, whose columns are "
+            f"{', '.join(candidate.columns)}"
         )
     return str(variant)
