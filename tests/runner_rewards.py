@@ -185,3 +185,17 @@ def parent(prompts: Texts, completions: Texts, **columns: Any) -> list[float]:
             os.kill(os.getppid(), signal.SIGKILL)
             time.sleep(1000)
     return [1.0] * len(completions)
+
+
+@rlcurric.reward("r_share", scope="batch")
+def share(
+    prompts: Texts, completions: Texts, correct: Sequence[float] = (), **columns: Any
+) -> list[float]:
+    """Share of right samples, and how many samples there are."""
+    return [sum(correct) / len(correct) + len(completions)] * len(completions)
+
+
+@rlcurric.reward("r_broken_batch", scope="batch")
+def broken(prompts: Texts, completions: Texts, **columns: Any) -> list[float]:
+    """Always raises."""
+    raise RuntimeError("asked to")
