@@ -59,7 +59,7 @@ class Contenders:
 
     def __init__(self, runner: RewardRunner, group: int) -> None:
         self._runner, self._group = runner, group
-        self._equal = get_reward("plain_math_verify").function.__globals__["equal"]  # type: ignore[attr-defined]
+        self._equal = get_reward("plain_math_verify").function.__globals__["equal"]
         component = Component(
             "plain_math_verify", get_reward("plain_math_verify"), "plain_math_verify"
         )
