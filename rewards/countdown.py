@@ -74,4 +74,6 @@ def _number(value: Any, column: str) -> Fraction:
     try:
         return Fraction(str(value).strip())
     except (ValueError, ZeroDivisionError):
-        raise ValueError(f"countdown needs numbers in the column {column!r}, got {value!r}") from None
+        raise ValueError(
+            f"countdown needs numbers in the column {column!r}, got {value!r}"
+        ) from None

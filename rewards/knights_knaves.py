@@ -54,7 +54,9 @@ def _judge(completion: str, gold: Any, given: Any, puzzle: Any, marked: bool) ->
     if found == right:
         return Score(1.0)
     said = claims(puzzle, people) if isinstance(puzzle, str) else None
-    return Score(float(bool(said) and consistent(said or [], right) and consistent(said or [], found)))
+    return Score(
+        float(bool(said) and consistent(said or [], right) and consistent(said or [], found))
+    )
 
 
 def _gold(gold: Any, given: Any) -> dict[str, bool]:

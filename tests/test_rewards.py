@@ -13,6 +13,7 @@ import pytest
 
 from rlcurric.registry import registry
 from rlcurric.rewards.extraction import extract_answer, last_boxed, plain_number
+from rlcurric.rewards.gym import would_run
 from rlcurric.rewards.protocol import (
     Reward,
     ScoreCountError,
@@ -401,4 +402,4 @@ def test_a_budget_of_all_never_stops() -> None:
     ],
 )
 def test_what_is_kept_from_scorers_that_evaluate(text: str, runs: bool) -> None:
-    assert get_reward("verifier").function.__globals__["_would_run"](text) is runs
+    assert would_run(text) is runs

@@ -146,7 +146,7 @@ class _Parser:
             above = self._bracketed()
             self._expect("(")
             return self._apply("/", above, self._bracketed())
-        if not token or not (token[0].isdecimal() or token[0] == "." and len(token) > 1):
+        if not token or not (token[0].isdecimal() or (token[0] == "." and len(token) > 1)):
             raise ExpressionError(
                 f"unexpected {token!r}" if token else "it ends where a number is due"
             )
@@ -166,7 +166,9 @@ class _Parser:
         if self._depth > MAX_DEPTH:
             raise ExpressionError(f"deeper than {MAX_DEPTH} brackets")
 
-    def _apply(self, operator: str, left: Fraction | None, right: Fraction | None) -> Fraction | None:
+    def _apply(
+        self, operator: str, left: Fraction | None, right: Fraction | None
+    ) -> Fraction | None:
         self._operators.add(operator)
         if left is None or right is None:
             return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 # Other names of the two kinds, as puzzles use them: the truthful first.
@@ -31,9 +31,10 @@ _KINDS = {
 _ONE = "|".join(sorted(_KINDS, key=len, reverse=True))
 _ROLE = rf"(?P<role>(?:{_ONE})(?:e?s)?|(?:tells?|telling) the truth|truthful|honest|true|lies|lying|dishonest|false)"
 _TRUE = ("the truth", "truthful", "honest", "true")
-_WORDS = (
-    rf"{_ROLE}|(?P<no>not|cannot|never|isn't|aren't)|(?P<hedge>or|if|either|unless|maybe|perhaps|possibly|might|could)"
-    r"|(?P<singular>is)"
+_WORDS = re.compile(
+    rf"(?<!\w)(?:{_ROLE}|(?P<no>not|cannot|never|isn't|aren't)|(?P<singular>is)"
+    r"|(?P<hedge>or|if|either|unless|maybe|perhaps|possibly|might|could))(?!\w)",
+    re.IGNORECASE,
 )
 _MARKUP = re.compile(r"[*_`#]+")
 _SEGMENTS = re.compile(r"\n|\\\\|;|[.!?](?=\s|$)|[.!?](?=[\"”}])")
@@ -48,12 +49,12 @@ def stated(text: str, names: Sequence[str]) -> Assignment | None:
     Any order; a line a name, a sentence, a list by kind, JSON or a table; "not a knave" for a knight, "liar", "always
     lies" and the other kinds' names. Whoever is neither named nor given a kind is left out.
     """
-    reader = _reader(tuple(names))
+    one_of_them = _any_of(tuple(names))
     found: Assignment = {}
     heading: bool | None = None
     plain = _MARKUP.sub(" ", unicodedata.normalize("NFKC", text[:_MAX_CHARACTERS]))
     for segment in _SEGMENTS.split(_spelled(plain.replace("’", "'"), names)):
-        tokens = list(reader(segment))
+        tokens = list(_read(segment, one_of_them))
         if not tokens:
             continue
         if None in tokens:
@@ -80,31 +81,32 @@ Token = str | bool | None  # a name or the verb, a kind (negation applied), None
 
 
 @functools.lru_cache(maxsize=256)
-def _reader(names: tuple[str, ...]) -> Callable[[str], Iterator[Token]]:
-    """A function from a segment to its tokens: names (as in `names`), kinds, `_IS` and hedges."""
+def _any_of(names: tuple[str, ...]) -> re.Pattern[str]:
+    """One of the names as a word of its own; no text where there are no names."""
     by_length = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
-    pattern = re.compile(
-        rf"(?<!\w)(?:(?P<name>{by_length})|(?i:{_WORDS}))(?!\w)" if names else rf"(?i:{_WORDS})"
-    )
+    return re.compile(rf"(?<!\w)(?:{by_length})(?!\w)" if names else r"(?!)")
 
-    def read(segment: str) -> Iterator[Token]:
-        negated = False
-        for match in pattern.finditer(segment):
-            if match["name"] if names else None:
-                yield match["name"]
-            elif match["hedge"]:
-                yield None
-            elif match["no"]:
-                negated = True
-                if "'" in match["no"]:
-                    yield _IS
-            elif match["singular"]:
+
+def _read(segment: str, names: re.Pattern[str]) -> Iterator[Token]:
+    """Names, kinds (negation applied), `_IS` and hedges, in order."""
+    named = list(names.finditer(segment))
+    inside = {place for match in named for place in range(*match.span())}
+    words = [match for match in _WORDS.finditer(segment) if match.start() not in inside]
+    negated = False
+    for match in sorted([*named, *words], key=lambda match: match.start()):
+        if match.re is names:
+            yield match[0]
+        elif match["hedge"]:
+            yield None
+        elif match["no"]:
+            negated = True
+            if match["no"].endswith("n't"):
                 yield _IS
-            else:
-                yield _truthful(match["role"].lower()) != negated
-                negated = False
-
-    return read
+        elif match["singular"]:
+            yield _IS
+        else:
+            yield _truthful(match["role"].lower()) != negated
+            negated = False
 
 
 def _spelled(text: str, names: Sequence[str]) -> str:
@@ -186,10 +188,9 @@ def claims(puzzle: str, names: Sequence[str]) -> list[Claim] | None:
     A claim is "X is (not) a knight/knave", two of them joined by and, or, if and only if, or "If ... then ...". What is
     left of the text behind the list of names must name one speaker a claim, before it or behind it.
     """
-    by_length = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
-    atom = rf"({by_length}) is (not )?an? ({_ONE})\b"
+    token = _any_of(tuple(names))
+    atom = rf"({token.pattern}) is (not )?an? ({_ONE})\b"
     claim = re.compile(rf"{atom}(?:,? (and|or|then|if and only if) {atom})?")
-    token = re.compile(rf"\b(?:{by_length})\b")
     found: list[Claim] = []
     body = puzzle.partition("inhabitants:")[2].partition(".")[2] or puzzle
     said = [(match.start(), match) for match in claim.finditer(body)]

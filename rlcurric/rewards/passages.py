@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from typing import Literal
 
 from rlcurric.rewards.extraction import extract_answer
 
 Part = Literal["answer", "response"]
 
-_TAGGED = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
 _MAX_CHARACTERS = 100_000  # of the end of a completion that are looked at
 
 
 def response(completion: str) -> str:
     """What stands behind the thought, stripped; all of it where there is no thought, nothing where it is still open."""
-    thought, closed, statement = completion[-_MAX_CHARACTERS:].rpartition("</think>")
+    _, closed, statement = completion[-_MAX_CHARACTERS:].rpartition("</think>")
     return "" if not closed and "<think>" in completion else statement.strip()
 
 
 def tagged(text: str) -> str | None:
     """Contents of the last `<answer>` pair, stripped; None if there is none."""
-    found = None
-    for found in _TAGGED.finditer(text):
-        pass
-    return found[1].strip() if found else None
+    end = text.rfind("</answer>")
+    start = text.rfind("<answer>", 0, max(end, 0))
+    return text[start + len("<answer>") : end].strip() if start >= 0 else None
 
 
 def passage(completion: str, part: Part) -> str:
