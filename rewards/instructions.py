@@ -42,14 +42,14 @@ def _judge(
     completion: str, wanted: list[tuple[str, Mapping[str, Any]]], score: str, loose: bool
 ) -> Score:
     text = response(completion)
+    if not text:
+        return Score(0.0, Status.UNPARSEABLE, "no response")
     texts = relaxed(text) if loose else [text]
     missed = [
         name
         for name, arguments in wanted
-        if not any([followed(one, name, arguments) for one in texts or [text]])
+        if not any(followed(one, name, arguments) for one in texts)
     ]
-    if not text:
-        return Score(0.0, Status.UNPARSEABLE, "no response")
     share = 1 - len(missed) / len(wanted)
     return Score(float(not missed) if score == "all" else share, detail=", ".join(missed)[:200])
 

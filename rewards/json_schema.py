@@ -50,18 +50,16 @@ def _judge(text: str, validator: Any) -> Score:
     from referencing.exceptions import Unresolvable
 
     try:
-        error = next(validator.iter_errors(document), None)
+        problem = next(validator.iter_errors(document), None)
     except Unresolvable as unresolvable:
         raise ValueError(
             f"json_schema: a reference that the schema itself does not define is not followed: {unresolvable}"
         ) from None
     except RecursionError:
         return Score(0.0, detail="nested too deeply")
-    return (
-        Score(1.0)
-        if error is None
-        else Score(0.0, detail=f"{error.json_path}: {error.message}"[:200])
-    )
+    if problem is None:
+        return Score(1.0)
+    return Score(0.0, detail=f"{problem.json_path}: {problem.message}"[:200])
 
 
 def _document(completion: str) -> str:

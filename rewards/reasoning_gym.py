@@ -8,6 +8,7 @@ from typing import Any
 import rlcurric
 from rlcurric.rewards.extraction import extract_answer
 from rlcurric.rewards.gym import task_score
+from rlcurric.rewards.passages import response, tagged
 from rlcurric.types import Score, Status
 
 
@@ -37,7 +38,7 @@ def _judge(completion: str, row: Any, numbers: bool) -> Score:
             "reasoning_gym needs a row of the source `reasoning_gym`, with `task` and `entry` in the column of that name, "
             f"got {row!r:.200}"
         )
-    given = extract_answer(completion, numbers)
-    if not given:
+    given = extract_answer(completion, numbers) or tagged(response(completion))
+    if given is None:  # an empty tag is an answer: that of some rows of the task `ab`
         return Score(0.0, Status.UNPARSEABLE, "no answer found")
     return Score(task_score(given, row))

@@ -32,6 +32,8 @@ _SPELLINGS = str.maketrans(
 _COMMANDS = {
     **dict.fromkeys((r"\times", r"\cdot", r"\ast"), "*"),
     r"\div": "/",
+    r"\{": "(",
+    r"\}": ")",
     **dict.fromkeys((r"\frac", r"\dfrac", r"\tfrac", r"\cfrac"), "frac"),
     **dict.fromkeys((r"\left", r"\right", r"\,", r"\;", r"\:", r"\!", r"\ ", r"\quad"), ""),
     **dict.fromkeys((r"\(", r"\)", r"\[", r"\]", "$"), ""),
@@ -62,7 +64,7 @@ def parse_expression(text: str) -> Expression:
 
 def parse_equation(text: str) -> tuple[Expression, Expression | None]:
     """An expression alone, or `expression = number` either way round: the expression and what it is said to be."""
-    sides = text.translate(_SPELLINGS).split("=")
+    sides = text.strip().rstrip(".").translate(_SPELLINGS).split("=")
     if len(sides) > 2:
         raise ExpressionError("more than one equals sign")
     found = [parse_expression(side) for side in sides]

@@ -191,24 +191,24 @@ def claims(puzzle: str, names: Sequence[str]) -> list[Claim] | None:
     token = _any_of(tuple(names))
     atom = rf"({token.pattern}) is (not )?an? ({_ONE})\b"
     claim = re.compile(rf"{atom}(?:,? (and|or|then|if and only if) {atom})?")
-    found: list[Claim] = []
     body = puzzle.partition("inhabitants:")[2].partition(".")[2] or puzzle
-    said = [(match.start(), match) for match in claim.finditer(body)]
+    said = list(claim.finditer(body))
     rest = claim.sub(lambda match: " " * len(match[0]), body)
-    spoken = [(match.start(), match[0]) for match in token.finditer(rest)]
-    in_order = sorted([*said, *spoken], key=lambda one: one[0])
+    spoken = list(token.finditer(rest))
     if not said or len(said) != len(spoken):
         return None
-    for (_, one), (_, other) in zip(in_order[::2], in_order[1::2], strict=True):
-        speaker, what = (one, other) if isinstance(one, str) else (other, one)
-        if not isinstance(speaker, str) or isinstance(what, str):
+    found = []
+    for k, (what, speaker) in enumerate(zip(said, spoken, strict=True)):
+        # The k-th claim and the k-th speaker stand next to each other: no other of either kind is between.
+        before = max(said[k - 1].end(), spoken[k - 1].end()) if k else 0
+        if min(what.start(), speaker.start()) < before:
             return None
-        left = (what[1], _KINDS[what[3]] != bool(what[2]))
-        right = (what[5], _KINDS[what[7]] != bool(what[6])) if what[4] else None
         conditional = body[: what.start()].rstrip().lower().endswith("if")
         if conditional != (what[4] == "then"):
             return None
-        found.append(Claim(speaker, left, what[4] or "", right))
+        left = (what[1], _KINDS[what[3]] != bool(what[2]))
+        right = (what[5], _KINDS[what[7]] != bool(what[6])) if what[4] else None
+        found.append(Claim(speaker[0], left, what[4] or "", right))
     return found
 
 
