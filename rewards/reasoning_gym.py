@@ -24,7 +24,7 @@ def reasoning_gym(
 
     Column: `reasoning_gym`, which the source of that name writes: the `task` and its `entry`. The answer stands where
     `verifier` looks for it; `numbers` lets the last number count. Scorers that evaluate the answer are given expressions
-    and lists only.
+    and lists only. `coin_flip` and `game_of_life_halting`, whose scorers take wrong answers, are compared with the gold.
     """
     return [
         _judge(completion, row, numbers)

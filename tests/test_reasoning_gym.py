@@ -87,6 +87,21 @@ def test_the_golds_of_every_task_are_right_and_nothing_is_worth_nothing() -> Non
         check_golds(task, 3)
 
 
+def test_two_scorers_that_take_wrong_answers_are_replaced() -> None:
+    from reasoning_gym import get_score_answer_fn
+
+    flips = entries_of("coin_flip", 20)
+    assert {get_score_answer_fn("coin_flip")("0", entry) for entry in flips} == {1.0}
+    assert {task_score("0", {"task": "coin_flip", "entry": entry}) for entry in flips} == {0.0}
+    half = {"task": "coin_flip", "entry": {"answer": "0.5"}}
+    said = ("1/2", ".5", "0.50", "0.50004", "0.501", "1/0", "half", "0.5.", "nan", "1e999")
+    assert [task_score(one, half) for one in said] == [1, 1, 1, 1, 0, 0, 0, 0, 0, 0]
+    game = {"task": "game_of_life_halting", "entry": {"answer": False}}
+    assert get_score_answer_fn("game_of_life_halting")("no idea", {"answer": "False"}) == 1.0
+    said = ("False", "false", "False.", "True", "no idea", "0", "")
+    assert [task_score(one, game) for one in said] == [1, 1, 1, 0, 0, 0, 0]
+
+
 def test_an_empty_tag_is_an_answer() -> None:
     """The right one where a row of `ab` reduces to nothing."""
     entry = next(entry for entry in entries_of("ab", 100) if entry["answer"] == "")
