@@ -83,7 +83,7 @@ def test_each_instruction_is_told_followed_from_not(
 
 
 def test_several_instructions_are_all_or_a_fraction() -> None:
-    wanted = [
+    wanted: list[tuple[str, dict[str, Any]]] = [
         ("punctuation:no_comma", {}),
         ("keywords:existence", {"keywords": ["sea"]}),
         ("startend:quotation", {}),
@@ -101,7 +101,7 @@ def test_several_instructions_are_all_or_a_fraction() -> None:
 
 def test_the_loose_criterion_takes_off_a_first_and_a_last_line_and_asterisks() -> None:
     assert relaxed("a\nb\nc") == ["a\nb\nc", "b\nc", "a\nb", "b"]
-    wanted = ("startend:quotation", {})
+    wanted: tuple[str, dict[str, Any]] = ("startend:quotation", {})
     text = 'Sure, here it is:\n**"The sea."**\nI hope this helps!'
     assert graded(text, wanted).value == 0.0
     assert graded(text, wanted, loose=True).value == 1.0
@@ -259,7 +259,7 @@ def test_codes_have_one_spelling() -> None:
 def test_it_runs_closed_off_in_a_worker() -> None:
     """The model of languages is read before the worker loses its files."""
     found = get_reward("instructions")
-    rows = {
+    rows: dict[str, list[Any]] = {
         "instruction_id_list": [["language:response_language"]] * 2,
         "kwargs": [[{"language": "fi"}]] * 2,
     }

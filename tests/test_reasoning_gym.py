@@ -98,8 +98,8 @@ def test_two_scorers_that_take_wrong_answers_are_replaced() -> None:
     assert [task_score(one, half) for one in said] == [1, 1, 1, 1, 0, 0, 0, 0, 0, 0]
     game = {"task": "game_of_life_halting", "entry": {"answer": False}}
     assert get_score_answer_fn("game_of_life_halting")("no idea", {"answer": "False"}) == 1.0
-    said = ("False", "false", "False.", "True", "no idea", "0", "")
-    assert [task_score(one, game) for one in said] == [1, 1, 1, 0, 0, 0, 0]
+    truths = ("False", "false", "False.", "True", "no idea", "0", "")
+    assert [task_score(one, game) for one in truths] == [1, 1, 1, 0, 0, 0, 0]
 
 
 def test_an_empty_tag_is_an_answer() -> None:
@@ -132,6 +132,11 @@ def test_an_answer_that_would_run_is_worth_no_more_than_an_empty_one(task: str) 
     import builtins
 
     assert not hasattr(builtins, "rlcurric_was_here")
+
+
+def test_a_task_that_there_is_not_is_named() -> None:
+    with pytest.raises(ValueError, match="'chain_sums' not registered"):
+        task_score("1", {"task": "chain_sums", "entry": {}})
 
 
 @pytest.mark.parametrize("row", [None, {}, {"task": "chain_sum"}, "chain_sum"])
