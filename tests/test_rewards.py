@@ -15,6 +15,7 @@ from rlcurric.registry import registry
 from rlcurric.rewards.budget import FailureBudget, RewardFailureError
 from rlcurric.rewards.calling import ScoreCountError, call
 from rlcurric.rewards.extraction import extract_answer, last_boxed, plain_number
+from rlcurric.rewards.gym import would_run
 from rlcurric.rewards.protocol import (
     Reward,
     Where,
@@ -394,4 +395,4 @@ def test_a_budget_of_all_never_stops() -> None:
     ],
 )
 def test_what_is_kept_from_scorers_that_evaluate(text: str, runs: bool) -> None:
-    assert get_reward("verifier").function.__globals__["_would_run"](text) is runs
+    assert would_run(text) is runs
