@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import rlcurric
+from rlcurric.rewards.shaping import is_right
 
 
 @rlcurric.reward("shortest_bonus", scope="group", where="inline")
@@ -28,7 +29,7 @@ def shortest_bonus(
             f"shortest_bonus needs bonus >= 0 and longer_than >= 0, got {bonus} and {longer_than}"
         )
     paid: list[float | None] = [0.0] * len(completions)
-    right = [k for k, value in enumerate(correct) if value is not None and value >= 1]
+    right = [k for k, value in enumerate(correct) if is_right(value)]
     if right:
         shortest = min(right, key=lambda k: lengths[k])
         if lengths[shortest] > longer_than:
