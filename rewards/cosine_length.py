@@ -10,7 +10,12 @@ import rlcurric
 from rlcurric.rewards.shaping import is_right
 
 
-@rlcurric.reward("cosine_length", where="inline")
+def _check(limit: int, **others: Any) -> None:
+    if limit <= 0:
+        raise ValueError(f"cosine_length needs limit > 0, got {limit}")
+
+
+@rlcurric.reward("cosine_length", where="inline", validate=_check)
 def cosine_length(
     prompts: list[str],
     completions: list[str],
@@ -29,8 +34,7 @@ def cosine_length(
     b + (a - b) (1 + cos(pi length / limit)) / 2. Whatever reaches the limit gets `exceeded`. This is the whole reward:
     the correctness has weight 0.
     """
-    if limit <= 0:
-        raise ValueError(f"cosine_length needs limit > 0, got {limit}")
+    _check(limit)
     rewards: list[float | None] = []
     for length, verdict in zip(lengths, correct, strict=True):
         if verdict is None:

@@ -11,7 +11,14 @@ import rlcurric
 from rlcurric.rewards.shaping import LengthScope, is_right, token_lengths
 
 
-@rlcurric.reward("dynamic_length", scope="group", where="inline")
+def _check(fallback: float, lowest: float | None, **others: Any) -> None:
+    if fallback <= 0 or (lowest is not None and lowest > 0):
+        raise ValueError(
+            f"dynamic_length needs fallback > 0 and lowest <= 0, got {fallback} and {lowest}"
+        )
+
+
+@rlcurric.reward("dynamic_length", scope="group", where="inline", validate=_check)
 def dynamic_length(
     prompts: list[str],
     completions: list[str],
@@ -29,10 +36,7 @@ def dynamic_length(
     `apply_to: wrong_only` (released code) leaves right answers alone. `lowest` is -1 (paper), or -0.5 with
     `wrong_only` (released code), unless set.
     """
-    if fallback <= 0 or (lowest is not None and lowest > 0):
-        raise ValueError(
-            f"dynamic_length needs fallback > 0 and lowest <= 0, got {fallback} and {lowest}"
-        )
+    _check(fallback, lowest)
     floor = lowest if lowest is not None else -1.0 if apply_to == "all" else -0.5
     measured = token_lengths(lengths, completions, length_scope)
     right = [length for length, verdict in zip(measured, correct, strict=True) if is_right(verdict)]

@@ -10,7 +10,15 @@ from rlcurric.rewards.spans import check_tags, only_pair
 Span = tuple[int, int]
 
 
-@rlcurric.reward("format", where="inline")
+def _check(
+    think_tag: str, answer_tag: str, observe_tag: str, observe: float, **others: Any
+) -> None:
+    check_tags("format", think_tag, answer_tag, *([observe_tag] if observe_tag else []))
+    if observe and not observe_tag:
+        raise ValueError("format: `observe` is what an observe pair is worth; name its observe_tag")
+
+
+@rlcurric.reward("format", where="inline", validate=_check)
 def format_tags(
     prompts: list[str],
     completions: list[str],
@@ -30,10 +38,8 @@ def format_tags(
     thought or inside it (Observe-R1, 2505.12432). `form: soft` pays each pair for itself, `together` their sum if all
     are well-formed and in order, else 0, and `strict` the same if nothing but white space stands outside of them.
     """
+    _check(think_tag, answer_tag, observe_tag, observe)
     tags = [think_tag, answer_tag, *([observe_tag] if observe_tag else [])]
-    check_tags("format", *tags)
-    if observe and not observe_tag:
-        raise ValueError("format: `observe` is what an observe pair is worth; name its observe_tag")
     worth = [think, answer, observe][: len(tags)]
     return [_score(text, tags, worth, form) for text in completions]
 

@@ -7,13 +7,18 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import rlcurric
-from rlcurric.rewards.modes import check_mode_tags, mode_of
+from rlcurric.rewards.modes import mode_of
+from rlcurric.rewards.spans import check_tags
 
 Scores = Literal["correct", "reward"]
 _SLACK = 1e-9  # a difference of means that is no more than rounding
 
 
-@rlcurric.reward("hgpo_inter", scope="group", where="inline")
+def _check(think_tag: str, no_think_tag: str, **others: Any) -> None:
+    check_tags("hgpo", think_tag, no_think_tag)
+
+
+@rlcurric.reward("hgpo_inter", scope="group", where="inline", validate=_check)
 def hgpo_inter(
     prompts: list[str],
     completions: list[str],
@@ -31,9 +36,7 @@ def hgpo_inter(
     all where only one mode is there. `scores: reward` compares what the components before this one sum to: a reward
     model's score where there is no answer to check.
     """
-    raw, thinks = _known(
-        completions, correct, rewards, scores, "hgpo_inter", think_tag, no_think_tag
-    )
+    raw, thinks = _known(completions, correct, rewards, scores, think_tag, no_think_tag)
     thinking_scores, other_scores = (
         [value for value, own in zip(raw, thinks, strict=True) if value is not None and own is side]
         for side in (True, False)
@@ -48,7 +51,7 @@ def hgpo_inter(
     ]
 
 
-@rlcurric.reward("hgpo_intra", scope="group", where="inline")
+@rlcurric.reward("hgpo_intra", scope="group", where="inline", validate=_check)
 def hgpo_intra(
     prompts: list[str],
     completions: list[str],
@@ -64,9 +67,7 @@ def hgpo_intra(
     Several that share the best score are all best, so that none is favoured by its place; where a whole mode scores
     the same there is no best one. `scores` as for `hgpo_inter`.
     """
-    raw, thinks = _known(
-        completions, correct, rewards, scores, "hgpo_intra", think_tag, no_think_tag
-    )
+    raw, thinks = _known(completions, correct, rewards, scores, think_tag, no_think_tag)
     best: dict[bool, float] = {}
     worst: dict[bool, float] = {}
     for value, thinking in zip(raw, thinks, strict=True):
@@ -84,12 +85,11 @@ def _known(
     correct: Sequence[float | None],
     rewards: Sequence[float],
     scores: Scores,
-    reward: str,
     think_tag: str,
     no_think_tag: str,
 ) -> tuple[list[float | None], list[bool]]:
     """Raw scores, None for what no grader could judge, and which completions think."""
-    check_mode_tags(reward, think_tag, no_think_tag)
+    _check(think_tag, no_think_tag)
     thinks = [mode_of(text, think_tag, no_think_tag) == "think" for text in completions]
     if scores == "correct":
         return list(correct), thinks

@@ -11,7 +11,15 @@ from rlcurric.rewards.scripts import SCRIPTS, prose, share_in
 from rlcurric.rewards.spans import thought
 
 
-@rlcurric.reward("language_consistency", where="inline")
+def _check(language: Any, **others: Any) -> None:
+    if not isinstance(language, str) or language not in SCRIPTS:
+        raise ValueError(
+            f"language_consistency needs the code of a language that it knows, got {language!r}. It knows: "
+            f"{', '.join(sorted(SCRIPTS))}"
+        )
+
+
+@rlcurric.reward("language_consistency", where="inline", validate=_check)
 def language_consistency(
     prompts: list[str],
     completions: list[str],
@@ -34,10 +42,6 @@ def language_consistency(
             )
         languages = columns[language_column]
     for one in [language, *languages]:
-        if not isinstance(one, str) or one not in SCRIPTS:
-            raise ValueError(
-                f"language_consistency needs the code of a language that it knows, got {one!r}. It knows: "
-                f"{', '.join(sorted(SCRIPTS))}"
-            )
+        _check(one)
     texts = [thought(text) if part == "think" else text for text in completions]
     return [share_in(prose(text), one) for text, one in zip(texts, languages, strict=True)]

@@ -9,7 +9,12 @@ import rlcurric
 from rlcurric.rewards.shaping import LengthScope, row_targets, token_lengths
 
 
-@rlcurric.reward("lcpo_exact", where="inline")
+def _check(target: float, alpha: float, **others: Any) -> None:
+    if target <= 0 or alpha < 0:
+        raise ValueError(f"lcpo needs target > 0 and alpha >= 0, got {target} and {alpha}")
+
+
+@rlcurric.reward("lcpo_exact", where="inline", validate=_check)
 def lcpo_exact(
     prompts: list[str],
     completions: list[str],
@@ -25,7 +30,7 @@ def lcpo_exact(
     Stands beside the correctness, whose weight is 1. N is `target`, or each row's own in `target_column`; a row with a
     negative one asks for a maximum (their data) and gets None.
     """
-    _check("lcpo_exact", target, alpha)
+    _check(target, alpha)
     targets = row_targets("lcpo_exact", target, target_column, columns, len(completions))
     measured = token_lengths(lengths, completions, length_scope)
     return [
@@ -34,7 +39,7 @@ def lcpo_exact(
     ]
 
 
-@rlcurric.reward("lcpo_max", where="inline")
+@rlcurric.reward("lcpo_max", where="inline", validate=_check)
 def lcpo_max(
     prompts: list[str],
     completions: list[str],
@@ -54,7 +59,7 @@ def lcpo_max(
     the size of what stands in `target_column`; with `only_negative` rows with a positive one get None, for data that
     mix both kinds.
     """
-    _check("lcpo_max", target, alpha)
+    _check(target, alpha)
     targets = row_targets("lcpo_max", target, target_column, columns, len(completions))
     measured = token_lengths(lengths, completions, length_scope)
     return [
@@ -73,8 +78,3 @@ def share_within(
     if slope == "code":
         return (min(1.0, max(-1.0, room)) + 1) / 2
     return min(1.0, max(0.0, room + 0.5))
-
-
-def _check(reward: str, target: float, alpha: float) -> None:
-    if target <= 0 or alpha < 0:
-        raise ValueError(f"{reward} needs target > 0 and alpha >= 0, got {target} and {alpha}")

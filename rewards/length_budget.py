@@ -9,7 +9,12 @@ import rlcurric
 from rlcurric.rewards.shaping import LengthScope, is_right, row_targets, token_lengths
 
 
-@rlcurric.reward("length_budget", where="inline")
+def _check(target: float, **others: Any) -> None:
+    if target <= 0:
+        raise ValueError(f"length_budget needs target > 0, got {target}")
+
+
+@rlcurric.reward("length_budget", where="inline", validate=_check)
 def length_budget(
     prompts: list[str],
     completions: list[str],
@@ -30,8 +35,7 @@ def length_budget(
     `target_column` names a column of the rows that holds each row's own target. `length_scope: think` counts the
     thought alone: the paper leaves open which it is.
     """
-    if target <= 0:
-        raise ValueError(f"length_budget needs target > 0, got {target}")
+    _check(target)
     form = triangle if shape == "triangle" else band
     targets = row_targets("length_budget", target, target_column, columns, len(completions))
     if min(targets, default=1.0) <= 0:

@@ -13,7 +13,14 @@ from rlcurric.rewards.shaping import LengthScope, is_right, token_lengths
 _LARGEST_EXPONENT = 50.0  # keeps e**x a number, far beyond any alpha of use
 
 
-@rlcurric.reward("length_zscore", scope="group", where="inline")
+def _check(alpha: float, beta: float, min_members: int, **others: Any) -> None:
+    if alpha < 0 or beta < 0 or min_members < 2:
+        raise ValueError(
+            f"length_zscore needs alpha >= 0, beta >= 0 and min_members >= 2, got {alpha}, {beta} and {min_members}"
+        )
+
+
+@rlcurric.reward("length_zscore", scope="group", where="inline", validate=_check)
 def length_zscore(
     prompts: list[str],
     completions: list[str],
@@ -30,10 +37,7 @@ def length_zscore(
     z is the length, standardised among the right or among the wrong answers of the group (sample std, at least 1e-6).
     0 where there are fewer than `min_members` of a kind.
     """
-    if alpha < 0 or beta < 0 or min_members < 2:
-        raise ValueError(
-            f"length_zscore needs alpha >= 0, beta >= 0 and min_members >= 2, got {alpha}, {beta} and {min_members}"
-        )
+    _check(alpha, beta, min_members)
     measured = token_lengths(lengths, completions, length_scope)
     rewards: list[float | None] = [None if verdict is None else 0.0 for verdict in correct]
     for kind in (True, False):

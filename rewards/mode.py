@@ -6,11 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import rlcurric
-from rlcurric.rewards.modes import check_mode_tags, is_closed, marks_answer, mode_of
+from rlcurric.rewards.modes import is_closed, marks_answer, mode_of
 from rlcurric.rewards.shaping import is_right
+from rlcurric.rewards.spans import check_tags
 
 
-@rlcurric.reward("mode", where="inline")
+def _check(think_tag: str, no_think_tag: str, **others: Any) -> None:
+    check_tags("mode", think_tag, no_think_tag)
+
+
+@rlcurric.reward("mode", where="inline", validate=_check)
 def mode(
     prompts: list[str],
     completions: list[str],
@@ -23,11 +28,11 @@ def mode(
     It does not if it closes the think tag at once (AutoThink, 2505.10832) or begins with the no-think tag (LHRM,
     2505.14631). The advantage `hgpo` reads it.
     """
-    check_mode_tags("mode", think_tag, no_think_tag)
+    _check(think_tag, no_think_tag)
     return [float(mode_of(text, think_tag, no_think_tag) == "think") for text in completions]
 
 
-@rlcurric.reward("mode_table", where="inline")
+@rlcurric.reward("mode_table", where="inline", validate=_check)
 def mode_table(
     prompts: list[str],
     completions: list[str],
@@ -46,7 +51,7 @@ def mode_table(
     `malformed`: there is no closing tag, or a wrong completion marks no answer behind its thought (answer tag,
     `\boxed{`, `####`), in either mode, as in the released code.
     """
-    check_mode_tags("mode_table", think_tag, no_think_tag)
+    _check(think_tag, no_think_tag)
     tags = (think_tag, no_think_tag)
     table = {
         ("think", True): think_right,

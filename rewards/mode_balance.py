@@ -6,11 +6,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import rlcurric
-from rlcurric.rewards.modes import check_mode_tags, mode_of
+from rlcurric.rewards.modes import mode_of
 from rlcurric.rewards.shaping import is_right
+from rlcurric.rewards.spans import check_tags
 
 
-@rlcurric.reward("mode_balance", scope="batch", where="inline")
+def _check(
+    target_think: float, slope: float, think_tag: str, no_think_tag: str, **others: Any
+) -> None:
+    check_tags("mode_balance", think_tag, no_think_tag)
+    if not 0 <= target_think <= 1 or slope < 0:
+        raise ValueError(
+            f"mode_balance needs target_think between 0 and 1 and slope >= 0, got {target_think} and {slope}"
+        )
+
+
+@rlcurric.reward("mode_balance", scope="batch", where="inline", validate=_check)
 def mode_balance(
     prompts: list[str],
     completions: list[str],
@@ -34,11 +45,7 @@ def mode_balance(
     `legacy_symmetric` compares 1 - z with target_think, as the released code does: the same at 1/2 only. Completions
     that no grader could judge are not counted.
     """
-    check_mode_tags("mode_balance", think_tag, no_think_tag)
-    if not 0 <= target_think <= 1 or slope < 0:
-        raise ValueError(
-            f"mode_balance needs target_think between 0 and 1 and slope >= 0, got {target_think} and {slope}"
-        )
+    _check(target_think, slope, think_tag, no_think_tag)
     thinks = [mode_of(text, think_tag, no_think_tag) == "think" for text in completions]
     judged = [
         thinking for thinking, verdict in zip(thinks, correct, strict=True) if verdict is not None

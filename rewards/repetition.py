@@ -10,7 +10,12 @@ from rlcurric.rewards.ngrams import repeated_items, repeated_share
 from rlcurric.rewards.shaping import is_right
 
 
-@rlcurric.reward("repetition", where="inline")
+def _check(n: int, penalty: float, **others: Any) -> None:
+    if n < 1 or penalty > 0:
+        raise ValueError(f"repetition needs n >= 1 and penalty <= 0, got {n} and {penalty}")
+
+
+@rlcurric.reward("repetition", where="inline", validate=_check)
 def repetition(
     prompts: list[str],
     completions: list[str],
@@ -29,8 +34,7 @@ def repetition(
     `sparse` is penalty * (1 - distinct runs / runs), and 0 for a text shorter than n. `apply_to: wrong_only` is how the
     cosine reward is given it.
     """
-    if n < 1 or penalty > 0:
-        raise ValueError(f"repetition needs n >= 1 and penalty <= 0, got {n} and {penalty}")
+    _check(n, penalty)
     texts: Sequence[Sequence[Hashable]] = (
         completion_ids if unit == "tokens" else [text.lower().split() for text in completions]
     )

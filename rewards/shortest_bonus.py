@@ -9,7 +9,14 @@ import rlcurric
 from rlcurric.rewards.shaping import is_right
 
 
-@rlcurric.reward("shortest_bonus", scope="group", where="inline")
+def _check(bonus: float, longer_than: int, **others: Any) -> None:
+    if bonus < 0 or longer_than < 0:
+        raise ValueError(
+            f"shortest_bonus needs bonus >= 0 and longer_than >= 0, got {bonus} and {longer_than}"
+        )
+
+
+@rlcurric.reward("shortest_bonus", scope="group", where="inline", validate=_check)
 def shortest_bonus(
     prompts: list[str],
     completions: list[str],
@@ -24,10 +31,7 @@ def shortest_bonus(
     Only if that one has more than `longer_than` tokens, so that answers do not shrink to nothing, and never in a group
     without a right rollout (verified correctness of 1). Of several that are equally short the first is paid.
     """
-    if bonus < 0 or longer_than < 0:
-        raise ValueError(
-            f"shortest_bonus needs bonus >= 0 and longer_than >= 0, got {bonus} and {longer_than}"
-        )
+    _check(bonus, longer_than)
     paid: list[float | None] = [0.0] * len(completions)
     right = [k for k, value in enumerate(correct) if is_right(value)]
     if right:

@@ -8,7 +8,15 @@ from typing import Any, Literal
 import rlcurric
 
 
-@rlcurric.reward("soft_overlong", where="inline")
+def _check(limit: int, buffer: int, factor: float, **others: Any) -> None:
+    if not 0 < buffer <= limit or factor < 0:
+        raise ValueError(
+            f"soft_overlong needs 0 < buffer <= limit and factor >= 0, got buffer {buffer}, limit {limit} and "
+            f"factor {factor}"
+        )
+
+
+@rlcurric.reward("soft_overlong", where="inline", validate=_check)
 def soft_overlong(
     prompts: list[str],
     completions: list[str],
@@ -24,11 +32,7 @@ def soft_overlong(
     `limit` is the stage's `rollout.max_new_tokens`. Beyond it -factor, or with `beyond: linear` ever less (released
     code), which matters only where the engine allows more than `limit`.
     """
-    if not 0 < buffer <= limit or factor < 0:
-        raise ValueError(
-            f"soft_overlong needs 0 < buffer <= limit and factor >= 0, got buffer {buffer}, limit {limit} and "
-            f"factor {factor}"
-        )
+    _check(limit, buffer, factor)
     return [factor * penalty(length, limit, buffer, beyond) for length in lengths]
 
 

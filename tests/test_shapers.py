@@ -35,7 +35,7 @@ def test_a_budget_may_pay_right_answers_only() -> None:
 
 
 def test_targets_may_be_a_column_of_the_rows() -> None:
-    own = {"target_column": "tokens", "tokens": [10, 20.0]}
+    own: dict[str, Any] = {"target_column": "tokens", "tokens": [10, 20.0]}
     assert shaped("length_budget", lengths=[10, 10], **own) == [1, 0.5]
     assert shaped("lcpo_exact", lengths=[10, 10], alpha=0.01, **own) == [0, -0.1]
     with pytest.raises(ValueError, match=r"needs the column 'tokns'. Did you mean 'tokens'"):
@@ -194,12 +194,14 @@ def test_the_shortest_bonus_goes_to_no_one_where_all_are_wrong() -> None:
         ("mode_balance", {"slope": -1.0}),
     ],
 )
-def test_arguments_that_make_no_sense_are_refused_before_any_completion_is_there(
+def test_arguments_that_make_no_sense_are_refused_by_the_check_and_by_the_call(
     name: str, arguments: dict[str, Any]
 ) -> None:
-    with pytest.raises(ValueError, match=rf"^{name} needs .*, got ") as told:
-        shaped(name, lengths=[], **arguments)
-    assert all(f"{value:g}" in str(told.value) for value in arguments.values())
+    entry(name).check({})
+    for refuses in (entry(name).check, lambda given: shaped(name, lengths=[], **given)):
+        with pytest.raises(ValueError, match=rf"^{name[:4]}\w* needs .*, got ") as told:
+            refuses(arguments)
+        assert all(f"{value:g}" in str(told.value) for value in arguments.values())
 
 
 # --- what holds for any group -----------------------------------------------------------------------------------------

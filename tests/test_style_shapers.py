@@ -19,7 +19,7 @@ from tests.shapers import NO_THINK, THINK, entry, shaped
 # --- tags -------------------------------------------------------------------------------------------------------------
 
 GOOD = "<think>a</think> <answer>b</answer>"
-OBSERVE = {"observe_tag": "observe", "observe": 0.25}
+OBSERVE: dict[str, Any] = {"observe_tag": "observe", "observe": 0.25}
 
 
 @pytest.mark.parametrize(
@@ -71,11 +71,15 @@ def test_an_observation_stands_before_the_thought_or_inside_it(
 
 def test_tags_may_have_other_names_and_must_be_names() -> None:
     text = "<reason>a</reason><final-1>b</final-1>"
-    own = {"think_tag": "reason", "answer_tag": "final-1"}
+    own: dict[str, Any] = {"think_tag": "reason", "answer_tag": "final-1"}
     assert shaped("format", [text, GOOD], form="strict", **own) == [1, 0]
-    for wrong in ({"think_tag": "<think>"}, {"answer_tag": ""}, {"think_tag": "a.*"}):
+    bad: list[dict[str, Any]] = [{"think_tag": "<t>"}, {"answer_tag": ""}, {"think_tag": "a.*"}]
+    for wrong in bad:
         with pytest.raises(ValueError, match="a tag is a letter, then"):
             shaped("format", [], **wrong)
+    for name in ("mode", "mode_table", "mode_balance", "hgpo_inter", "hgpo_intra"):
+        with pytest.raises(ValueError, match="tags must differ, got think, think"):
+            entry(name).check({"no_think_tag": "think"})
     with pytest.raises(ValueError, match="tags must differ, got answer, answer"):
         shaped("format", [], think_tag="answer")
     with pytest.raises(ValueError, match="name its observe_tag"):
@@ -210,7 +214,12 @@ def test_the_mode_is_what_stands_in_the_completion(text: str, mode: str) -> None
 def test_the_mode_table_is_that_of_autothink() -> None:
     texts = [THINK, THINK, NO_THINK, NO_THINK]
     assert shaped("mode_table", texts, correct=[1, 0, 1, 0]) == [1, 0, 2, -1]
-    own = {"think_right": 3.0, "think_wrong": 4.0, "no_think_right": 5.0, "no_think_wrong": 6.0}
+    own: dict[str, Any] = {
+        "think_right": 3.0,
+        "think_wrong": 4.0,
+        "no_think_right": 5.0,
+        "no_think_wrong": 6.0,
+    }
     assert shaped("mode_table", texts, correct=[1, 0.5, 1, 0], **own) == [3, 4, 5, 6]
 
 
@@ -307,7 +316,7 @@ def test_the_better_mode_and_the_best_of_each(
 
 def test_modes_may_be_compared_by_reward_and_another_margin() -> None:
     rewards = [0.5, 0.1, 0.2, 0.2]
-    by_reward = {"correct": [0.0] * 4, "rewards": rewards, "scores": "reward"}
+    by_reward: dict[str, Any] = {"correct": [0.0] * 4, "rewards": rewards, "scores": "reward"}
     assert shaped("hgpo_inter", FOUR, delta=0.05, **by_reward) == [1, 1, 0, 0]
     assert shaped("hgpo_inter", FOUR, **by_reward) == [0, 0, 1, 1]
     assert shaped("hgpo_intra", FOUR, **by_reward) == [1, 0, 0, 0]

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from rlcurric.rewards.spans import check_tags, statement, thought
+from rlcurric.rewards.spans import statement, thought
 
 Mode = Literal["think", "no_think"]
 _ELLIPSIS = ".…"
 _MARKS = ("</answer>", "\\boxed{", "####")
-
-
-def check_mode_tags(reward: str, think_tag: str, no_think_tag: str) -> None:
-    """ValueError for tags that cannot tell modes apart."""
-    check_tags(reward, think_tag, no_think_tag)
 
 
 def mode_of(text: str, think_tag: str = "think", no_think_tag: str = "no_think") -> Mode:
