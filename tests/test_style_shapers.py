@@ -127,7 +127,7 @@ def test_repetition_may_count_words_and_spare_right_answers() -> None:
 def test_runs_are_numbered_as_tuples_would_be(items: list[int], n: int) -> None:
     runs = [tuple(items[k : k + n]) for k in range(len(items) - n + 1)]
     order = list(dict.fromkeys(runs))
-    ids = ngram_ids(items, n)
+    ids = ngram_ids(items, n).tolist()
     assert len(ids) == len(runs) and len(set(ids)) == len(order)
     assert {(one, run) for one, run in zip(ids, runs, strict=True)} == {
         (ids[runs.index(run)], run) for run in order

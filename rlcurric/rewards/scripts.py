@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from functools import lru_cache
 
 # Languages by the scripts that they are written in. Those of one script cannot be told apart.
 SCRIPTS: dict[str, frozenset[str]] = {
@@ -34,12 +33,13 @@ SCRIPTS: dict[str, frozenset[str]] = {
 }
 _UNSPACED = {"CJK", "HIRAGANA", "KATAKANA"}  # every character is a word
 _SYMBOLS = {"GREEK", "LATIN"}  # of mathematics, where a letter stands alone
-_MARK = "mark"  # a combining sign: part of the word it stands in
 _WIDTHS = ("FULLWIDTH ", "HALFWIDTH ")
 _NEUTRAL = {"DOUBLE-STRUCK", "MATHEMATICAL", "MICRO", "SCRIPT", "BLACK-LETTER", "KELVIN", "OHM"}
 
 _FENCES = (("```", "```"), ("`", "`"), ("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)"))
 _INLINE = re.compile(r"\$[^$\n]*\$")
+_FIRST_SIGN = 0x4E00  # any range of one character each will do
+_RUN = re.compile(r"(.)\1*")
 _COMMANDS = re.compile(r"\\[A-Za-z]+|</?[A-Za-z][\w-]*>")
 
 
@@ -70,32 +70,46 @@ def share_in(text: str, language: str) -> float | None:
 def _words(text: str) -> Counter[str]:
     """Words by script."""
     counts: Counter[str] = Counter()
-    current, length = "", 0
-    for sign in text + " ":
-        script = _script(sign)
-        if script == _MARK:
-            continue
-        if script != current or current in _UNSPACED:
-            if length > 1 or (length and current not in _SYMBOLS):
-                counts[current] += 1
-            current, length = script, 0
-        length += bool(script)
+    for shape, times in Counter(text.translate(_ALPHABET).split(" ")).items():
+        for run in _RUN.finditer(shape):
+            script, length = _ALPHABET.scripts[run[0][0]], run.end() - run.start()
+            if script in _UNSPACED:
+                counts[script] += length * times
+            elif length > 1 or script not in _SYMBOLS:
+                counts[script] += times
     return counts
 
 
-@lru_cache(maxsize=65_536)
+class _Alphabet(dict[int, str | None]):
+    """A table for `str.translate`, made as characters are met.
+
+    A letter becomes the sign that stands for its script, a combining mark nothing, and all else a space.
+    """
+
+    def __init__(self) -> None:
+        self.scripts: dict[str, str] = {}  # sign -> script
+        self._signs: dict[str, str] = {}
+
+    def __missing__(self, code: int) -> str | None:
+        category, script = unicodedata.category(chr(code)), _script(chr(code))
+        sign = self._signs.setdefault(script, chr(_FIRST_SIGN + len(self._signs)))
+        self.scripts[sign] = script
+        self[code] = None if category in ("Mn", "Mc") else sign if script else " "
+        return self[code]
+
+
 def _script(sign: str) -> str:
     """The script of a letter by its Unicode name; empty for what is no letter of a language."""
-    category = unicodedata.category(sign)
-    if category in ("Mn", "Mc"):
-        return _MARK
-    if category not in ("Lu", "Ll", "Lt", "Lo"):
+    if unicodedata.category(sign) not in ("Lu", "Ll", "Lt", "Lo"):
         return ""
     name = unicodedata.name(sign, "")
     for width in _WIDTHS:
         name = name.removeprefix(width)
     script = name.partition(" ")[0]
     return "" if script in _NEUTRAL else script
+
+
+_ALPHABET = _Alphabet()
 
 
 def _without(text: str, opening: str, closing: str) -> str:
