@@ -39,9 +39,9 @@ def repetition(
         completion_ids if unit == "tokens" else [text.lower().split() for text in completions]
     )
     measure = repeated_items if form == "dense" else repeated_share
-    spared = [apply_to == "wrong_only" and is_right(verdict) for verdict in correct]
-    if apply_to == "all":
-        spared = [False] * len(completions)
+    spared = [False] * len(completions)
+    if apply_to == "wrong_only":
+        spared = [is_right(verdict) for verdict in correct]
     return [
         0.0 if free else penalty * measure(items, n)
         for items, free in zip(texts, spared, strict=True)

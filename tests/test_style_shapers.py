@@ -55,6 +55,8 @@ def test_format_pays_pairs_or_the_whole(
         ("<think>a</think><answer><observe>o</observe>b</answer>", 1, 0, 0),
         (f"<observe>o</observe><observe>o</observe>{GOOD}", 1, 0, 0),
         (GOOD, 1, 0, 0),
+        ("<answer>b</answer><observe>o</observe>", 0.5, 0, 0),
+        ("<observe>o</observe><answer>b</answer>", 0.75, 0, 0),
         (f"x<observe>o</observe>{GOOD}", 1.25, 1.25, 0),
     ],
 )
@@ -153,6 +155,7 @@ def test_runs_are_numbered_as_tuples_would_be(items: list[int], n: int) -> None:
         ("足し算", "zh", 2 / 3),
         ("Мы складываем two", "ru", 2 / 3),
         ("मैं जोड़ता हूँ", "hi", 1.0),
+        ("जोड़ता two", "hi", 1 / 2),
         ("angle θ and φ", "en", 1.0),
         ("η γωνία", "el", 1 / 1),
         ("café naïve", "en", 1.0),
