@@ -6,9 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import rlcurric
+from rlcurric.rewards.shaping import is_right
 
 
-@rlcurric.reward("shortest_bonus", scope="group", where="inline")
+def _check(bonus: float, longer_than: int, **others: Any) -> None:
+    if bonus < 0 or longer_than < 0:
+        raise ValueError(
+            f"shortest_bonus needs bonus >= 0 and longer_than >= 0, got {bonus} and {longer_than}"
+        )
+
+
+@rlcurric.reward("shortest_bonus", scope="group", where="inline", validate=_check)
 def shortest_bonus(
     prompts: list[str],
     completions: list[str],
@@ -23,12 +31,9 @@ def shortest_bonus(
     Only if that one has more than `longer_than` tokens, so that answers do not shrink to nothing, and never in a group
     without a right rollout (verified correctness of 1). Of several that are equally short the first is paid.
     """
-    if bonus < 0 or longer_than < 0:
-        raise ValueError(
-            f"shortest_bonus needs bonus >= 0 and longer_than >= 0, got {bonus} and {longer_than}"
-        )
+    _check(bonus, longer_than)
     paid: list[float | None] = [0.0] * len(completions)
-    right = [k for k, value in enumerate(correct) if value is not None and value >= 1]
+    right = [k for k, value in enumerate(correct) if is_right(value)]
     if right:
         shortest = min(right, key=lambda k: lengths[k])
         if lengths[shortest] > longer_than:

@@ -280,15 +280,15 @@ def test_a_gate_would_refuse_what_hpt_wants_to_show(tmp_path: Path) -> None:
 HGPO = """
 import rlcurric
 
-@rlcurric.reward("mode")
+@rlcurric.reward("odd_mode")
 def mode(prompts, completions, lengths, **columns):
     return [float(length % 2) for length in lengths]
 
-@rlcurric.reward("hgpo_intra")
+@rlcurric.reward("odd_intra")
 def intra(prompts, completions, lengths, **columns):
     return [float(length == max(lengths)) for length in lengths]
 
-@rlcurric.reward("hgpo_inter")
+@rlcurric.reward("odd_inter")
 def inter(prompts, completions, lengths, **columns):
     return [float(length % 2) for length in lengths]
 """
@@ -299,7 +299,8 @@ def test_hgpo_trains_on_scores_that_rewards_give(tmp_path: Path) -> None:
     recipe = shortened(
         "stages.second.objective={name: hgpo, kl: {coef: 0.0}}",
         f"reward_files=[{tmp_path}/scores.py]",
-        "stages.second.rewards=[verifier, hgpo_intra, hgpo_inter, mode]",
+        "stages.second.rewards=[verifier, {name: odd_intra, as: hgpo_intra}, {name: odd_inter, as: hgpo_inter}, "
+        "{name: odd_mode, as: mode}]",
     )
     rlcurric.train(recipe, tmp_path / "run")
     run = read_run(tmp_path / "run")

