@@ -10,7 +10,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from rlcurric.rewards.quantities import UNITS
+from rlcurric.rewards.quantities import UNITS, quantity
 
 _SYMBOLS = {
     "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\cdot ", "⋅": r"\cdot ", "·": r"\cdot ", "∙": r"\cdot ",
@@ -33,6 +33,7 @@ _SPELLING: list[tuple[re.Pattern[str], str]] = [
         (r"(?<=\d)\{?,\}?\s*\\!\s*(?=\d{3})|(?<=\d)\{,\}(?=\d{3})", ","),
         (r"\\!", ""),
         (r"\\[,;:> ]|~|\\q?quad(?![a-zA-Z])|\\thinspace(?![a-zA-Z])|[\u00a0\u2009\u202f]", " "),
+        (_WORDS + r"\s*\{\s*([ei])\s*\}", r"\1 "),
         (_WORDS + r"\s*\{", r"\\text{"),
         (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
         (r"\\(?:times|ast)(?![a-zA-Z])|(?<![*])\*(?![*])", r"\\cdot "),
@@ -220,6 +221,8 @@ class Items:
 
 def items(text: str) -> Items | None:
     """The text's values; None where it is one value."""
+    if quantity(text) is not None:
+        return None  # a comma may separate thousands
     if whole := _WRAPPED.fullmatch(text):
         text = whole[1].strip()
     union = split_top(text, _CUP)

@@ -13,7 +13,7 @@ from typing import Any
 from rlcurric.rewards.extraction import extract_answer, only_number
 from rlcurric.rewards.golds import NO_ANSWER, NO_GOLD, golds
 from rlcurric.rewards.latex import Items, clean, items, matrix, split_top, split_unit, squeezed
-from rlcurric.rewards.quantities import Quantity, quantity, unit_of
+from rlcurric.rewards.quantities import quantity, unit_of
 from rlcurric.types import Score
 
 _PROSE = re.compile(r"[A-Za-z]{2,}")
@@ -27,7 +27,10 @@ _EQUALS = re.compile(r"\s*=\s*")
 _NEARLY = re.compile(r"\s*\\approx(?![a-zA-Z])\s*")
 _MEMBER = re.compile(r"[A-Za-z]\s*\\in(?![a-zA-Z])\s*")
 _NUMERAL = re.compile(r"(?P<digits>-?[0-9A-Z]+)_(?:\{\s*(?P<braced>\d+)\s*\}|(?P<base>\d+))")
+_CLOCK = re.compile(r"\d{1,9}(?:\s*:\s*\d{1,9})+")
 _TEXT = re.compile(r"\\text\{([^{}]*)\}")
+_COMMANDS = re.compile(r"\\[a-zA-Z]+|\b(?:arc|a)?(?:sin|cos|tan|cot|sec|csc)h?\b")
+_LONG_WORD = re.compile(r"[a-zA-Z]{4,}")
 _NUMBER_WORDS = {
     word: str(number)
     for number, word in enumerate(
@@ -66,18 +69,25 @@ def same(given: str, gold: str) -> bool:
     if not given or not gold:
         return False
     alternatives = split_top(gold, _NEARLY)
-    said = split_top(given, _NEARLY)[0]
+    said = next((one for one in split_top(given, _NEARLY) if one), "")
     return any(_same(said, one, 0) for one in alternatives if one)
 
 
 def _same(given: str, gold: str, depth: int) -> bool:
-    if squeezed(given) == squeezed(gold):
+    if squeezed(_unwrapped(given)) == squeezed(_unwrapped(gold)):
         return True
     if depth > _DEEPEST or not given or not gold:
         return False
     left, right = quantity(_in_digits(given)), quantity(_in_digits(gold))
     if left is not None and right is not None:
         return left.equals(right)
+    if any(
+        unit and quantity(value) for value, unit in (split_unit(given), split_unit(gold, False))
+    ):
+        return _with_units(given, gold, depth)
+    clock = _clock(given, gold)
+    if clock is not None:
+        return clock
     equation = _equation(given, gold, depth)
     if equation is not None:
         return equation
@@ -87,12 +97,10 @@ def _same(given: str, gold: str, depth: int) -> bool:
     numerals = _numerals(given, gold)
     if numerals is not None:
         return numerals
-    return _with_units(given, gold, left, right, depth)
+    return _with_units(given, gold, depth)
 
 
-def _with_units(
-    given: str, gold: str, left: Quantity | None, right: Quantity | None, depth: int
-) -> bool:
+def _with_units(given: str, gold: str, depth: int) -> bool:
     """One value each, perhaps with a unit. A unit that only one of them has says nothing; two must be the same."""
     (value, unit), (gold_value, gold_unit) = split_unit(given), split_unit(gold, letters=False)
     if unit or gold_unit:
@@ -108,7 +116,7 @@ def _with_units(
 
 def _symbolic(given: str, gold: str) -> bool:
     """One expression against another. An equation never stands for a bare value here: names are off already."""
-    if ("=" in given) != ("=" in gold):
+    if ("=" in given) != ("=" in gold) or _LONG_WORD.search(_COMMANDS.sub(" ", given)):
         return False
     from rlcurric.rewards.symbolic import equal  # brings sympy, which plain numbers never need
 
@@ -125,11 +133,12 @@ def _equation(given: str, gold: str, depth: int) -> bool | None:
     gold_name, gold_value = _named(gold)
     if not name and not gold_name:
         return None
-    if name and gold_name and squeezed(name) != squeezed(gold_name):
-        return _symbolic(given, gold)
-    if (value, gold_value) != (given, gold) and _same(value, gold_value, depth + 1):
+    if name and gold_name:
+        alike = squeezed(name) == squeezed(gold_name)
+        return _same(value, gold_value, depth + 1) if alike else _symbolic(given, gold)
+    if _same(value, gold_value, depth + 1):
         return True
-    return _symbolic(given, gold) if "=" in gold and "=" in given else False
+    return _symbolic(given, gold)  # an equation that another one may say in other words
 
 
 def _named(text: str) -> tuple[str, str]:
@@ -170,6 +179,7 @@ def _structure(given: str, gold: str, depth: int) -> bool | None:
 
 
 _RELATION = r"(<|>|\\le(?![a-zA-Z])|\\ge(?![a-zA-Z]))"
+_RELATED = re.compile(r"[<>]|\\(?:le|ge|ne|in|mathbb)(?![a-zA-Z])")
 _BETWEEN = re.compile(rf"(.+?)\s*{_RELATION}\s*[A-Za-z]\s*{_RELATION}\s*(.+)")
 _BOUND = re.compile(rf"[A-Za-z]\s*{_RELATION}\s*([^<>=]+)")
 
@@ -179,7 +189,7 @@ def _inequality(given: str, gold: str, depth: int) -> bool:
     ranges = _as_interval(given), _as_interval(gold)
     if ranges != (given, gold):
         return _same(*ranges, depth + 1)
-    return _symbolic(given, gold)
+    return _RELATED.search(given + gold) is not None and _symbolic(given, gold)
 
 
 def _as_interval(text: str) -> str:
@@ -261,6 +271,23 @@ def _matrices(
 # --- numerals and words -----------------------------------------------------------------------------------------------
 
 
+def _clock(given: str, gold: str) -> bool | None:
+    """Times of day and ratios, part by part; a ratio may be written as a fraction. None where neither is one."""
+    left, right = (_CLOCK.fullmatch(split_unit(text, False)[0]) for text in (given, gold))
+    if left is None and right is None:
+        return None
+    if left is None or right is None:
+        parts = (left or right)[0].split(":")  # type: ignore[index]
+        fraction = quantity(given if left is None else gold)
+        ratio = quantity("/".join(parts)) if len(parts) == 2 and fraction else None
+        return "." not in given and bool(fraction and ratio and fraction.value == ratio.value)
+    units = [unit_of(split_unit(text, False)[1]) for text in (given, gold)]
+    alike = [int(part) for part in left[0].split(":")] == [
+        int(part) for part in right[0].split(":")
+    ]
+    return alike and (units[0] == units[1] or not all(units))
+
+
 def _numerals(given: str, gold: str) -> bool | None:
     """`1011_2` against the same digits, with or without their base; None where neither names a base."""
     left, right = (_NUMERAL.fullmatch(squeezed(_unwrapped(text))) for text in (given, gold))
@@ -273,16 +300,16 @@ def _numerals(given: str, gold: str) -> bool | None:
         else:
             pairs.append((match["digits"].lstrip("0"), int(match["braced"] or match["base"])))
     (digits, base), (gold_digits, gold_base) = pairs
-    return (
-        digits.upper() == gold_digits.upper() and None in (base, gold_base) or pairs[0] == pairs[1]
-    )
+    return (digits.upper() == gold_digits.upper() and None in (base, gold_base)) or pairs[
+        0
+    ] == pairs[1]
 
 
 def _words(given: str, gold: str) -> bool | None:
     r"""Names, choices and the like, whatever their case and wrapping; None where the gold answer is no words."""
     wrapped = _TEXT.search(gold) is not None
     said, asked = _plain_words(given), _plain_words(gold)
-    if not re.fullmatch(r"[a-z]+(?: [a-z]+)*", asked) or "\\" in _TEXT.sub("", gold):
+    if not re.fullmatch(r"[a-z]+(?: [a-z0-9]+)*", asked) or "\\" in _TEXT.sub("", gold):
         return None
     if not wrapped and len(asked) <= 2:
         return None  # variables

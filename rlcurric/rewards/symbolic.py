@@ -6,12 +6,17 @@ import it before they fork, so that no call pays for it.
 
 from __future__ import annotations
 
+import logging
 import re
+from typing import Any
 
 from latex2sympy2_extended import NormalizationConfig
 from math_verify import LatexExtractionConfig, parse, verify
+from sympy import Expr, Float, Rational, nan, zoo
 
 from rlcurric.rewards.latex import TRIGONOMETRY
+
+logging.getLogger("math_verify").setLevel(logging.ERROR)  # that the time limit is off
 
 _LONGEST = 400  # characters, unless the gold answer is as long
 _SPELLING = NormalizationConfig(
@@ -35,11 +40,37 @@ def equal(given: str, gold: str) -> bool:
         return False
     try:
         golds, answers = _parsed(gold), _parsed(given)
-        return bool(golds and answers) and bool(
-            verify(golds, answers, timeout_seconds=None, allow_set_relation_comp=True)
-        )
+        if not golds or not answers:
+            return False
+        numbers = _numbers(answers[0], golds[0])
+        if numbers is not None:
+            return numbers
+        return bool(verify(golds, answers, timeout_seconds=None, allow_set_relation_comp=True))
     except Exception:  # sympy on malformed input
         return False
+
+
+def _numbers(given: Any, gold: Any) -> bool | None:
+    """Whether two constants are equal; None where one is no constant.
+
+    math-verify looks at the size of the difference only, so that all tiny numbers are equal to it (1/2^98 and 1/2^99).
+    Here rational numbers are compared exactly and others by their ratio, to 40 digits where both are exact.
+    """
+    if not all(isinstance(one, Expr) and one.is_number for one in (given, gold)):
+        return None
+    given, gold = given.doit(), gold.doit()
+    if given.has(zoo, nan) or gold.has(zoo, nan):
+        return False  # divided by nothing
+    if not (given.is_finite and gold.is_finite):
+        return None
+    if isinstance(given, Rational) and isinstance(gold, Rational):
+        return bool(given == gold)
+    rounded = given.has(Float) or gold.has(Float)
+    left, right = given.evalf(60), gold.evalf(60)
+    difference, size = abs(left - right), max(abs(left), abs(right))
+    if rounded:
+        return bool(difference < 1e-6 and difference <= 1e-5 * size)
+    return bool(difference <= size * Rational(1, 10**40))
 
 
 def _parsed(text: str) -> list[object]:
