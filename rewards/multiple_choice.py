@@ -16,7 +16,7 @@ _SAID = r"(?i:answer|choice|option)\s*(?i:is|:)?\s*:?\s*(?i:option|choice)?\s*[*
 _ALONE = r"(?<![A-Za-z0-9'’\\])\(?([{0}])(?:\)|\]|\.|:|,|\*|$)(?![A-Za-z0-9])"
 
 
-@rlcurric.reward("multiple_choice", where="inline", correctness=True)
+@rlcurric.reward("multiple_choice", correctness=True, preload=("rlcurric.rewards.symbolic",))
 def multiple_choice(
     prompts: list[str],
     completions: list[str],

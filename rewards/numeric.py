@@ -12,6 +12,8 @@ from rlcurric.rewards.latex import clean, split_unit
 from rlcurric.rewards.quantities import quantity
 from rlcurric.types import Score, Status
 
+_LONGEST = 400  # characters of a number and its unit
+
 
 def _check(relative: float, absolute: float) -> None:
     if not (0 <= relative < 1 and 0 <= absolute < float("inf")):
@@ -58,6 +60,8 @@ def numeric(
 
 def _value(text: str) -> tuple[Fraction, bool] | None:
     """The number, and whether it is in percent."""
+    if len(text) > _LONGEST:
+        return None
     cleaned = clean(text)
     found = quantity(cleaned) or quantity(split_unit(cleaned.rpartition("=")[2].strip())[0])
     return (found.value, found.percent) if found else None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 
 _OPEN, _CLOSE = re.compile("<answer>", re.IGNORECASE), re.compile("</answer>", re.IGNORECASE)
-_HASHES = re.compile(r"####[ \t]*(\S.*)")
+_HASHES = re.compile(r"#{4,}[ \t]*([^\s#].*)")
 _BOX = re.compile(r"\\f?boxed\s*\{|\\boxed\s+(?P<bare>[-+]?[\w.]+)")
 _BETWEEN_BOXES = re.compile(r"[\s$]*(?:,|;|,?\s*(?:\\text\{\s*)?\b(?:and|or)\b(?:\s*\})?)[\s$]*")
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)"
@@ -23,6 +23,7 @@ _INTRODUCTION = re.compile(
     re.IGNORECASE,
 )
 _MAX_CHARACTERS = 20_000  # of the end of a completion that are searched
+_DEEPEST = 5  # marks around marks that are looked into
 _MAX_BOXES = 20  # that may make one answer
 
 
@@ -63,10 +64,13 @@ def last_boxed(text: str) -> str | None:
 
 def _marked(text: str) -> str | None:
     """What tags, a box or hashes mark as the answer; None for nothing."""
-    found = _tagged(text) or _boxed(text) or _hashed(text)
-    if not found:
-        return None
-    return _marked(found) or _bare(found) or None
+    found = ""
+    for _ in range(_DEEPEST):
+        inner = _tagged(text) or _boxed(text) or _hashed(text)
+        if not inner:
+            break
+        found = text = inner
+    return _bare(found) or None
 
 
 def _tagged(text: str) -> str:

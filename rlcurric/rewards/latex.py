@@ -18,8 +18,8 @@ _SYMBOLS = {
     "≈": r"\approx ", "±": r"\pm ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "θ": r"\theta ",
     "α": r"\alpha ", "β": r"\beta ", "ℝ": r"\mathbb{R}", "√": r"\sqrt ", "’": "'", "“": '"', "”": '"', "％": "%",
 }  # fmt: skip
-_SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+", strict=True))
-_SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True))
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
+_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 _WORDS = r"\\(?:text|mbox|textnormal|textbf|textrm|textit|textsf|texttt|mathrm|mathbf|mathit|mathsf|boldsymbol|bm|operatorname)"
 
 # Patterns and what stands for them, in this order.
@@ -69,22 +69,24 @@ def clean(text: str) -> str:
     for pattern, replacement in _SPELLING:
         spelled = pattern.sub(replacement, spelled)
     spelled = spelled.replace("$", " ").replace("\x00", "\\\\")
-    spelled = re.sub(r"\s+", " ", spelled).strip(_EDGES)
+    spelled = _stripped(re.sub(r"\s+", " ", spelled))
     while spelled.startswith("{") and closing(spelled, 0) == len(spelled) - 1:
-        spelled = spelled[1:-1].strip(_EDGES)
+        spelled = _stripped(spelled[1:-1])
     return spelled
+
+
+def _stripped(text: str) -> str:
+    """Without punctuation at its ends, but for the point of ".5"."""
+    bare = text.strip(_EDGES)
+    return f".{bare}" if bare[:1].isdigit() and text.lstrip().startswith(f".{bare}") else bare
 
 
 def _ascii(text: str) -> str:
     """Digits, fractions, powers and signs of Unicode in the spelling of LaTeX."""
     if text.isascii():
         return text
-    text = re.sub(
-        "[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺]+", lambda m: "^{" + m[0].translate(str.maketrans(_SUPERSCRIPTS)) + "}", text
-    )
-    text = re.sub(
-        "[₀₁₂₃₄₅₆₇₈₉]+", lambda m: "_{" + m[0].translate(str.maketrans(_SUBSCRIPTS)) + "}", text
-    )
+    text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺]+", lambda m: "^{" + m[0].translate(_SUPERSCRIPTS) + "}", text)
+    text = re.sub("[₀₁₂₃₄₅₆₇₈₉]+", lambda m: "_{" + m[0].translate(_SUBSCRIPTS) + "}", text)
     characters = []
     for character in text:
         if character in _SYMBOLS:

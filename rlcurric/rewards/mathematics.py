@@ -24,6 +24,7 @@ _NAME = re.compile(
     r"(?:_\{?\w+\}?|\^\{?-1\}?|')*\s*(?:\(\s*[A-Za-z](?:\s*,\s*[A-Za-z])*\s*\))?"
 )
 _EQUALS = re.compile(r"\s*=\s*")
+_ARITHMETIC = re.compile(r"(?:[\d\s.,+*/()^%-]|\\cdot|\\frac|[{}])+")
 _NEARLY = re.compile(r"\s*\\approx(?![a-zA-Z])\s*")
 _MEMBER = re.compile(r"[A-Za-z]\s*\\in(?![a-zA-Z])\s*")
 _NUMERAL = re.compile(r"(?P<digits>-?[0-9A-Z]+)_(?:\{\s*(?P<braced>\d+)\s*\}|(?P<base>\d+))")
@@ -149,9 +150,12 @@ def _named(text: str) -> tuple[str, str]:
     sides = split_top(text, _EQUALS)
     if len(sides) < 2 or not all(sides):
         return "", text
-    numbers = [quantity(side) for side in sides]
-    chain = all(one and numbers[-1] and one.equals(numbers[-1]) for one in numbers)
-    return (sides[0], sides[-1]) if chain or _NAME.fullmatch(sides[0]) else ("", text)
+    if _NAME.fullmatch(sides[0]):
+        return sides[0], sides[-1]
+    holds = _ARITHMETIC.fullmatch(sides[0]) and all(
+        _same(side, sides[-1], _DEEPEST) for side in sides
+    )
+    return (sides[0], sides[-1]) if holds else ("", text)
 
 
 # --- lists, sets, intervals, matrices ---------------------------------------------------------------------------------
@@ -293,16 +297,15 @@ def _numerals(given: str, gold: str) -> bool | None:
     left, right = (_NUMERAL.fullmatch(squeezed(_unwrapped(text))) for text in (given, gold))
     if left is None and right is None:
         return None
-    pairs = []
-    for match, text in ((left, given), (right, gold)):
-        if match is None:
-            pairs.append((squeezed(_unwrapped(text)).lstrip("0"), None))
-        else:
-            pairs.append((match["digits"].lstrip("0"), int(match["braced"] or match["base"])))
-    (digits, base), (gold_digits, gold_base) = pairs
-    return (digits.upper() == gold_digits.upper() and None in (base, gold_base)) or pairs[
-        0
-    ] == pairs[1]
+    digits, base = _digits_and_base(left, given)
+    gold_digits, gold_base = _digits_and_base(right, gold)
+    return digits == gold_digits and (None in (base, gold_base) or base == gold_base)
+
+
+def _digits_and_base(match: re.Match[str] | None, text: str) -> tuple[str, int | None]:
+    digits = match["digits"] if match else squeezed(_unwrapped(text))
+    base = int(match["braced"] or match["base"]) if match else None
+    return digits.upper().lstrip("0"), base
 
 
 def _words(given: str, gold: str) -> bool | None:

@@ -41,11 +41,17 @@ class Quantity:
     def _near(self, value: Fraction, other: Quantity) -> bool:
         if self.value == value:
             return True
-        written = [one.decimals for one in (self, other) if one.decimals is not None]
-        if not written or min(written) < _ROUNDED:
+        written = [
+            (one.decimals, one is other) for one in (self, other) if one.decimals is not None
+        ]
+        if not written or min(written)[0] < _ROUNDED:
             return False
-        difference = abs(self.value - value)
-        return difference < Fraction(1, 10 ** min(written)) and difference * 10**5 <= abs(value)
+        decimals, is_other = min(written)
+        short, exact = (value, self.value) if is_other else (self.value, value)
+        last = Fraction(1, 10**decimals)
+        difference = abs(short - exact)
+        near = difference * 2 <= last or (difference < last and abs(short) < abs(exact))
+        return near and difference * 10**5 <= abs(exact)
 
 
 def quantity(text: str) -> Quantity | None:
