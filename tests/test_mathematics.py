@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -231,6 +232,19 @@ def test_answers_that_would_take_all_time_or_memory_are_wrong_and_cheap(bomb: st
     assert not same(bomb, "x+7")
 
 
+def test_no_text_makes_the_comparison_raise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random heaps of the marks that the code looks for, against gold answers of every kind."""
+    monkeypatch.setattr("rlcurric.rewards.symbolic.equal", lambda given, gold: explodes(given))
+    marks = r"\frac { } ( ) [ ] 1 2 0 , . = < \le \cup \pm \text{ and x \sqrt ^ _ \circ % $ \boxed{ <answer> #### - / * ! : \\ & \{"
+    marks += r" \begin{pmatrix} \end{pmatrix} \approx \left cm ½ ² − 1,000 \! 10^{ \binom 3:4 _2"
+    random = Random(0)
+    for gold, _, _ in ANSWERS:
+        for size in (2, 5, 12, 40):
+            text = "".join(random.choices(marks.split(), k=size))
+            assert grade(text, gold).value in (0.0, 1.0)
+            assert grade(f"<answer>{text}</answer>", text).value in (0.0, 1.0, None)
+
+
 def test_sizes_that_people_write_are_no_bombs() -> None:
     assert not any(
         explodes(text)
@@ -267,9 +281,11 @@ def test_plain_answers_never_reach_sympy(monkeypatch: pytest.MonkeyPatch) -> Non
         "[0,1]",
     ]
     answers += ["The total is 18 dollars.", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}"]
+    equal = [{"0.5", "50%"}, {"(1,2)", answers[-1]}, {"18", answers[-2]}]
     for gold in answers[:-2]:
         for given in answers:
-            assert same(given, gold) == (given == gold) or {given, gold} <= {"50%", "0.5"}
+            score = grade(f"<answer>{given}</answer>", gold)
+            assert score == Score(float(given == gold or {given, gold} in equal)), (given, gold)
 
 
 # --- parts --------------------------------------------------------------------------------------------------------------------
@@ -306,7 +322,7 @@ def test_cleaning_is_done_when_it_is_done() -> None:
 # --- every answer of the real sets ----------------------------------------------------------------------------------------------
 
 # Rows of MATH that nothing can be right for: the problem sets leave the answer out.
-WITHOUT_ANSWER = 3
+WITHOUT_ANSWER = 4
 
 
 @pytest.mark.parametrize("name", ["gsm8k", "svamp", "aime"])

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 
 _OPEN, _CLOSE = re.compile("<answer>", re.IGNORECASE), re.compile("</answer>", re.IGNORECASE)
-_HASHES = re.compile(r"#{4,}[ \t]*([^\s#].*)")
 _BOX = re.compile(r"\\f?boxed\s*\{|\\boxed\s+(?P<bare>[-+]?[\w.]+)")
 _BETWEEN_BOXES = re.compile(r"[\s$]*(?:,|;|,?\s*(?:\\text\{\s*)?\b(?:and|or)\b(?:\s*\})?)[\s$]*")
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)"
@@ -100,8 +99,12 @@ def _boxed(text: str) -> str:
 
 
 def _hashed(text: str) -> str:
-    found = _HASHES.findall(text)
-    return str(found[-1]).strip() if found else ""
+    """What follows the last `####` on its line."""
+    for line in reversed(text.splitlines() if "####" in text else []):
+        for part in reversed(line.split("####")[1:]):
+            if part.strip(" \t#"):
+                return part.strip(" \t#")
+    return ""
 
 
 def _bare(text: str) -> str:
