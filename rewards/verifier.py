@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import rlcurric
-from rlcurric.rewards.extraction import extract_answer, plain_number
+from rlcurric.rewards.extraction import extract_answer
+from rlcurric.rewards.golds import NO_ANSWER
 from rlcurric.rewards.gym import task_score
-from rlcurric.types import Score, Status
+from rlcurric.rewards.mathematics import grade
+from rlcurric.types import Score
 
 
-@rlcurric.reward("verifier", correctness=True, preload=("math_verify", "reasoning_gym"))
+@rlcurric.reward(
+    "verifier", correctness=True, preload=("rlcurric.rewards.symbolic", "reasoning_gym")
+)
 def verifier(
     prompts: list[str],
     completions: list[str],
@@ -19,10 +23,10 @@ def verifier(
     numbers: bool = True,
     **columns: Any,
 ) -> list[Score]:
-    """1 for a right answer, 0 for a wrong one or none: the task's own scorer, else numbers, else math-verify.
+    """1 for a right answer, 0 for a wrong one or none: the task's own scorer on rows of reasoning-gym, else `mathematics`.
 
     The answer is what stands in the last `<answer>` tag, else the last `\\boxed{}`, else after the last `####`, else
-    (with `numbers`) the last number. A row of reasoning-gym is scored by its task, whose partial credit is kept.
+    (with `numbers`) the last number. The partial credit of reasoning-gym's tasks is kept.
     """
     entries = reasoning_gym or [None] * len(completions)
     return [
@@ -32,29 +36,7 @@ def verifier(
 
 
 def _judge(completion: str, gold: Any, entry: Any, numbers: bool) -> Score:
+    if not entry:
+        return grade(completion, gold, numbers)
     given = extract_answer(completion, numbers)
-    if not given:
-        return Score(0.0, Status.UNPARSEABLE, "no answer found")
-    return Score(task_score(given, entry) if entry else _by_mathematics(given, str(gold)))
-
-
-def _by_mathematics(given: str, gold: str) -> float:
-    """Equality of plain numbers by their digits; of everything else by math-verify."""
-    left, right = plain_number(given), plain_number(gold)
-    if left is not None and right is not None:
-        return float(left == right)
-    if given == gold:
-        return 1.0
-    from math_verify import parse, verify
-
-    # Its own time-outs use signals and the main thread; the runner's deadline covers both.
-    try:
-        golds = parse(_as_latex(gold), parsing_timeout=None)
-        answers = parse(_as_latex(given), parsing_timeout=None)
-        return float(bool(golds) and bool(answers) and verify(golds, answers, timeout_seconds=None))
-    except Exception:  # sympy on malformed input
-        return 0.0
-
-
-def _as_latex(text: str) -> str:
-    return text if "$" in text or "\\boxed" in text else f"${text}$"
+    return Score(task_score(given, entry)) if given else NO_ANSWER
