@@ -5,7 +5,7 @@
 
 Every problem of MATH-500 gives two verdicts: its answer in a box behind some text, and another problem's answer. The bare
 loop calls math-verify on them in this process. `runner` gives the same function the same samples through one worker, in
-calls of up to 16; `rubric` as training does, a group at a time. `verifier` is the shipped reward through the runner.
+calls of up to 32; `rubric` as training does, a group at a time. `verifier` is the shipped reward through the runner.
 Contenders take turns on the same samples; each has seen other samples of the kind before. Seconds are processor seconds of
 this process, the worker and all children of it, so that work of others on the machine does not count as ours: verdicts per
 second and core. Verdicts of the same function must be the same.

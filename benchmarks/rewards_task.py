@@ -29,7 +29,12 @@ def equal(given: str, gold: str) -> float:
     return float(bool(verify(golds, answers, timeout_seconds=None)))
 
 
-for _given, _gold in _KINDS:
+_ATOMS = ("x", "12", "\\pi", "\\frac{1}{2}", "\\sqrt{3}", "-2y", "0.5")
+_SHAPES = ("%s+%s", "(%s, %s)", "\\frac{%s}{%s}", "{%s}^{%s}", "\\sqrt{%s} %s", "%s \\cdot %s")
+_MIXED = [
+    (shape % (left, right), right) for shape in _SHAPES for left in _ATOMS for right in _ATOMS
+]
+for _given, _gold in [*_KINDS, *_MIXED]:
     equal(f"\\boxed{{{_given}}}", _gold)
 
 
