@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Sequence
@@ -25,7 +26,14 @@ Think as briefly as you can. The last line of your reply is a JSON object and no
 number from 0 (worst) to {scale:g} (best). For example: {{"score": {scale:g}}}"""
 
 
-@rlcurric.reward("llm_judge", where="service")
+def _validate(**arguments: Any) -> None:
+    names = [field.name for field in dataclasses.fields(Endpoint) if field.name in arguments]
+    endpoint = Endpoint(**{name: arguments[name] for name in names})
+    others = ("model", "criteria", "scale", "max_tokens", "temperature")
+    check_settings(endpoint, *(arguments[name] for name in others))
+
+
+@rlcurric.reward("llm_judge", where="service", validate=_validate)
 def llm_judge(
     prompts: list[str],
     completions: list[str],

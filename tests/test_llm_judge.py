@@ -49,7 +49,8 @@ def read(text: str) -> None:
 
 def judged(chat: Chat, *completions: str, **arguments: Any) -> list[Score]:
     arguments = {"url": chat.url, "model": "m", "cache": "", **arguments}
-    scores: list[Score] = JUDGE.function(["q"] * len(completions), list(completions), **arguments)
+    function: Any = JUDGE.function
+    scores: list[Score] = function(["q"] * len(completions), list(completions), **arguments)
     return scores
 
 
@@ -174,6 +175,10 @@ def test_arguments_that_cannot_work_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         judged(chat, "a", **changes)
+    assert JUDGE.validate is not None
+    defaults = {name: parameter.default for name, parameter in JUDGE.arguments.items()}
+    with pytest.raises(ValueError, match=message):
+        JUDGE.validate(**{**defaults, "url": chat.url, "model": "m", "cache": "", **changes})
     assert chat.heard == []
 
 

@@ -35,6 +35,7 @@ class Reward:
     correctness: bool = False  # its value is verified correctness in [0, 1]
     preload: tuple[str, ...] = ()  # modules that workers import before they are closed off
     file: str = ""  # Python file that defines it: workers load it from there
+    validate: Callable[..., object] | None = None  # refuses arguments that do not fit together
 
     @property
     def arguments(self) -> dict[str, inspect.Parameter]:
@@ -65,6 +66,7 @@ def reward(
     where: Where = "worker",
     correctness: bool = False,
     preload: Sequence[str] = (),
+    validate: Callable[..., object] | None = None,
 ) -> Callable[[RewardFunction], RewardFunction]:
     """Register a reward function, under TRL's convention for reward functions.
 
@@ -79,6 +81,7 @@ def reward(
             `inline` in the trainer, for arithmetic on lengths and the like; `service` for one that calls a server.
         correctness: its value is verified correctness; gates and bandits read it unless told otherwise.
         preload: modules that a worker imports before it is closed off.
+        validate: called with all arguments when a recipe is checked; raises ValueError for what does not fit.
     """
     if scope not in ("sample", "group", "batch") or where not in ("worker", "inline", "service"):
         raise ValueError(
@@ -101,7 +104,8 @@ def reward(
         registry("reward").add(
             name,
             Reward(
-                name, function, scope, where, correctness, tuple(preload), str(Path(file).resolve())
+                *(name, function, scope, where, correctness, tuple(preload)),
+                *(str(Path(file).resolve()), validate),
             ),
         )
         return function
