@@ -34,7 +34,7 @@ def _validate(**arguments: Any) -> None:
 
 
 @rlcurric.reward("llm_judge", where="service", validate=_validate)
-def llm_judge(
+async def llm_judge(
     prompts: list[str],
     completions: list[str],
     question: Sequence[Any] = (),
@@ -78,7 +78,7 @@ def llm_judge(
         for k in asked
     ]
     scores = [Score(0.0, Status.UNPARSEABLE, "no answer found")] * len(completions)
-    said = ask(endpoint, bodies, lambda text: verdict(text, scale))
+    said = await ask(endpoint, bodies, lambda text: verdict(text, scale))
     for place, reply in zip(asked, said, strict=True):
         if isinstance(reply, Failure):
             scores[place] = Score(None, reply.status, reply.detail)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import logging
@@ -14,10 +15,14 @@ from typing import Any
 
 import pytest
 
-from rlcurric.rewards.endpoint import Endpoint, Failure, ask
+from rlcurric.rewards import endpoint
+from rlcurric.rewards.endpoint import Endpoint, Failure
 from rlcurric.rewards.protocol import Reward, discover_builtin, get_reward
+from rlcurric.rewards.rubric import Component, Rubric
+from rlcurric.rewards.runner import RewardRunner
 from rlcurric.types import Score, Status
 from tests.endpoints import Chat, Said, closed_port, serving
+from tests.test_rewards import request
 
 discover_builtin()
 JUDGE: Reward = get_reward("llm_judge")
@@ -50,8 +55,14 @@ def read(text: str) -> None:
 def judged(chat: Chat, *completions: str, **arguments: Any) -> list[Score]:
     arguments = {"url": chat.url, "model": "m", "cache": "", **arguments}
     function: Any = JUDGE.function
-    scores: list[Score] = function(["q"] * len(completions), list(completions), **arguments)
+    scores: list[Score] = asyncio.run(
+        function(["q"] * len(completions), list(completions), **arguments)
+    )
     return scores
+
+
+def ask(one: Endpoint, bodies: list[dict[str, Any]], read: endpoint.Reader) -> list[str | Failure]:
+    return asyncio.run(endpoint.ask(one, bodies, read))
 
 
 # --- the judge --------------------------------------------------------------------------------------------------------
@@ -359,3 +370,32 @@ def test_the_key_is_sent_and_never_told(
 def test_without_a_key_none_is_sent(chat: Chat) -> None:
     ask(settings(chat), [body()], read)
     assert "Authorization" not in chat.heard[0].headers
+
+
+def test_groups_are_judged_side_by_side(chat: Chat, tmp_path: Path) -> None:
+    """Through the rubric, as in a run: four groups, and a correctness beside it."""
+    chat.reply = lambda _: dataclasses.replace(seven({}), seconds=0.2)
+    correct = Component("t_right", Reward("t_right", right, where="inline", correctness=True), "")
+    judge = Component("llm_judge", JUDGE, "llm_judge")
+    arguments = {"url": chat.url, "model": "m", "cache": str(tmp_path), "concurrency": 8}
+    with RewardRunner([], workers=1) as runner:
+        rubric = Rubric([correct, judge], "t_right", runner)
+        weights = {"t_right": 1.0, "llm_judge": 0.5}
+        groups = rubric.score(
+            [request(f"{k}a", f"{k}b", uid=k) for k in range(4)], weights, {"llm_judge": arguments}
+        )
+        assert [[one.reward for one in group] for group in groups] == [[1.35, 1.35]] * 4
+        assert 2 < chat.most_at_once <= 8
+        chat.reply = lambda _: Said(raw=b"out of order", status=503)
+        weights["llm_judge"] = 0.5
+        (group,) = rubric.score(
+            [request("new", "0a", uid=0)], weights, {"llm_judge": {**arguments, "attempts": 1}}
+        )
+    failed, kept = group
+    assert (failed.status, failed.correct, failed.reward) == (Status.ERROR, None, 0.0)
+    assert failed.detail == "llm_judge: HTTP 503: out of order"
+    assert (kept.status, kept.reward) == (Status.SCORED, 1.35)
+
+
+def right(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
+    return [1.0] * len(completions)

@@ -114,16 +114,11 @@ class Failure:
     detail: str
 
 
-def ask(endpoint: Endpoint, bodies: Sequence[Body], read: Reader) -> list[str | Failure]:
+async def ask(endpoint: Endpoint, bodies: Sequence[Body], read: Reader) -> list[str | Failure]:
     """The endpoint's answer to every request, in order. An answer that `read` refuses is asked for again."""
     endpoint.check()
-    client = _client(endpoint)
-    future = asyncio.run_coroutine_threadsafe(client.ask(bodies, read), _loop())
-    try:
-        return future.result()
-    except BaseException:
-        future.cancel()
-        raise
+    asking = _client(endpoint).ask(bodies, read)
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(asking, _loop()))
 
 
 _lock = threading.Lock()
