@@ -55,7 +55,7 @@ def run_rewards_test(target: str, settings: Sequence[str], options: Options) -> 
         try:
             rows = _rows(recipe, options, alone)
             reports = [
-                _tried(console, recipe, stage, parts, rows, options) for stage in _stages(recipe)
+                _tried(console, stage, parts, rows, options, alone) for stage in _stages(recipe)
             ]
         finally:
             parts.close()
@@ -145,25 +145,18 @@ def _stages(recipe: Recipe) -> list[StageBase]:
 
 
 def _tried(
-    console: Console,
-    recipe: Recipe,
-    stage: StageBase,
-    parts: Parts,
-    rows: Rows,
-    options: Options,
+    console: Console, stage: StageBase, parts: Parts, rows: Rows, options: Options, alone: bool
 ) -> Report:
     """Try the rewards of a stage and print what came of it."""
     own = {name: rows[name] for name in stage.mixture}
-    if stage.name != _ALONE:
+    if not alone:
+        console.print(f"stage {stage.name}")
         parts.rubric(stage)
     trial = parts.trial(stage, options.gold)
     for some in own.values():
-        _require(some, parts, stage, stage.name == _ALONE and options.data is None)
-    workers = max(one.grading.workers for one in recipe.stages)
-    with parts.pool(workers - 1 or 2) as other:
+        _require(some, parts, stage, alone and options.data is None)
+    with parts.pool(stage.grading.workers + 1) as other:
         report = try_rewards(trial, own, [parts.pool(), other])
-    if stage.name != _ALONE:
-        console.print(f"stage {stage.name}")
     _print(console, trial, report)
     return report
 
@@ -178,14 +171,17 @@ def _require(rows: Sequence[Row], parts: Parts, stage: StageBase, made_up: bool)
 
 def _print(console: Console, trial: Trial, report: Report) -> None:
     if report.golds:
-        golds = Table(
-            *("distribution", "gold = 1", "empty = 0", "garbage = 0", "another's = 0"),
-            "gold written as",
-        )
+        golds = Table("distribution", "gold = 1", "empty = 0", "garbage = 0", "another's = 0")
         for name, one in report.golds.items():
-            writing = one.writing.replace("\n", "\\n")
-            golds.add_row(name, *(one.share(kind) for kind in KINDS), writing)
+            golds.add_row(name, *(one.share(kind) for kind in KINDS))
         console.print(golds)
+        for writing in dict.fromkeys(one.writing for one in report.golds.values()):
+            users = [name for name, one in report.golds.items() if one.writing == writing]
+            console.print(
+                f"gold answers of {', '.join(users)} are written {writing!r}",
+                markup=False,
+                soft_wrap=True,
+            )
     else:
         console.print("No reward verifies correctness here: none is held to gold answers.")
     calls = Table("reward", "where", "scope", "calls", "p50 ms", "p99 ms")
