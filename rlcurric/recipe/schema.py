@@ -424,6 +424,9 @@ class Grading(Closed):
 
     workers: PositiveInt = 2
     deadline: PositiveFloat = 10.0  # seconds for one sample, from when a worker starts on it
+    service_deadline: PositiveFloat = (
+        600.0  # seconds for one call of a service, its own queue included
+    )
     max_failures: Annotated[float, Field(ge=0, le=1)] = (
         0.1  # share of samples in the window that may fail
     )
