@@ -47,6 +47,13 @@ TABLES = {  # kind of part -> head of its table in docs/curriculum.md
 }
 FRAMEWORK = {"sampler": "mixture", "scorer": "pool"}  # the argument that no recipe gives
 EVERY_SCORER = {"explore": 0.05, "scope": "mixture"}  # said once, above the table
+PLAIN = {
+    "": ("required", "none"),
+    "-1": ("none",),
+    "0.0": ("0",),
+    "60.0": ("60",),
+    "180.0": ("180",),
+}
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "launch" / "README.md"]
 
 
@@ -231,7 +238,7 @@ def test_arguments_of_services_are_documented(name: str) -> None:
     discover_builtin()
     section = (ROOT / "docs" / "rewards.md").read_text().split(f"### `{name}`")[1].split("##")[0]
     lines = re.findall(r"^\| (`.*?) \| (.*?) \|", section, re.MULTILINE)
-    shown = {}
+    shown: dict[str, str] = {}
     for keys, values in lines:
         names = keys.replace("`", "").split(", ")
         given = values.replace("`", "").split(", ")
@@ -240,14 +247,9 @@ def test_arguments_of_services_are_documented(name: str) -> None:
     for key, parameter in get_reward(name).arguments.items():
         assert key in shown or key in said, key
         if key in shown:
-            value = parameter.default
-            plain = {"": ("required", "none"), -1: ("none",)}.get(
-                value,
-                (f"{value:g}",)
-                if isinstance(value, float)
-                else (str(value).lower() if isinstance(value, bool) else str(value),),
+            assert shown[key] in PLAIN.get(
+                str(parameter.default), (shown_default(parameter.default),)
             )
-            assert shown[key] in plain, key
     assert set(shown) - {"argument"} <= set(get_reward(name).arguments)
 
 

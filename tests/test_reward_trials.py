@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
-from rlcurric.build.trial import WRITINGS, _others, sample, written
+from rlcurric.build.trial import (
+    WRITINGS,
+    Report,
+    Trial,
+    _others,
+    sample,
+    try_rewards,
+    written,
+)
 from rlcurric.cli import _run
 from rlcurric.data import Place, Row
 from rlcurric.recipe.load import dump
+from rlcurric.rewards.protocol import get_reward
+from rlcurric.rewards.rubric import Component
+from rlcurric.rewards.runner import RewardRunner
+from tests.endpoints import Chat, Said, serving
 from tests.tiny import HERE, tiny_recipe
 
 REWARDS = HERE / "trial_rewards.py"
@@ -28,6 +42,19 @@ def tried(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) ->
 
 def mine(name: str) -> str:
     return f"{REWARDS}:{name}"
+
+
+def test_a_judge_is_timed_before_its_verdicts_are_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two rows: six texts are judged, and asked for once; nothing is asked of empty ones."""
+    with serving(Chat(lambda _: Said('{"score": 5}', seconds=0.1))) as chat:
+        arguments = [f"url={chat.url}", "model=m", f"cache={tmp_path}", "--rows", "2"]
+        printed = tried(capsys, "llm_judge", *arguments, "--workers", "1")
+        assert len(chat.heard) == 6
+    found = re.search(r"llm_judge │ service │ sample │ 8 │ (\S+) │", printed)
+    assert found is not None and float(found[1]) > 100
+    assert "6 scored, 2 unparseable" in printed
 
 
 def row(k: int, answer: object) -> Row:
@@ -54,40 +81,67 @@ def test_gold_answers_are_written_as_the_reward_reads_them(
     assert "made-up sum 1: the gold completion scores 0.0; the answer is '12'" in printed
 
 
+@pytest.fixture(scope="module")
+def pools() -> Iterator[list[RewardRunner]]:
+    """One worker, and two."""
+    rewards = [get_reward(mine("p_sound"))]
+    with RewardRunner(rewards, 1) as one, RewardRunner(rewards, 2) as two:
+        yield [one, two]
+
+
+def report(name: str, pools: list[RewardRunner], writing: str | None = None) -> Report:
+    """Of one reward on four rows."""
+    reward = get_reward(mine(name))
+    correct = name if reward.correctness else None
+    trial = Trial((Component(name, reward, name),), correct, {}, deadline=0.5, writing=writing)
+    try:
+        return try_rewards(trial, {"rows": [row(k, f"{k}{k}") for k in range(1, 5)]}, pools)
+    finally:
+        trial.host.close()
+
+
 @pytest.mark.parametrize(
-    ("name", "wanted"),
+    ("name", "count", "wanted"),
     [
-        ("p_never", "4 problems, the first: made-up sum 1: the gold completion scores 0.0"),
-        ("p_always", "the empty completion scores 1.0"),
-        ("p_any_answer", "another row's different answer scores 0.5 or more for 4 of 4 rows"),
-        ("p_moody", "judged a second time, 16 of 16 completions got other scores"),
-        ("p_neighbours", "judged in another order, 16 of 16 completions got other scores"),
+        ("p_never", 4, "  row 1: the gold completion scores 0.0; the answer is '11'"),
+        ("p_always", 9, "  row 1: the empty completion scores 1.0; the answer is '11'"),
+        (
+            *("p_any_answer", 1),
+            "  rows: another row's different answer scores 0.5 or more for 4 of 4 rows",
+        ),
+        ("p_moody", 3, "  judged a second time, 16 of 16 completions got other scores; the first"),
+        (
+            *("p_neighbours", 1),
+            "  judged in another order, 16 of 16 completions got other scores; the first",
+        ),
     ],
 )
 def test_a_reward_that_is_not_sound_fails(
-    capsys: pytest.CaptureFixture[str], name: str, wanted: str
+    pools: list[RewardRunner], name: str, count: int, wanted: str
 ) -> None:
-    printed = tried(capsys, mine(name), *FEW, code=1)
-    assert "FAILED" in printed and wanted in printed
+    problems = report(name, pools).problems
+    assert len(problems) == count
+    assert any(line.startswith(wanted) for line in problems), problems
 
 
-def test_failures_are_told_by_type(capsys: pytest.CaptureFixture[str]) -> None:
-    texts = ["--gold", "another {answer}", "--deadline", "0.5", "--rows", "2"]
-    printed = tried(capsys, mine("p_broken"), *texts, code=1)
-    assert "8 completions: 6 error, 2 timeout" in printed
-    assert "2 x error: p_broken: KeyError: 'nothing here'" in printed
-    assert "2 x timeout: p_broken: no answer within 0.5 s" in printed
-    assert "4 x error: p_broken: the worker died 3 times" in printed
+def test_failures_are_told_by_type(pools: list[RewardRunner]) -> None:
+    found = report("p_broken", pools, "another {answer}")
+    assert found.statuses == {"error": 12, "timeout": 4}
+    assert found.failures == {
+        "error: p_broken: KeyError: 'nothing here'": 4,
+        "timeout: p_broken: no answer within 0.5 s": 4,
+        "error: p_broken: the worker died 3 times over this sample": 8,
+    }
+    assert found.unlike == () and len(found.compared) == 3
+    assert "  4 x timeout: p_broken: no answer within 0.5 s" in found.problems
 
 
 @pytest.mark.parametrize(("name", "calls"), [("p_shaper", 4), ("p_batch", 1)])
-def test_a_shaper_is_told_what_is_right(
-    capsys: pytest.CaptureFixture[str], name: str, calls: int
-) -> None:
-    printed = tried(capsys, mine(name), *FEW)
-    scope = "group" if name == "p_shaper" else "batch"
-    assert "none is held to gold answers" in printed
-    assert f"{name} │ worker │ {scope} │ {calls} │" in printed
+def test_a_shaper_is_told_what_is_right(pools: list[RewardRunner], name: str, calls: int) -> None:
+    found = report(name, pools)
+    assert found.problems == [] and found.golds == {}
+    assert len(found.seconds[name]) == calls
+    assert found.statuses == {"scored": 16}
 
 
 def test_a_function_written_for_trl_is_held_to_golds_if_asked(
