@@ -257,6 +257,6 @@ def _told(path: str) -> Iterator[None]:
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ValueError(
-            f"reward_model: cannot load {path!r}: {reason} A hub id needs the network: where everything else is local, "
-            "set HF_HUB_OFFLINE=0, or give a folder"
+            f"reward_model: cannot load {path!r}: {reason} A hub id needs the network: check it and HF_HUB_OFFLINE, or "
+            "give a folder"
         ) from None

@@ -198,7 +198,7 @@ def test_a_model_without_a_trained_head_is_refused(tmp_path: Path) -> None:
         ({"path": "./absent"}, r"no folder './absent'"),
         ({"path": "a/b/c"}, "no folder"),
         ({"path": "."}, "no config.json"),
-        ({"path": "nobody-here/no-such-model"}, "cannot load 'nobody-here/no-such-model'.*HF_HUB_OFFLINE=0"),
+        ({"path": "nobody-here/no-such-model"}, "cannot load 'nobody-here/no-such-model'.*HF_HUB_OFFLINE"),
         ({"tokens_per_batch": 0}, "tokens_per_batch >= 1"),
         ({"max_tokens": -1}, "max_tokens >= 0"),
         ({"label": -2}, "label -2"),

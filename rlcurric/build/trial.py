@@ -77,6 +77,10 @@ class Golds:
     scores: Mapping[Kind, list[float | None]]
     wrong: tuple[str, ...]  # a line each
 
+    def right(self) -> int:
+        """Gold answers that score 1."""
+        return sum(one == 1 for one in self.scores["gold"])
+
     def share(self, kind: Kind) -> str:
         """How many completions got what they should, of how many."""
         scores, wanted = self.scores[kind], 1.0 if kind == "gold" else 0.0
@@ -110,25 +114,44 @@ def grade_golds(
     if judge is None:
         return {}
     alone = replace(trial, components=(judge,))
+    # Asking a service costs, and it reads any writing.
+    fixed = trial.writing or (WRITINGS[0] if judge.reward.where == "service" else None)
     found = {}
     for name, own in rows.items():
-        writing = _writing(alone, name, own, pool)
-        requests = _groups(name, own, writing, kinds)
-        verdicts = _judge(alone, requests, pool)
-        scores = {
-            kind: [
-                verdicts[request.group_id, one.sample].correct
-                for request in requests
-                for one in request.rollouts
-                if KINDS[one.sample] == kind
-            ]
-            for kind in kinds
-        }
-        wrong = _wrong(own, requests, verdicts)
-        if (line := _easily_pleased(scores)) is not None:
-            wrong.append(f"  {name}: {line}")
-        found[name] = Golds(writing, scores, tuple(wrong))
+        first = _graded(alone, name, own, fixed or WRITINGS[0], pool, kinds)
+        if fixed is None and first.right() < len(first.scores["gold"]):
+            others = [_graded(alone, name, own, one, pool, ("gold",)) for one in WRITINGS[1:]]
+            best = max((first, *others), key=Golds.right)
+            if best is not first:
+                first = _graded(alone, name, own, best.writing, pool, kinds)
+        found[name] = first
     return found
+
+
+def _graded(
+    alone: Trial,
+    name: str,
+    rows: Sequence[Row],
+    writing: str,
+    pool: RewardRunner,
+    kinds: Sequence[Kind],
+) -> Golds:
+    """The rows of one distribution under one writing."""
+    requests = _groups(name, rows, writing, kinds)
+    verdicts = _judge(alone, requests, pool)
+    scores = {
+        kind: [
+            verdicts[request.group_id, one.sample].correct
+            for request in requests
+            for one in request.rollouts
+            if KINDS[one.sample] == kind
+        ]
+        for kind in kinds
+    }
+    wrong = _wrong(rows, requests, verdicts)
+    if (line := _easily_pleased(scores)) is not None:
+        wrong.append(f"  {name}: {line}")
+    return Golds(writing, scores, tuple(wrong))
 
 
 def try_rewards(
@@ -235,21 +258,6 @@ def _rollout(group_id: GroupId, sample: int, text: str) -> Rollout:
     """A completion of as many tokens as it has words."""
     ids = np.arange(len(text.split()), dtype=np.int64)
     return Rollout(group_id, sample, ids, ids.astype(np.float32), np.zeros_like(ids), "stop", text)
-
-
-def _writing(trial: Trial, name: str, rows: Sequence[Row], pool: RewardRunner) -> str:
-    """The first writing under which every gold answer scores 1, else that under which most do."""
-    judge = trial.judge
-    assert judge is not None
-    if trial.writing is not None or judge.reward.where == "service":
-        return trial.writing or WRITINGS[0]  # asking a service costs; it reads any writing
-    right = {}
-    for writing in WRITINGS:
-        verdicts = _judge(trial, _groups(name, rows, writing, ("gold",)), pool).values()
-        right[writing] = sum(one.correct == 1 for one in verdicts)
-        if right[writing] == len(verdicts):
-            return writing
-    return max(WRITINGS, key=lambda writing: right[writing])
 
 
 def _wrong(rows: Sequence[Row], requests: Sequence[GradeRequest], verdicts: Verdicts) -> list[str]:
