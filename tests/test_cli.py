@@ -36,7 +36,13 @@ COMMANDS = {
     ],
     "doctor": ["engine"],
     "verify-resume": ["recipe", "overrides", "steps", "kill_at", "work_dir"],
-    "rewards": {"list": ["file"]},
+    "rewards": {
+        "list": ["file"],
+        "test": [
+            *("target", "settings", "rows", "data"),
+            *("gold", "correctness", "workers", "deadline"),
+        ],
+    },
     "recipes": {
         "list": [],
         "show": ["recipe", "overrides", "schema"],

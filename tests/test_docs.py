@@ -35,6 +35,7 @@ from rlcurric.recipe.schema import (
 from rlcurric.recipe.schema import Guards as GuardKeys
 from rlcurric.registry import registry
 from rlcurric.report.tables import RunTables
+from rlcurric.rewards.protocol import discover_builtin, get_reward
 from rlcurric.schedules import Schedule
 from tests.tiny import tiny_recipe
 
@@ -46,6 +47,13 @@ TABLES = {  # kind of part -> head of its table in docs/curriculum.md
 }
 FRAMEWORK = {"sampler": "mixture", "scorer": "pool"}  # the argument that no recipe gives
 EVERY_SCORER = {"explore": 0.05, "scope": "mixture"}  # said once, above the table
+PLAIN = {
+    "": ("required", "none"),
+    "-1": ("none",),
+    "0.0": ("0",),
+    "60.0": ("60",),
+    "180.0": ("180",),
+}
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "launch" / "README.md"]
 
 
@@ -198,6 +206,51 @@ def test_a_part_of_ones_own_is_checked_and_named_by_path(tmp_path: Path) -> None
     parts = Parts(tiny_recipe(f"stages.second.curriculum.weight={tmp_path}/{weight}"))
     parts.validate()
     parts.close()
+
+
+def test_a_reward_and_its_test_to_copy_work_as_shown(tmp_path: Path) -> None:
+    """Both files in a folder of the user's: the test passes, and fails where the reward is wrong."""
+    page = ROOT / "docs" / "rewards.md"
+    shown = [one for one in blocks(page, "python") if re.match(r"# \w+\.py\n", one) is not None]
+    part, test = (tmp_path / one.split("\n")[0].removeprefix("# ") for one in shown)
+    environment = {"PYTHONPATH": f"{ROOT}:{tmp_path}", "PATH": ""}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test.name]
+    test.write_text(shown[1])
+    for source, counts in (
+        (shown[0], "2 passed"),
+        (shown[0].replace("== gold", "!= gold"), "2 failed"),
+    ):
+        part.write_text(source)
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert counts in done.stdout, done.stdout + done.stderr
+    recipe = tiny_recipe(f"reward_files=[{part}]", "stages.first.rewards=[{name: with_unit}]")
+    with pytest.raises(ValueError, match="with_unit: with_unit needs a unit"):
+        Parts(
+            load_recipe(recipe, ["stages.first.rewards=[{name: with_unit, unit: ''}]"])
+        ).validate()
+
+
+@pytest.mark.parametrize("name", ["llm_judge", "reward_model"])
+def test_arguments_of_services_are_documented(name: str) -> None:
+    """Each with its default, in the order and the words of the table."""
+    discover_builtin()
+    section = (ROOT / "docs" / "rewards.md").read_text().split(f"### `{name}`")[1].split("##")[0]
+    lines = re.findall(r"^\| (`.*?) \| (.*?) \|", section, re.MULTILINE)
+    shown: dict[str, str] = {}
+    for keys, values in lines:
+        names = keys.replace("`", "").split(", ")
+        given = values.replace("`", "").split(", ")
+        shown |= dict(zip(names, given * len(names) if len(given) == 1 else given, strict=True))
+    said = set(re.findall(r"`(\w+)(?:: \w+)?`", section))
+    for key, parameter in get_reward(name).arguments.items():
+        assert key in shown or key in said, key
+        if key in shown:
+            assert shown[key] in PLAIN.get(
+                str(parameter.default), (shown_default(parameter.default),)
+            )
+    assert set(shown) - {"argument"} <= set(get_reward(name).arguments)
 
 
 def test_the_draws_of_a_run_are_made_again_as_shown(

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from rlcurric.build.binding import placed, validated
 from rlcurric.build.curriculum import (
@@ -19,9 +16,11 @@ from rlcurric.build.curriculum import (
     try_parts,
 )
 from rlcurric.build.rewards import check_components, reward_arguments
+from rlcurric.build.trial import Trial
 from rlcurric.curriculum.controller import Controller
 from rlcurric.data import (
     Counts,
+    Distribution,
     DistributionSpec,
     Place,
     Pool,
@@ -59,20 +58,25 @@ PROBE_PROMPTS = 4
 PROBES = 8  # stretches of a stage at whose ends schedules are tried
 
 
+def read_distributions(recipe: Recipe) -> dict[str, Distribution]:
+    """The recipe's rows, split."""
+    specs = []
+    for name, spec in recipe.distributions.items():
+        where = f"distributions.{name}.source"
+        with placed(where):
+            factory = source_factory(spec.source.name, recipe.base_dir)
+            args = validated(factory, spec.source.args, where, given=("base_dir",))
+            source = make_source(spec.source.name, args, recipe.base_dir)
+        specs.append(DistributionSpec(name, source, spec.held_out, spec.max_rows))
+    return load_distributions(specs)
+
+
 class RunData:
     """The recipe's rows, split, and their prompts for each stage."""
 
     def __init__(self, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, context: int) -> None:
         self._recipe, self._tokenizer, self._context = recipe, tokenizer, context
-        specs = []
-        for name, spec in recipe.distributions.items():
-            where = f"distributions.{name}.source"
-            with placed(where):
-                factory = source_factory(spec.source.name, recipe.base_dir)
-                args = validated(factory, spec.source.args, where, given=("base_dir",))
-                source = make_source(spec.source.name, args, recipe.base_dir)
-            specs.append(DistributionSpec(name, source, spec.held_out, spec.max_rows))
-        self._distributions = load_distributions(specs)
+        self._distributions = read_distributions(recipe)
         self._pools: dict[str, Pool] = {}
 
     def counts(self, name: str) -> Counts:
@@ -149,19 +153,6 @@ class RunData:
     ) -> Pool:
         room = Room(self._context, completion or stage.rollout.max_new_tokens)
         return Pool(rows, self._renderer(stage), room)
-
-
-@dataclass(frozen=True)
-class GoldCheck:
-    """How the rows of a distribution are graded when the completion is the gold answer, nothing, and garbage."""
-
-    gold: list[float | None]
-    empty: list[float | None]
-    garbage: list[float | None]
-    problems: list[str]  # a line for every row that is not 1, 0, 0
-
-
-GARBAGE = "<think>%%</think><answer>@#!~</answer>"
 
 
 class Parts:
@@ -269,27 +260,23 @@ class Parts:
             stage.prompt.prefill,
         )
 
-    def grade_gold(self, stage: StageBase, distribution: str, rows: Sequence[Row]) -> GoldCheck:
-        """Grade every row's gold answer, an empty completion and a garbage one."""
-        answers = [row.columns.get("answer") for row in rows]
-        texts = [f"<answer>{answer}</answer>" for answer in answers]
-        gold = self._judge_texts(stage, distribution, rows, texts)
-        empty = self._judge_texts(stage, distribution, rows, [""] * len(rows))
-        garbage = self._judge_texts(stage, distribution, rows, [GARBAGE] * len(rows))
-        problems = []
-        for row, answer, scores in zip(
-            rows, answers, zip(gold, empty, garbage, strict=True), strict=True
-        ):
-            if answer is None:
-                continue  # tasks without one gold answer
-            for what, score, right in zip(
-                ("gold", "empty", "garbage"), scores, (1.0, 0.0, 0.0), strict=True
-            ):
-                if score is None or (score != right if what == "gold" else score >= 0.5):
-                    problems.append(
-                        f"  {row.place}: the {what} completion scores {score}; the answer is {answer!r:.80}"
-                    )
-        return GoldCheck(gold, empty, garbage, problems)
+    def trial(self, stage: StageBase, writing: str | None = None) -> Trial:
+        """The stage's rewards as they are tried without a model: `rewards test`, `check`."""
+        components = tuple(
+            Component(one.component, self._rewards[one.name], one.name) for one in stage.rewards
+        )
+        first = next((one.name for one in components if one.reward.correctness), None)
+        _, args = self.reward_values(stage, Progress(0, 0, stage.until.steps))
+        host = Host(stage.grading.service_deadline)
+        self._hosts.append(host)
+        correct, deadline = stage.correct or first, stage.grading.deadline
+        return Trial(components, correct, args, deadline, stage.prompt.prefill, writing, host)
+
+    def pool(self, workers: int | None = None) -> RewardRunner:
+        """The run's workers, or another pool of so many, for the caller to close."""
+        if workers is None:
+            return self._runner
+        return RewardRunner(list(self._rewards.values()), workers, self._recipe.base_dir)
 
     def objective(self, stage: RlStage) -> Any:
         """The stage's `objective.declaration.Objective`."""
@@ -349,15 +336,3 @@ class Parts:
         return reward_arguments(
             self._rewards[part.name], part.args, f"{where}.{part.component}", progress
         )
-
-    def _judge_texts(
-        self, stage: StageBase, distribution: str, rows: Sequence[Row], texts: Sequence[str]
-    ) -> list[float | None]:
-        nothing = np.zeros(0, dtype=np.int64)
-        groups = []
-        for row, text in zip(rows, texts, strict=True):
-            prompt = Prompt(row.uid, distribution, (), "", row.columns)
-            group = GroupId("check", row.uid, 0)
-            rollout = Rollout(group, 0, nothing, nothing.astype(np.float32), nothing, "stop", text)
-            groups.append((prompt, (rollout,)))
-        return [group[0].correct for group in self.judge(stage, groups)]

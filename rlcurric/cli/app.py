@@ -74,9 +74,9 @@ def train(
 
 @app.command()
 def check(recipe: RecipeArg, overrides: OverridesArg = None) -> int:
-    """Check a recipe before its weights are loaded: names, data, prompts, gold answers against the correctness reward.
+    """Check a recipe before its weights are loaded: names, data, prompts, gold answers, rewards on a few rows.
 
-    Other rewards are bound to their arguments, not called.
+    Services are bound to their arguments, not called.
     """
     from rlcurric.cli.check import run_check
 
@@ -168,6 +168,48 @@ def rewards_list(
     from rlcurric.cli.listing import list_rewards
 
     return list_rewards(file or [])
+
+
+@rewards_app.command("test")
+def rewards_test(
+    target: Annotated[
+        str,
+        typer.Argument(help="A recipe, a reward's name, or FILE.py:function.", metavar="TARGET"),
+    ],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Changes to the recipe, or arguments of the reward.", metavar="[KEY=VALUE]..."
+        ),
+    ] = None,
+    rows: Annotated[int, typer.Option(help="Rows of each distribution.", min=1)] = 32,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Rows for a reward: jsonl, json, csv or parquet. Default: sums."),
+    ] = None,
+    gold: Annotated[
+        str | None,
+        typer.Option(
+            help="How a gold answer is written. Default: the first usual way that fits.",
+            metavar="TEXT WITH {answer}",
+        ),
+    ] = None,
+    correctness: Annotated[
+        bool,
+        typer.Option("--correctness", help="Hold a reward to gold answers that declares none."),
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option(help="Worker processes. Default: the recipe's, or 2.", min=1)
+    ] = None,
+    deadline: Annotated[
+        float | None, typer.Option(help="Seconds a call. Default: the recipe's, or 10.", min=0.001)
+    ] = None,
+) -> int:
+    """Try rewards without a model: gold answers, nothing, garbage, other orders and workers, latency."""
+    from rlcurric.cli.rewards import Options, run_rewards_test
+
+    options = Options(rows, data, gold, correctness, workers, deadline)
+    return run_rewards_test(target, settings or [], options)
 
 
 @recipes_app.command("list")

@@ -6,9 +6,14 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
+from rlcurric.build import Parts, RunData
+from rlcurric.build.trial import KINDS, grade_golds, sample, try_rewards
 from rlcurric.cli.console import make_console
 from rlcurric.recipe.load import load_recipe
+from rlcurric.recipe.schema import Recipe
 
+GRADED = KINDS[:3]  # gold, empty, garbage
+TRIED = 4  # rows a distribution on which every reward is tried
 MAX_GOLD = 20_000  # rows a distribution whose gold answers are graded
 
 
@@ -16,7 +21,6 @@ def run_check(recipe: str, overrides: Sequence[str]) -> int:
     """Names and arguments of every part, data, held-out split, prompt lengths, gold answers against the verifier."""
     console = make_console()
     resolved = load_recipe(recipe, overrides)
-    from rlcurric.build import Parts, RunData
     from rlcurric.train.models import (
         check_named_models,
         context_length,
@@ -31,10 +35,6 @@ def run_check(recipe: str, overrides: Sequence[str]) -> int:
         parts.validate()
         tokenizer = tokenizer_of(resolved)
         data = RunData(resolved, tokenizer, context_length(resolved, model_config(resolved)))
-        table = Table(
-            "distribution", "train", "held out", "left out", "gold = 1", "empty = 0", "garbage = 0"
-        )
-        wrong: list[str] = []
         check_named_models(resolved)
         for stage in resolved.stages:
             data.check_prompts(stage, parts.columns(stage), parts.needs_demonstrations(stage))
@@ -52,30 +52,61 @@ def run_check(recipe: str, overrides: Sequence[str]) -> int:
             highlight=False,
             soft_wrap=True,
         )
-        for name in resolved.distributions:
-            user = next((one for one in resolved.stages if name in one.mixture), None)
-            if user is None:
-                console.print(f"note: no stage uses the distribution {name}")
-                continue
-            counts, rows = data.counts(name), data.rows(name)[:MAX_GOLD]
-            graded = parts.grade_gold(user, name, rows)
-            wrong += graded.problems
-            table.add_row(
-                name,
-                str(counts.train),
-                str(counts.held_out),
-                str(counts.read - counts.train - counts.held_out),
-                f"{sum(score == 1 for score in graded.gold)}/{len(rows)}",
-                f"{sum(score == 0 for score in graded.empty)}/{len(rows)}",
-                f"{sum(score == 0 for score in graded.garbage)}/{len(rows)}",
-            )
-        console.print(table)
+        wrong = _grade_golds(console, resolved, parts, data)
+        wrong += [] if wrong else _try_rewards(console, resolved, parts, data)
     finally:
         parts.close()
     if wrong:
         shown = "\n".join(wrong[:10])
-        raise ValueError(f"{len(wrong)} rows are not graded as they should be; the first:\n{shown}")
+        raise ValueError(
+            f"{len(wrong)} completions are not graded as they should be; the first:\n{shown}"
+        )
     console.print(
-        "Gold answers score 1, empty and garbage completions 0. Held-out rows are in no training set."
+        "Gold answers score 1, empty and garbage completions 0; rewards give the same scores again. Held-out rows are in "
+        "no training set.",
+        soft_wrap=True,
     )
     return 0
+
+
+def _grade_golds(console: Console, recipe: Recipe, parts: Parts, data: RunData) -> list[str]:
+    """Grade every row's gold answer, an empty completion and garbage; a line for each that is graded wrongly."""
+    table = Table(
+        "distribution", "train", "held out", "left out", "gold = 1", "empty = 0", "garbage = 0"
+    )
+    wrong: list[str] = []
+    for name in recipe.distributions:
+        user = next((one for one in recipe.stages if name in one.mixture), None)
+        if user is None:
+            console.print(f"note: no stage uses the distribution {name}")
+            continue
+        counts, trial = data.counts(name), parts.trial(user).without_services()
+        rows = {name: data.rows(name)[:MAX_GOLD]}
+        golds = grade_golds(trial, rows, parts.pool(), GRADED)
+        shares = [golds[name].share(kind) if golds else "-" for kind in GRADED]
+        left_out = counts.read - counts.train - counts.held_out
+        table.add_row(name, *map(str, (counts.train, counts.held_out, left_out)), *shares)
+        wrong += [line for one in golds.values() for line in one.wrong]
+    console.print(table)
+    return wrong
+
+
+def _try_rewards(console: Console, recipe: Recipe, parts: Parts, data: RunData) -> list[str]:
+    """Call every reward but services on a few rows, again and in another order; a line for what goes wrong."""
+    wrong: list[str] = []
+    tried: set[str] = set()
+    for stage in recipe.stages:
+        trial = parts.trial(stage)
+        for name in trial.services:
+            if name not in tried:
+                console.print(
+                    f"note: the reward {name} is a service and is not called here; `rlcurric rewards test` does",
+                    soft_wrap=True,
+                )
+        local = trial.without_services()
+        key = f"{[one.reference for one in local.components]} {local.args} {stage.mixture}"
+        if local.components and key not in tried:
+            rows = {name: sample(data.rows(name), TRIED) for name in stage.mixture}
+            wrong += try_rewards(local, rows, [parts.pool()], timed=False).problems
+        tried |= {key, *trial.services}
+    return wrong

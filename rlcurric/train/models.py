@@ -232,6 +232,11 @@ def set_environment(recipe: Recipe) -> None:
     remote_named = any(
         local_path(named, recipe.base_dir, key) is None for key, named, _ in named_models(recipe)
     )
+    remote_named |= any(
+        one.name == "reward_model" and not Path(str(one.args.get("path", ""))).expanduser().is_dir()
+        for stage in recipe.stages
+        for one in stage.rewards
+    )
     remote_data = any(d.source.name == "hub" for d in recipe.distributions.values())
     if not (remote_model or remote_data or remote_named):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")

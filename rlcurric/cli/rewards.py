@@ -1,0 +1,200 @@
+"""`rlcurric rewards test`: rewards tried without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from rlcurric.assets import shipped_recipes
+from rlcurric.build import Parts, read_distributions
+from rlcurric.build.trial import KINDS, Report, Rows, Trial, sample, try_rewards
+from rlcurric.data import Place, Row, content_hash, require_columns
+from rlcurric.recipe.load import load_recipe, parse_yaml
+from rlcurric.recipe.schema import Recipe, StageBase
+from rlcurric.registry import nearest, registry
+from rlcurric.rewards.protocol import discover_builtin, get_reward
+from rlcurric.seeds import hash64
+
+SHOWN = 10  # problems that are listed
+_ALONE = "rewards"  # name of the stage that a reward on its own is put into
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says beside the target."""
+
+    rows: int = 32  # of each distribution
+    data: Path | None = None  # rows for a reward on its own
+    gold: str | None = None
+    correctness: bool = False
+    workers: int | None = None
+    deadline: float | None = None
+
+
+def run_rewards_test(target: str, settings: Sequence[str], options: Options) -> int:
+    """Exit code 0 where every reward passes, 1 where one does not."""
+    if options.gold is not None and "{answer}" not in options.gold:
+        raise ValueError(f"--gold: a text with {{answer}} in it is required, got {options.gold!r}")
+    discover_builtin()
+    console = Console(highlight=False)
+    alone = _names_a_reward(target)
+    if alone:
+        recipe = _recipe_of(target, settings, options)
+    else:
+        for option, given in (("--data", options.data), ("--correctness", options.correctness)):
+            if given:
+                raise ValueError(f"{option} is for a reward; the recipe {target} says it itself")
+        recipe = load_recipe(target, [*settings, *_grading(options)])
+    try:
+        parts = Parts(recipe)
+        try:
+            rows = _rows(recipe, options, alone)
+            reports = [
+                _tried(console, stage, parts, rows, options, alone) for stage in _stages(recipe)
+            ]
+        finally:
+            parts.close()
+    except ValueError as error:
+        place = f"stages.{_ALONE}.rewards"
+        text = str(error)
+        raise ValueError(
+            text.removeprefix(f"{place}.").removeprefix(f"{place}: ") if alone else text
+        ) from error
+    problems = [line for report in reports for line in report.problems]
+    if problems:
+        listed = "\n".join(problems[:SHOWN])
+        console.print(f"FAILED: {len(problems)} problems, the first:\n{listed}", markup=False)
+        return 1
+    console.print("passed")
+    return 0
+
+
+def _names_a_reward(target: str) -> bool:
+    """Whether the target is a reward; ValueError where it is no recipe either."""
+    if ":" in target:
+        return True
+    if target in registry("reward"):
+        return True
+    if Path(target).exists() or Path(target).suffix in (".yaml", ".yml"):
+        return False
+    if target in shipped_recipes():
+        return False
+    known = [*registry("reward"), *shipped_recipes()]
+    raise ValueError(
+        f"No reward and no recipe {target!r}. {nearest(target, known)} A reward of yours is FILE.py:function"
+    )
+
+
+def _recipe_of(name: str, settings: Sequence[str], options: Options) -> Recipe:
+    """A recipe around one reward."""
+    component: dict[str, object] = {"name": name}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key:
+            raise ValueError(f"An argument of a reward is written KEY=VALUE, got {setting!r}")
+        component[key] = parse_yaml(text, f"the value of {key}") if text.strip() else ""
+    stage: dict[str, object] = {
+        "name": _ALONE,
+        "mixture": ["rows"],
+        "rewards": [component],
+        "until": {"steps": 1},
+    }
+    if options.correctness or get_reward(name).correctness:
+        stage["correct"] = name.rpartition(":")[2]
+    recipe = {
+        "name": "rewards",
+        "model": {"architecture": {}, "tokenizer": {"characters": "0"}},
+        "distributions": {"rows": {"source": {"name": "file", "path": str(options.data)}}},
+        "stages": [stage],
+    }
+    return load_recipe(recipe, _grading(options))
+
+
+def _grading(options: Options) -> list[str]:
+    given = {"workers": options.workers, "deadline": options.deadline}
+    return [f"grading.{key}={value}" for key, value in given.items() if value is not None]
+
+
+def _rows(recipe: Recipe, options: Options, alone: bool) -> Rows:
+    """A few rows of every distribution; sums where a reward on its own is given none."""
+    if alone and options.data is None:
+        return {"rows": [_sum(k) for k in range(options.rows)]}
+    found = read_distributions(recipe)
+    return {name: sample(one.train + one.held_out, options.rows) for name, one in found.items()}
+
+
+def _sum(k: int) -> Row:
+    question, answer = f"{17 * k + 3} + {k + 9} =", str(18 * k + 12)
+    columns = {"question": question, "answer": answer}
+    place = Place("made-up sum", k + 1)
+    return Row(hash64("sum", k), content_hash(question), columns, place)
+
+
+def _stages(recipe: Recipe) -> list[StageBase]:
+    """One stage of all that grade alike."""
+    alike = {
+        f"{stage.rewards} {stage.correct} {stage.mixture} {stage.prompt.prefill}": stage
+        for stage in reversed(recipe.stages)
+    }
+    return list(reversed(alike.values()))
+
+
+def _tried(
+    console: Console, stage: StageBase, parts: Parts, rows: Rows, options: Options, alone: bool
+) -> Report:
+    """Try the rewards of a stage and print what came of it."""
+    own = {name: rows[name] for name in stage.mixture}
+    if not alone:
+        console.print(f"stage {stage.name}")
+        parts.rubric(stage)
+    trial = parts.trial(stage, options.gold)
+    for some in own.values():
+        _require(some, parts, stage, alone and options.data is None)
+    with parts.pool(stage.grading.workers + 1) as other:
+        report = try_rewards(trial, own, [parts.pool(), other])
+    _print(console, trial, report)
+    return report
+
+
+def _require(rows: Sequence[Row], parts: Parts, stage: StageBase, made_up: bool) -> None:
+    try:
+        require_columns(rows, parts.columns(stage))
+    except ValueError as error:
+        hint = ". Give rows that have it with --data" if made_up else ""
+        raise ValueError(f"{error}{hint}") from None
+
+
+def _print(console: Console, trial: Trial, report: Report) -> None:
+    if report.golds:
+        golds = Table("distribution", "gold = 1", "empty = 0", "garbage = 0", "another's = 0")
+        for name, one in report.golds.items():
+            golds.add_row(name, *(one.share(kind) for kind in KINDS))
+        console.print(golds)
+        for writing in dict.fromkeys(one.writing for one in report.golds.values()):
+            users = [name for name, one in report.golds.items() if one.writing == writing]
+            console.print(
+                f"gold answers of {', '.join(users)} are written {writing!r}",
+                markup=False,
+                soft_wrap=True,
+            )
+    else:
+        console.print("No reward verifies correctness here: none is held to gold answers.")
+    calls = Table("reward", "where", "scope", "calls", "p50 ms", "p99 ms")
+    for component in trial.components:
+        took = report.seconds[component.name]
+        p50, p99 = 1000 * np.percentile(took, [50, 99])
+        reward = component.reward
+        calls.add_row(
+            *(component.name, reward.where, reward.scope, str(len(took))),
+            *(f"{p50:.2f}", f"{p99:.2f}"),
+        )
+    console.print(calls)
+    counts = ", ".join(f"{count} {status}" for status, count in sorted(report.statuses.items()))
+    console.print(f"{report.completions} completions: {counts}", soft_wrap=True)
+    same = [way for way in report.compared if not any(way in line for line in report.unlike)]
+    console.print(f"the same scores {', '.join(same) or 'in no way'}", soft_wrap=True)
