@@ -7,8 +7,7 @@ import platform
 import time
 from importlib.metadata import PackageNotFoundError, version
 
-from rich.console import Console
-
+from rlcurric.cli.console import make_console
 from rlcurric.errors import RunError
 from rlcurric.recipe.load import load_recipe
 
@@ -51,7 +50,7 @@ def _installed(package: str) -> str | None:
 
 def run_doctor(engine: str) -> int:
     """Print what was found; RunError where engine and trainer disagree."""
-    console = Console(highlight=False)
+    console = make_console()
     console.print(
         f"python {platform.python_version()} on {platform.platform()}, {os.cpu_count()} CPUs"
     )

@@ -13,6 +13,7 @@ from rich.table import Table
 from rlcurric.assets import shipped_recipes
 from rlcurric.build import Parts, read_distributions
 from rlcurric.build.trial import KINDS, Report, Rows, Trial, sample, try_rewards
+from rlcurric.cli.console import make_console
 from rlcurric.data import Place, Row, content_hash, require_columns
 from rlcurric.recipe.load import load_recipe, parse_yaml
 from rlcurric.recipe.schema import Recipe, StageBase
@@ -41,7 +42,7 @@ def run_rewards_test(target: str, settings: Sequence[str], options: Options) -> 
     if options.gold is not None and "{answer}" not in options.gold:
         raise ValueError(f"--gold: a text with {{answer}} in it is required, got {options.gold!r}")
     discover_builtin()
-    console = Console(highlight=False)
+    console = make_console()
     alone = _names_a_reward(target)
     if alone:
         recipe = _recipe_of(target, settings, options)
