@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import shutil
-import subprocess
 import sys
 import sysconfig
 from dataclasses import dataclass
@@ -173,6 +172,9 @@ def bubblewrap(as_root: bool) -> list[str]:
     )
     for name, value in ENVIRONMENT.items():
         line += ["--setenv", name, value]
+    parents = {str(place) for path in readable() for place in Path(path).parents if str(place) != "/"}
+    for place in sorted(parents):  # else they have the modes of those outside
+        line += ["--perms", "0755", "--dir", place]
     for path in readable():
         line += (
             ["--symlink", os.readlink(path), path]
@@ -189,10 +191,3 @@ def command(source: str) -> list[str]:
     """Start the interpreter on a program text, with the standard library alone."""
     return [interpreter(), "-S", "-s", "-P", "-B", "-X", "utf8", "-c", source]
 
-
-def bubblewrap_version() -> str:
-    """For messages; empty where there is none."""
-    path = shutil.which("bwrap")
-    if path is None:
-        return ""
-    return subprocess.run([path, "--version"], capture_output=True, text=True).stdout.strip()
