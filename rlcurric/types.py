@@ -140,6 +140,9 @@ class SampleOutcome:
         default_factory=dict
     )  # component -> unweighted value
     detail: str = ""  # first failure's message
+    notes: Mapping[str, float | int | str | bool | None] = field(
+        default_factory=dict
+    )  # what rewards log of this sample beside its score
 
 
 def judged(samples: Iterable[SampleOutcome]) -> tuple[SampleOutcome, ...]:

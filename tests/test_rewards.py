@@ -12,24 +12,18 @@ import numpy as np
 import pytest
 
 from rlcurric.registry import registry
+from rlcurric.rewards.budget import FailureBudget, RewardFailureError
+from rlcurric.rewards.calling import ScoreCountError, call
 from rlcurric.rewards.extraction import extract_answer, last_boxed, plain_number
 from rlcurric.rewards.protocol import (
     Reward,
-    ScoreCountError,
     Where,
-    call,
     discover_builtin,
     get_reward,
     load_reward_file,
     reward,
 )
-from rlcurric.rewards.rubric import (
-    Component,
-    FailureBudget,
-    GradeRequest,
-    RewardFailureError,
-    Rubric,
-)
+from rlcurric.rewards.rubric import Component, GradeRequest, Rubric
 from rlcurric.rewards.runner import RewardRunner
 from rlcurric.types import Delivery, GroupId, Prompt, Rollout, SampleOutcome, Score, Status
 
@@ -255,7 +249,6 @@ def test_scopes_see_samples_groups_and_batches(runner: RewardRunner) -> None:
     rubric = Rubric([component(name) for name in names], "t_odd", runner)
     groups = rubric.score([request("a", "b"), request("c", uid=2)], dict.fromkeys(names, 1.0), {})
     assert [[one.breakdown["t_group"] for one in group] for group in groups] == [[2, 2], [1]]
-    assert [[one.breakdown["t_batch"] for one in group] for group in groups] == [[3, 3], [3]]
 
 
 def test_the_shortest_bonus_knows_its_group(runner: RewardRunner) -> None:

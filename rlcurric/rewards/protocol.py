@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import inspect
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set, Sized
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,11 +17,17 @@ from rlcurric.types import Score
 
 Scope = Literal["sample", "group", "batch"]
 Where = Literal["worker", "inline", "service"]
-RewardFunction = Callable[..., Sequence[float | Score | None]]
+Returned = Sequence[float | Score | None]
+RewardFunction = Callable[..., Returned | Awaitable[Returned]]
+Validator = Callable[..., object]
 
 # What every reward is given beside prompts and completions and the row's own columns.
-COLUMNS = ("completion_ids", "lengths", "truncated", "correct")
+COLUMNS = ("completion_ids", "lengths", "truncated", "correct", "rewards", "distribution")
+# What TRL's trainer hands to reward functions beside columns, and what of it is not to be had here.
+SERVED = ("log_metric", "log_extra", "trainer_state")
+UNSERVED = ("environments",)
 ENTRY_POINTS = "rlcurric.rewards"
+_COLUMN = re.compile(r"(?:typing\.|collections\.abc\.)?(?:list|List|Sequence)\b")
 
 
 @dataclass(frozen=True)
@@ -35,28 +41,44 @@ class Reward:
     correctness: bool = False  # its value is verified correctness in [0, 1]
     preload: tuple[str, ...] = ()  # modules that workers import before they are closed off
     file: str = ""  # Python file that defines it: workers load it from there
+    validate: Validator | None = None  # refuses arguments that do not fit together
+    separable: bool = False  # of scope group: a sample's score is the same without the others
 
     @property
     def arguments(self) -> dict[str, inspect.Parameter]:
         """Parameters that a recipe may set: those with a default that are no columns."""
-        parameters = inspect.signature(self.function).parameters
         return {
             name: parameter
-            for name, parameter in parameters.items()
-            if parameter.default is not parameter.empty and not _is_column(parameter)
+            for name, parameter in self._parameters.items()
+            if parameter.default is not parameter.empty
+            and not _is_column(parameter)
+            and name not in (*SERVED, *UNSERVED)
         }
 
     @property
     def columns(self) -> list[str]:
         """Columns that the function names and that have no default: rows must have them."""
-        parameters = inspect.signature(self.function).parameters
         return [
             name
-            for name, parameter in parameters.items()
+            for name, parameter in self._parameters.items()
             if parameter.default is parameter.empty
             and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-            and name not in ("prompts", "completions", *COLUMNS)
+            and name not in ("prompts", "completions", *COLUMNS, *SERVED)
         ]
+
+    def names(self, parameter: str) -> bool:
+        """Whether the function has a parameter of that name."""
+        return parameter in self._parameters
+
+    def check(self, arguments: Mapping[str, Any]) -> None:
+        """Call `validate` with the arguments that a recipe gives and the defaults of the others."""
+        if self.validate is not None:
+            defaults = {name: one.default for name, one in self.arguments.items()}
+            self.validate(**{**defaults, **arguments})
+
+    @property
+    def _parameters(self) -> Mapping[str, inspect.Parameter]:
+        return inspect.signature(self.function).parameters
 
 
 def reward(
@@ -65,20 +87,27 @@ def reward(
     where: Where = "worker",
     correctness: bool = False,
     preload: Sequence[str] = (),
+    validate: Validator | None = None,
+    separable: bool = False,
 ) -> Callable[[RewardFunction], RewardFunction]:
-    """Register a reward function, under TRL's convention for reward functions.
+    """Register a reward function, sync or async, under TRL's convention for reward functions.
 
     The function takes `prompts` and `completions` (lists of strings), by keyword the columns of the data rows as lists
-    (a parameter with a default is a column if it is annotated as a list), and the recipe's arguments as keywords with defaults; it returns a score for each completion: a number, a
-    `Score`, or None where it does not apply.
+    (a parameter with a default is a column if it is annotated as a list), and the recipe's arguments as keywords with
+    defaults; it returns a score for each completion: a number, a `Score`, or None where it does not apply.
 
     Args:
         name: what recipes call it.
-        scope: how much it must see at once: a `sample`, a `group` of one prompt's samples, or the whole `batch`.
+        scope: how much it must see at once: a `sample`, a `group` of one prompt's samples, or the whole `batch`, once
+            it is final.
         where: in a closed-off `worker` process with a deadline (for all that touches model text with foreign code);
             `inline` in the trainer, for arithmetic on lengths and the like; `service` for one that calls a server.
         correctness: its value is verified correctness; gates and bandits read it unless told otherwise.
-        preload: modules that a worker imports before it is closed off.
+        preload: modules that a worker imports before it is closed off, and functions (`module:function`) that it calls
+            then, so that every call finds their caches warm.
+        validate: called with all arguments when a recipe is checked; raises ValueError for what does not fit.
+        separable: of scope `group`: a sample's score is the same without the others, so that a call that failed may be
+            repeated sample by sample.
     """
     if scope not in ("sample", "group", "batch") or where not in ("worker", "inline", "service"):
         raise ValueError(
@@ -98,15 +127,31 @@ def reward(
                 f"reward {name!r} in {file or 'unknown file'}: a function (prompts, completions, ..., **columns) is "
                 f"required, got ({', '.join(map(str, parameters))})"
             )
-        registry("reward").add(
-            name,
-            Reward(
-                name, function, scope, where, correctness, tuple(preload), str(Path(file).resolve())
-            ),
+        resolved = str(Path(file).resolve()) if file else ""
+        entry = Reward(
+            *(name, function, scope, where, correctness, tuple(preload), resolved),
+            *(validate, separable),
         )
+        _refuse_unserved(entry)
+        registry("reward").add(name, entry)
         return function
 
     return add
+
+
+def _refuse_unserved(entry: Reward) -> None:
+    """ValueError for a parameter that nothing here can fill in."""
+    asked = [name for name in UNSERVED if name in entry.columns]
+    if asked:
+        raise ValueError(
+            f"reward {entry.name!r} asks for {asked[0]!r}, which TRL's trainer makes and rlcurric does not have: give "
+            "the parameter a default, or take what it needs from a column of the data rows"
+        )
+    if entry.scope == "sample" and entry.names("rewards"):
+        raise ValueError(
+            f"reward {entry.name!r} asks for 'rewards', what a completion is worth so far, which is known to rewards of "
+            "scope group or batch; it is declared with scope sample"
+        )
 
 
 def load_reward_file(path: str | Path) -> None:
@@ -126,7 +171,28 @@ def discover_builtin() -> None:
     """Register the rewards that ship with the package, and those of installed packages' entry points."""
     load_reward_files(sorted(folder("rewards").glob("*.py")))
     for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
-        point.load()
+        _load_entry_point(point)
+
+
+def _load_entry_point(point: importlib.metadata.EntryPoint) -> None:
+    """A module that registers rewards when it is imported, or a function, known by the entry point's name."""
+    known = {name: registry("reward").get(name) for name in registry("reward")}
+    try:
+        part = point.load()
+    except Exception as error:
+        raise ValueError(
+            f"The entry point {point.name!r} ({point.value}) of {point.dist.name if point.dist else 'a package'} in "
+            f"{ENTRY_POINTS} cannot be loaded: {type(error).__name__}: {error}. Mend or uninstall that package"
+        ) from error
+    for name in registry("reward"):  # workers find them as this does: not as a lone file
+        entry: Reward = registry("reward").get(name)
+        if known.get(name) is not entry:
+            registry("reward").add(name, dataclasses.replace(entry, file=""))
+    functions = [registry("reward").get(name).function for name in registry("reward")]
+    if callable(part) and part not in functions:
+        entry = Reward(point.name, part)
+        _refuse_unserved(entry)
+        registry("reward").add(point.name, entry)
 
 
 def get_reward(name: str, base_dir: str | Path = ".") -> Reward:
@@ -150,13 +216,19 @@ def get_reward(name: str, base_dir: str | Path = ".") -> Reward:
         raise ValueError(
             f"{file} has no reward {attribute!r}. It registers: {sorted(set(registry('reward')) - before)}"
         )
-    return Reward(name, function, "group", "worker", file=str(file.resolve()))
+    entry = Reward(name, function, "group", "worker", file=str(file.resolve()))
+    _refuse_unserved(entry)
+    return entry
 
 
 def _is_column(parameter: inspect.Parameter) -> bool:
     """Columns are lists: one value a completion."""
-    annotation = str(parameter.annotation)
-    return parameter.name in COLUMNS or annotation.startswith(("list[", "Sequence["))
+    return parameter.name in COLUMNS or bool(_COLUMN.match(_annotation(parameter)))
+
+
+def _annotation(parameter: inspect.Parameter) -> str:
+    annotation = parameter.annotation
+    return annotation.__name__ if annotation is list else str(annotation)
 
 
 @dataclass(frozen=True)
@@ -179,36 +251,3 @@ def describe_rewards() -> list[Description]:
         summary = (inspect.getdoc(entry.function) or "").partition("\n")[0]
         found.append(Description(name, entry.scope, entry.where, arguments, summary))
     return found
-
-
-class ScoreCountError(ValueError):
-    """A reward did not return one score for each completion: a mistake in the reward, whatever the texts are."""
-
-
-def call(
-    function: RewardFunction, prompts: list[str], completions: list[str], columns: dict[str, Any]
-) -> list[Score]:
-    """Call a reward and bring what it returns into one form.
-
-    ScoreCountError for a result of the wrong length or kind, ValueError for a score that is none.
-    """
-    result = function(prompts, completions, **columns)
-    if isinstance(result, str | bytes | Mapping | Set) or not isinstance(result, Sized):
-        raise ScoreCountError(
-            f"a list with one score for each completion is required, got {type(result).__name__}"
-        )
-    if len(result) != len(completions):
-        raise ScoreCountError(
-            f"a list with one score for each completion is required, got {len(result)} for {len(completions)}"
-        )
-    return [_score(value) for value in result]
-
-
-def _score(value: Any) -> Score:
-    score = value if isinstance(value, Score) else Score(value)
-    if score.value is None:
-        return score
-    number = float(score.value)
-    if math.isinf(number):
-        raise ValueError(f"a score must be a finite number or None, got {number}")
-    return dataclasses.replace(score, value=None if math.isnan(number) else number)

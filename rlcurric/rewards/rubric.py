@@ -1,16 +1,36 @@
-"""From completions to one reward each: named components, their weights, and the breakdown that is kept."""
+"""From completions to one reward each: named components, their weights, and the breakdown that is kept.
+
+The correctness is judged first, since other components may look at it, then components that score samples, then those
+that compare the samples of a group (group shapers), each in the recipe's order. Those of scope `batch` (batch shapers)
+are judged once, on the final batch: `Rubric.shape`.
+"""
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rlcurric.errors import RunError
-from rlcurric.rewards.protocol import Reward, call
+from rlcurric.rewards.calling import Verdicts
+from rlcurric.rewards.calls import Ask
+from rlcurric.rewards.grading import Grading
+from rlcurric.rewards.host import Host
+from rlcurric.rewards.protocol import Reward
 from rlcurric.rewards.runner import RewardRunner
-from rlcurric.types import Delivery, GroupId, Prompt, Rollout, SampleOutcome, Score, Status
+from rlcurric.schedules import Progress
+from rlcurric.types import (
+    AdmittedGroup,
+    Batch,
+    GroupId,
+    Prompt,
+    Rollout,
+    SampleOutcome,
+    Score,
+    Status,
+)
+
+Metrics = tuple[tuple[str, float], ...]
+Held = Mapping[GroupId, tuple[Prompt, Sequence[Rollout]]]
 
 
 @dataclass(frozen=True)
@@ -23,12 +43,41 @@ class Component:
 
 
 @dataclass(frozen=True)
+class Terms:
+    """What the recipe says of the components at one step."""
+
+    weights: Mapping[str, float]  # component -> weight; 0 without one
+    args: Mapping[str, Mapping[str, Any]]  # component -> its arguments
+    prefill: str = (
+        ""  # the part of the completion that the prompt holds: put back in front of the text
+    )
+    progress: Progress = field(default_factory=lambda: Progress(0, 0))
+
+
+@dataclass(frozen=True)
 class GradeRequest:
     """The rollouts of one group that are to be judged together."""
 
     group_id: GroupId
     prompt: Prompt
     rollouts: tuple[Rollout, ...]
+
+
+@dataclass(frozen=True)
+class Graded:
+    """Outcomes of one group's rollouts, in order, and what rewards logged with `log_metric`."""
+
+    outcomes: tuple[SampleOutcome, ...]
+    metrics: Metrics = ()
+
+
+@dataclass(frozen=True)
+class Shaped:
+    """The final batch after the batch shapers."""
+
+    batch: Batch  # without the samples that a shaper failed for
+    failed: tuple[tuple[AdmittedGroup, SampleOutcome], ...]
+    metrics: Metrics = ()
 
 
 class Rubric:
@@ -40,9 +89,21 @@ class Rubric:
         correct: str | None,
         runner: RewardRunner,
         deadline: float = 10.0,
+        max_steps: int = 0,
+        host: Host | None = None,
     ) -> None:
         self.components, self.correct = tuple(components), correct
-        self._runner, self._deadline = runner, deadline
+        self._runner, self._deadline, self._max_steps = runner, deadline, max_steps
+        self._host = host or Host()
+        rank = {"sample": 1, "group": 2, "batch": 3}
+        self._order = sorted(
+            components, key=lambda one: 0 if one.name == correct else rank[one.reward.scope]
+        )
+
+    @property
+    def shapes_batches(self) -> bool:
+        """Whether a component is judged on the final batch."""
+        return any(one.reward.scope == "batch" for one in self.components)
 
     def score(
         self,
@@ -51,171 +112,235 @@ class Rubric:
         args: Mapping[str, Mapping[str, Any]],
         prefill: str = "",
     ) -> list[tuple[SampleOutcome, ...]]:
-        """Outcomes of every request's rollouts, in order.
+        """Outcomes of every request's rollouts, in order. Groups are judged side by side."""
+        with self.grading(Terms(weights, args, prefill)) as grading:
+            for place, request in enumerate(requests):
+                grading.add(place, request)
+            return [graded.outcomes for graded in grading.finish()]
 
-        The reward is the weighted sum of the components that apply. A component whose grader failed makes the sample
-        a failure, unless it has no weight and is not the correctness. `prefill`, the part of the completion that the
-        prompt holds, is put back in front of the text.
+    def grading(self, terms: Terms) -> Grading[GradeRequest, Graded]:
+        """Judges groups in the background, as they come."""
+        return Grading(lambda request: self.judge(request, terms))
+
+    def judge(self, request: GradeRequest, terms: Terms) -> Graded:
+        """Judge one group.
+
+        The reward is the weighted sum of the components that apply. A component whose grader failed makes the sample a
+        failure, unless it has no weight and is not the correctness. Components that compare samples are not shown those
+        that failed before.
         """
-        rollouts = [rollout for request in requests for rollout in request.rollouts]
-        if not rollouts:
-            return [() for _ in requests]
-        owners = [request.prompt for request in requests for _ in request.rollouts]
-        groups: list[list[int]] = []
-        for request in requests:
-            start = sum(len(group) for group in groups)
-            groups.append(list(range(start, start + len(request.rollouts))))
-        prompts = [prompt.text for prompt in owners]
-        completions = [prefill + rollout.text for rollout in rollouts]
-        columns = _columns(owners, rollouts)
-        scores: dict[str, list[Score]] = {}
-        # The correctness goes first: other components may look at it.
-        for component in sorted(
-            self.components, key=lambda component: component.name != self.correct
-        ):
-            own = dict(args.get(component.name, {}))
-            scores[component.name] = self._component(
-                component, prompts, completions, columns, own, groups
-            )
-            if component.name == self.correct:
-                columns["correct"] = [score.value for score in scores[component.name]]
-        order = [component.name for component in self.components]
-        scores = {name: scores[name] for name in order}
-        judged = [self._outcome(k, rollout, scores, weights) for k, rollout in enumerate(rollouts)]
-        return [tuple(judged[k] for k in group) for group in groups]
+        if not request.rollouts:
+            return Graded(())
+        view = _View.of([(request.prompt, one) for one in request.rollouts], terms.prefill)
+        found: list[_Found] = [_Found() for _ in request.rollouts]
+        logged: list[Verdicts] = []
+        for component in self._order:
+            if component.reward.scope == "batch":
+                continue
+            places = list(range(len(found)))
+            if component.reward.scope == "group":
+                places = [k for k in places if self._failure(found[k], terms) is None]
+            if not places:
+                continue
+            seen = view.at(places)
+            if component.name != self.correct:
+                seen.columns["correct"] = [self._correct(found[k]) for k in places]
+            if component.reward.scope == "group":
+                seen.columns["rewards"] = [
+                    self._sum(found[k].values, terms, before=component.name) for k in places
+                ]
+            verdicts = self._ask(component, seen, terms, [range(len(places))])
+            logged.append(verdicts)
+            for place, k in enumerate(places):
+                found[k].enter(component.name, verdicts, place)
+        outcomes = [
+            self._outcome(rollout, one, terms)
+            for rollout, one in zip(request.rollouts, found, strict=True)
+        ]
+        return Graded(tuple(outcomes), tuple(pair for one in logged for pair in one.metrics))
 
-    def _component(
-        self,
-        component: Component,
-        prompts: list[str],
-        completions: list[str],
-        columns: Mapping[str, list[Any]],
-        own: dict[str, Any],
-        groups: Sequence[Sequence[int]],
-    ) -> list[Score]:
-        reward = component.reward
-        missing = [name for name in reward.columns if name not in columns and name not in own]
+    def shape(self, batch: Batch, held: Held, terms: Terms) -> Shaped:
+        """The final batch with the values of the batch shapers added, each judged once on all of it.
+
+        A group that stands in the batch several times is shown as often. A sample that a shaper failed for leaves the
+        batch, and a group that has fewer than two left with it.
+        """
+        rows = [
+            (group, one)
+            for group in batch.groups
+            for _ in range(group.copies)
+            for one in group.samples
+        ]
+        if not rows:
+            return Shaped(batch, ())
+        owners, counts = [], [g.copies * len(g.samples) for g in batch.groups]
+        for group, one in rows:
+            rollouts = held[group.group_id][1]
+            owners.append((group.prompt, next(r for r in rollouts if r.sample == one.sample)))
+        view = _View.of(owners, terms.prefill)
+        view.columns["correct"] = [one.correct for _, one in rows]
+        starts = [sum(counts[:k]) for k in range(len(counts))]
+        groups = [range(start, start + n) for start, n in zip(starts, counts, strict=True)]
+        current = {(group.group_id, one.sample): one for group, one in rows}
+        keys = [(group.group_id, one.sample) for group, one in rows]
+        firsts = {key: place for place, key in reversed(list(enumerate(keys)))}  # of all copies
+        metrics: list[tuple[str, float]] = []
+        for component in self.components:
+            if component.reward.scope != "batch":
+                continue
+            view.columns["rewards"] = [
+                self._sum(current[key].breakdown, terms, before=component.name) for key in keys
+            ]
+            verdicts = self._ask(component, view.at(range(len(rows))), terms, groups)
+            metrics += verdicts.metrics
+            weight = terms.weights.get(component.name, 0.0)
+            for key, place in firsts.items():
+                current[key] = _shaped(current[key], component.name, verdicts, place, weight)
+        kept, failed = [], []
+        for group in batch.groups:
+            own = [current[group.group_id, one.sample] for one in group.samples]
+            failed += [(group, one) for one in own if one.status.is_failure]
+            judged = tuple(one for one in own if not one.status.is_failure)
+            if len(judged) == len(own) or len(judged) > 1:
+                kept.append(replace(group, samples=judged))
+        return Shaped(Batch(batch.step, tuple(kept)), tuple(failed), tuple(metrics))
+
+    def _ask(
+        self, component: Component, view: _View, terms: Terms, groups: Sequence[Sequence[int]]
+    ) -> Verdicts:
+        reward, own = component.reward, dict(terms.args.get(component.name, {}))
+        missing = [name for name in reward.columns if name not in view.columns and name not in own]
         if missing:
             raise ValueError(
                 f"The reward {component.name!r} needs the column {missing[0]!r}, which no row has. "
-                f"Columns: {', '.join(columns)}"
+                f"Columns: {', '.join(view.columns)}"
             )
         taken = {*own, *reward.arguments}  # a column of that name is not what the parameter means
-        given = {name: values for name, values in columns.items() if name not in taken}
-        if reward.where == "worker":
-            return self._runner.run(
-                reward,
-                prompts,
-                completions,
-                given,
-                own,
-                groups,
-                component.reference,
-                self._deadline,
-            )
-        try:
-            return call(reward.function, prompts, completions, {**given, **own})
-        except Exception as error:
-            return [Score(None, Status.ERROR, f"{type(error).__name__}: {error}")] * len(
-                completions
-            )
+        columns = {name: values for name, values in view.columns.items() if name not in taken}
+        state = {"global_step": terms.progress.step, "max_steps": self._max_steps}
+        asked = Ask(
+            reward,
+            component.reference,
+            view.prompts,
+            view.completions,
+            columns,
+            own,
+            groups,
+            self._deadline,
+            state,
+        )
+        return (self._runner if reward.where == "worker" else self._host).ask(asked)
 
-    def _outcome(
-        self,
-        index: int,
-        rollout: Rollout,
-        scores: Mapping[str, Sequence[Score]],
-        weights: Mapping[str, float],
-    ) -> SampleOutcome:
-        mine = {name: values[index] for name, values in scores.items()}
-        correct = mine[self.correct] if self.correct is not None else None
-        failure = next(
-            (
-                (name, score)
-                for name, score in mine.items()
-                if score.status.is_failure and (weights.get(name, 0.0) != 0 or name == self.correct)
-            ),
-            None,
-        )
-        if failure is None and correct is not None and correct.value is None:
-            failure = (
-                self.correct or "",
-                Score(None, Status.ERROR, "the correctness reward returned None or NaN"),
-            )
-        unparseable = any(score.status is Status.UNPARSEABLE for score in mine.values())
-        total = sum(
-            weights.get(name, 0.0) * score.value
-            for name, score in mine.items()
-            if score.value is not None
-        )
+    def _correct(self, found: _Found) -> float | None:
+        return found.values.get(self.correct) if self.correct is not None else None
+
+    def _sum(
+        self, values: Mapping[str, float | None], terms: Terms, before: str | None = None
+    ) -> float:
+        """The weighted sum of the components that apply; with `before`, of those that stand before that one."""
+        total = 0.0
+        for component in self.components:
+            if component.name == before:
+                break
+            value = values.get(component.name)
+            if value is not None:
+                total += terms.weights.get(component.name, 0.0) * value
+        return total
+
+    def _failure(self, found: _Found, terms: Terms) -> tuple[str, Score] | None:
+        """The component that failed for a sample, first in the recipe's order, and how."""
+        for name in [component.name for component in self.components]:
+            score = found.scores.get(name)
+            if score is None:
+                continue
+            if score.status.is_failure and (terms.weights.get(name, 0.0) or name == self.correct):
+                return name, score
+            if name == self.correct and score.value is None:
+                detail = "the correctness reward returned None or NaN"
+                return name, Score(None, Status.ERROR, detail)
+        return None
+
+    def _outcome(self, rollout: Rollout, found: _Found, terms: Terms) -> SampleOutcome:
+        failure = self._failure(found, terms)
+        unparseable = any(s.status is Status.UNPARSEABLE for s in found.scores.values())
+        status = Status.UNPARSEABLE if unparseable else Status.SCORED
+        names = [one.name for one in self.components if one.reward.scope != "batch"]
         return SampleOutcome(
             sample=rollout.sample,
-            reward=0.0 if failure else float(total),
-            correct=None if failure or correct is None else correct.value,
-            status=failure[1].status
-            if failure
-            else Status.UNPARSEABLE
-            if unparseable
-            else Status.SCORED,
+            reward=0.0 if failure else self._sum(found.values, terms),
+            correct=None if failure else self._correct(found),
+            status=failure[1].status if failure else status,
             length=rollout.length,
             truncated=rollout.truncated,
             policy_version=int(rollout.policy_version_T.min()) if rollout.length else 0,
-            breakdown={name: score.value for name, score in mine.items()},
+            breakdown={name: found.values.get(name) for name in names},
             detail=f"{failure[0]}: {failure[1].detail}" if failure else "",
+            notes=found.notes,
         )
 
 
-def _columns(owners: Sequence[Prompt], rollouts: Sequence[Rollout]) -> dict[str, list[Any]]:
-    """What every reward is given: the rows' columns, None where a row lacks one, and what is known of the rollouts."""
-    names = sorted(
-        {name for prompt in owners for name in prompt.columns} - {"prompts", "completions"}
-    )
-    columns: dict[str, list[Any]] = {
-        name: [prompt.columns.get(name) for prompt in owners] for name in names
-    }
-    columns["completion_ids"] = [rollout.completion_ids_T.tolist() for rollout in rollouts]
-    columns["lengths"] = [rollout.length for rollout in rollouts]
-    columns["truncated"] = [rollout.truncated for rollout in rollouts]
-    return columns
+class _Found:
+    """What components have said of one sample so far."""
+
+    def __init__(self) -> None:
+        self.scores: dict[str, Score] = {}
+        self.notes: dict[str, Any] = {}
+
+    @property
+    def values(self) -> dict[str, float | None]:
+        return {name: score.value for name, score in self.scores.items()}
+
+    def enter(self, name: str, verdicts: Verdicts, place: int) -> None:
+        self.scores[name] = verdicts.scores[place]
+        self.notes |= {column: values[place] for column, values in verdicts.notes.items()}
 
 
-class RewardFailureError(RunError):
-    """Graders failed for more samples than the recipe allows."""
+def _shaped(
+    one: SampleOutcome, name: str, verdicts: Verdicts, place: int, weight: float
+) -> SampleOutcome:
+    """A sample's outcome with what a batch shaper says of it."""
+    score = verdicts.scores[place]
+    breakdown = {**one.breakdown, name: score.value}
+    notes = {**one.notes, **{column: values[place] for column, values in verdicts.notes.items()}}
+    if one.status.is_failure:
+        return replace(one, breakdown=breakdown)
+    if score.status.is_failure and weight:
+        return replace(
+            *(one,),
+            reward=0.0,
+            correct=None,
+            status=score.status,
+            breakdown=breakdown,
+            detail=f"{name}: {score.detail}",
+        )
+    reward = one.reward + weight * (score.value or 0.0)
+    return replace(one, reward=reward, breakdown=breakdown, notes=notes)
 
 
-class FailureBudget:
-    """Stops a run whose graders fail too often, with the causes. Failures are never difficulty, so they must be few."""
+@dataclass(frozen=True)
+class _View:
+    """What rewards are shown: a value for each completion in every column, None where a row lacks it."""
 
-    def __init__(self, max_fraction: float, window: int) -> None:
-        self._max_fraction, self._window = max_fraction, window
-        self._recent: deque[str] = deque(
-            maxlen=window
-        )  # "" for a judged sample, else what went wrong
+    prompts: list[str]
+    completions: list[str]
+    columns: dict[str, list[Any]]
 
-    def configure(self, max_fraction: float, window: int) -> None:
-        """The limits of another stage; what was seen stays."""
-        self._max_fraction, self._window = max_fraction, window
-        self._recent = deque(self._recent, maxlen=window)
+    @classmethod
+    def of(cls, owners: Sequence[tuple[Prompt, Rollout]], prefill: str) -> _View:
+        reserved = {"prompts", "completions", "correct", "rewards"}
+        names = sorted({name for prompt, _ in owners for name in prompt.columns} - reserved)
+        columns: dict[str, list[Any]] = {
+            name: [prompt.columns.get(name) for prompt, _ in owners] for name in names
+        }
+        columns["completion_ids"] = [one.completion_ids_T.tolist() for _, one in owners]
+        columns["lengths"] = [one.length for _, one in owners]
+        columns["truncated"] = [one.truncated for _, one in owners]
+        columns["distribution"] = [prompt.distribution for prompt, _ in owners]
+        prompts = [prompt.text for prompt, _ in owners]
+        return cls(prompts, [prefill + one.text for _, one in owners], columns)
 
-    def observe(self, deliveries: Iterable[Delivery]) -> None:
-        """Count; RewardFailureError when more than `max_fraction` of the last `window` samples failed."""
-        for delivery in sorted(deliveries, key=lambda delivery: delivery.group_id):
-            for sample in delivery.samples:
-                self._recent.append(
-                    f"{sample.status}: {sample.detail}" if sample.status.is_failure else ""
-                )
-        causes = Counter(cause for cause in self._recent if cause)
-        failed = sum(causes.values())
-        if failed > self._max_fraction * self._window:
-            listed = "\n".join(f"  {count} x {cause}" for cause, count in causes.most_common(5))
-            raise RewardFailureError(
-                f"graders failed for {failed} of the last {len(self._recent)} samples; grading.max_failures allows "
-                f"{self._max_fraction:g} of {self._window}. The causes:\n{listed}"
-            )
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"recent": list(self._recent)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._recent.clear()
-        self._recent.extend(state["recent"])
+    def at(self, places: Sequence[int]) -> _View:
+        """The same of some completions alone."""
+        columns = {name: [values[k] for k in places] for name, values in self.columns.items()}
+        prompts = [self.prompts[k] for k in places]
+        return _View(prompts, [self.completions[k] for k in places], columns)

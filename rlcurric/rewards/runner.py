@@ -1,61 +1,32 @@
-"""Runs rewards in killable workers with deadlines, and gives every call an honest status."""
+"""Runs rewards in killable workers with deadlines, and gives every call an honest status.
+
+A thread of the trainer keeps the workers busy: it hands out calls, hears answers, and replaces workers that died. Any
+other thread may ask, and waits for its own answer alone, so groups are scored while the engine samples others. A
+deadline starts when a worker starts on a call; what a call waits before that counts for nothing.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import math
 import os
 import selectors
-import signal
-import subprocess
-import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from rlcurric.errors import RunError
 from rlcurric.rewards import wire
+from rlcurric.rewards.calling import Verdicts
+from rlcurric.rewards.calls import Ask, Call, Job
+from rlcurric.rewards.process import WorkerProcess
 from rlcurric.rewards.protocol import Reward
 from rlcurric.types import Score, Status
 
-CHUNK = 16  # samples of a sample-scoped reward in one call
-TRIES = 3  # calls of one sample whose worker died without a deadline passing
-START_SECONDS = 60.0  # until a worker says that it is ready
-GRACE_SECONDS = (
-    30.0  # beyond a call's deadline, which the worker keeps, until the worker counts as broken
-)
-
-
-@dataclass
-class Call:
-    """One call of a reward, and where its scores go."""
-
-    reward: str
-    prompts: list[str]
-    completions: list[str]
-    columns: dict[str, Any]
-    slots: list[int]  # places in the result
-    splittable: bool  # the reward scores sample by sample, so a failed call is repeated that way
-    tries: int = 0
-
-
-@dataclass
-class _Worker:
-    """One worker process, seen from the trainer."""
-
-    process: subprocess.Popen[bytes]
-    born: float
-    ready: bool = False  # it has loaded everything and closed itself off
-    call: Call | None = None
-    call_id: int = 0  # of that call; an answer under another id is none
-    deadline: float = (
-        math.inf
-    )  # monotonic: the worker itself has failed if it has not answered by then
-    buffer: bytearray = field(default_factory=bytearray)
-    layers: tuple[str, ...] = ()
+TRIES = 3  # calls whose worker died without a deadline passing, before it is an error
+START_SECONDS = 120.0  # until a worker says that it is ready
+GRACE_SECONDS = 30.0  # beyond a call's deadline, which the worker keeps, until it counts as broken
 
 
 class RewardRunner:
@@ -68,9 +39,13 @@ class RewardRunner:
         self._files = sorted({reward.file for reward in rewards if reward.file})
         self._preload = sorted({module for reward in rewards for module in reward.preload})
         self._n_workers, self._base_dir = workers, base_dir
-        self._deadline = 0.0  # seconds, of the calls under way
-        self._workers: list[_Worker] = []
-        self._selector = selectors.DefaultSelector()
+        self._workers: list[WorkerProcess] = []
+        self._changed = threading.Condition()  # guards what follows
+        self._waiting: deque[Call] = deque()
+        self._jobs: set[Job] = set()
+        self._failure: RunError | None = None
+        self._closing = False
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> RewardRunner:
         return self
@@ -80,21 +55,32 @@ class RewardRunner:
 
     def start(self) -> None:
         """Start the workers, without waiting for them."""
-        while len(self._workers) < self._n_workers:
-            self._spawn()
+        with self._changed:
+            if self._thread is None:
+                self._closing, self._failure = False, None
+                self._wake_read, self._wake_write = os.pipe()
+                os.set_blocking(self._wake_write, False)
+                self._thread = threading.Thread(target=self._serve, name="rewards", daemon=True)
+                self._thread.start()
 
     def close(self) -> None:
-        """End every worker."""
-        for worker in self._workers:
-            self._end(worker)
-        self._workers = []
+        """End every worker. Whoever still waits for scores is told."""
+        with self._changed:
+            thread, self._closing = self._thread, True
+        if thread is not None:
+            self._wake()
+            thread.join()
+            os.close(self._wake_read)
+            os.close(self._wake_write)
+            self._thread = None
 
     def layers(self) -> tuple[str, ...]:
         """Which layers of the sandbox are in force, as a worker reports them."""
         self.start()
-        while not self._workers[0].ready:
-            self._poll(deque(), [], 0.1)
-        return self._workers[0].layers
+        with self._changed:
+            self._changed.wait_for(lambda: self._failure or any(w.ready for w in self._workers))
+            self._refuse()
+            return next(worker.layers for worker in self._workers if worker.ready)
 
     def pids(self) -> list[int]:
         """Processes of the pool, for tests that none is left."""
@@ -111,67 +97,87 @@ class RewardRunner:
         name: str,
         deadline: float,
     ) -> list[Score]:
-        """Score every completion.
+        """The scores alone of `ask`."""
+        asked = Ask(reward, name, prompts, completions, columns, arguments, groups, deadline)
+        return list(self.ask(asked).scores)
 
-        `groups` are the indices of each group's samples, `name` is how a recipe names the reward, and `deadline` the
-        seconds that one call may take, from when a worker starts on it.
-        """
+    def ask(self, asked: Ask) -> Verdicts:
+        """Score every completion; waits until all are."""
         self.start()
-        self._deadline = deadline
-        parts = _cut(reward, groups, len(completions))
-        waiting = deque(
-            Call(
-                name,
-                [prompts[i] for i in part],
-                [completions[i] for i in part],
-                {
-                    **{key: [values[i] for i in part] for key, values in columns.items()},
-                    **arguments,
-                },
-                list(part),
-                splittable=reward.scope == "sample",
-            )
-            for part in parts
-        )
-        self._listed = set(columns)
-        results: list[Score | None] = [None] * len(completions)
-        while waiting or any(worker.call for worker in self._workers):
-            self._hand_out(waiting)
-            self._poll(waiting, results, 0.05)
-        assert all(score is not None for score in results)
-        return [score for score in results if score is not None]
+        job = Job(asked)
+        with self._changed:
+            self._refuse()
+            if job.calls:
+                self._jobs.add(job)
+                self._waiting.extend(job.calls)
+        self._wake()
+        with self._changed:
+            self._changed.wait_for(lambda: job.missing == 0 or self._failure)
+            if job.missing:
+                self._refuse()
+        return job.verdicts()
 
-    def _hand_out(self, waiting: deque[Call]) -> None:
+    def _refuse(self) -> None:
+        if self._failure is not None:
+            raise RunError(str(self._failure))
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError, OSError):  # full: it wakes anyhow
+            os.write(self._wake_write, b"!")
+
+    # --- the thread ---------------------------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        failure: BaseException | None = None
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._wake_read, selectors.EVENT_READ)
+        try:
+            for _ in range(self._n_workers):
+                self._spawn()
+            while not self._closing:
+                self._hand_out()
+                self._poll(0.5)
+        except BaseException as error:
+            failure = error
+        finally:
+            for worker in self._workers:
+                worker.end()
+            self._selector.close()
+            with self._changed:
+                known = isinstance(failure, RunError)
+                text = f"{failure}" if known else f"{type(failure).__name__}: {failure}"
+                closed = "the reward workers were closed"
+                self._failure = RunError(closed if failure is None else text)
+                self._workers, self._jobs = [], set()
+                self._waiting.clear()
+                self._changed.notify_all()
+
+    def _hand_out(self) -> None:
         for worker in self._workers:
-            if waiting and worker.call is None and worker.ready:
-                call = worker.call = waiting.popleft()
-                worker.call_id += 1
-                worker.deadline = time.monotonic() + self._deadline + GRACE_SECONDS
-                request = {
-                    "id": worker.call_id,
-                    "deadline": self._deadline,
-                    "reward": call.reward,
-                    "base_dir": self._base_dir,
-                    "prompts": call.prompts,
-                    "completions": call.completions,
-                    "columns": call.columns,
-                }
-                with contextlib.suppress(BrokenPipeError):  # noticed as a death below
-                    _send(worker.process, wire.dumps(request))
+            if worker.call is not None or not worker.ready:
+                continue
+            with self._changed:
+                call = self._waiting.popleft() if self._waiting else None
+            if call is None:
+                return
+            worker.call = call
+            worker.call_id += 1
+            worker.deadline = time.monotonic() + call.deadline + GRACE_SECONDS
+            worker.send(wire.dumps(call.request(worker.call_id, self._base_dir)))
 
-    def _poll(self, waiting: deque[Call], results: list[Score | None], seconds: float) -> None:
+    def _poll(self, seconds: float) -> None:
         """Read what workers say; notice those that died or stopped answering."""
         for key, _ in self._selector.select(seconds):
-            worker: _Worker = key.data
-            data = os.read(key.fd, 1 << 20)
-            if not data:
-                self._replace(worker, waiting, results)
+            if key.data is None:
+                os.read(self._wake_read, 1 << 12)
                 continue
-            worker.buffer += data
-            *lines, rest = bytes(worker.buffer).split(b"\n")
-            worker.buffer = bytearray(rest)
-            for line in lines:
-                self._hear(worker, wire.loads(line), waiting, results)
+            worker: WorkerProcess = key.data
+            messages = worker.hear()
+            if messages is None:
+                self._replace(worker)
+                continue
+            for message in messages:
+                self._answered(worker, message)
         now = time.monotonic()
         for worker in list(self._workers):
             if not worker.ready and now - worker.born > START_SECONDS:
@@ -179,123 +185,76 @@ class RewardRunner:
                     f"a reward worker did not start within {START_SECONDS:.0f} s; files: {self._files}"
                 )
             if now > worker.deadline:
-                self._replace(worker, waiting, results)
+                self._replace(worker)
 
-    def _hear(
-        self,
-        worker: _Worker,
-        message: dict[str, Any],
-        waiting: deque[Call],
-        results: list[Score | None],
-    ) -> None:
-        if "ready" in message:
-            worker.ready, worker.layers = True, tuple(message["layers"])
-            return
-        call = worker.call
-        if call is None or message.get("id") != worker.call_id:
-            return
-        worker.call, worker.deadline = None, math.inf
+    def _answered(self, worker: WorkerProcess, message: dict[str, Any]) -> None:
+        with self._changed:
+            if "ready" in message:
+                worker.ready, worker.layers = True, tuple(message["layers"])
+                self._changed.notify_all()
+                return
+            call: Call | None = worker.call
+            if call is None or message.get("id") != worker.call_id:
+                return
+            worker.call, worker.deadline = None, float("inf")
+            self._settle(call, message)
+
+    def _settle(self, call: Call, message: Mapping[str, Any]) -> None:
+        """Enter a call's verdict, or ask again."""
         if "scores" in message:
             try:
-                scores = [wire.unpack_score(packed) for packed in message["scores"]]
-                for slot, score in zip(call.slots, scores, strict=True):
-                    results[slot] = score
-                return
+                call.job.enter(call, _verdicts(message, len(call.slots)))
+                return self._tell(call.job)
             except (TypeError, ValueError) as error:
                 message = {"error": f"{type(error).__name__}: {error}"}
         # A list of the wrong length is not repeated sample by sample: a constant one would then look right.
-        if call.splittable and len(call.slots) > 1 and not message.get("final"):
-            waiting.extend(_split(call, self._listed))
-        elif "error" in message:
-            _fill(results, call, Score(None, Status.ERROR, str(message["error"])))
+        if call.splittable and not message.get("final"):
+            self._waiting.extend(call.split())
+            return None
+        if "error" in message:
+            score = Score(None, Status.ERROR, str(message["error"]))
         elif "timeout" in message:
-            detail = f"no answer within {self._deadline:g} s"
-            _fill(results, call, Score(None, Status.TIMEOUT, detail))
+            score = Score(None, Status.TIMEOUT, f"no answer within {call.deadline:g} s")
+        elif call.tries + 1 < TRIES:  # the process that had this call died over it
+            self._waiting.append(call.again())
+            return None
         else:
-            self._again(call, waiting, results)
+            over = "this sample" if len(call.slots) == 1 else f"these {len(call.slots)} samples"
+            score = Score(None, Status.ERROR, f"the worker died {TRIES} times over {over}")
+        call.job.enter(call, Verdicts((score,) * len(call.slots)))
+        return self._tell(call.job)
 
-    def _again(self, call: Call, waiting: deque[Call], results: list[Score | None]) -> None:
-        """The process that had this call died over it: another one gets it, a few times."""
-        call.tries += 1
-        if call.tries < TRIES:
-            waiting.append(call)
-        else:
-            detail = f"the worker died {TRIES} times over this sample"
-            _fill(results, call, Score(None, Status.ERROR, detail))
+    def _tell(self, job: Job) -> None:
+        if job.missing == 0:
+            self._jobs.discard(job)
+            self._changed.notify_all()
 
-    def _replace(self, worker: _Worker, waiting: deque[Call], results: list[Score | None]) -> None:
+    def _replace(self, worker: WorkerProcess) -> None:
         """The whole worker is gone: a new one takes its place."""
-        self._end(worker)
+        complaint = worker.complaint()
+        self._selector.unregister(worker.fileno)
         self._workers.remove(worker)
+        worker.end()
         if not worker.ready:
-            stderr = (
-                worker.process.stderr.read().decode(errors="replace")
-                if worker.process.stderr
-                else ""
-            )
-            raise RunError(f"a reward worker could not start:\n{stderr.strip()[-1500:]}")
-        if worker.call is not None:
-            self._again(worker.call, waiting, results)
+            raise RunError(f"a reward worker could not start:\n{complaint}")
         self._spawn()
+        if worker.call is not None:
+            with self._changed:
+                self._settle(worker.call, {"died": True})
 
     def _spawn(self) -> None:
-        program = "import sys; sys.path[:] = sys.argv[1:]; from rlcurric.rewards.worker import main; main()"
-        process = subprocess.Popen(
-            [sys.executable, "-c", program, *filter(None, sys.path), os.getcwd()],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "PATH": "", "LANG": "C.UTF-8"},
-            start_new_session=True,  # Ctrl-C is for the trainer to handle
-        )
-        worker = _Worker(process, time.monotonic())
+        worker = WorkerProcess.spawn(self._files, self._preload)
+        self._selector.register(worker.fileno, selectors.EVENT_READ, worker)
         self._workers.append(worker)
-        assert process.stdout is not None
-        self._selector.register(process.stdout, selectors.EVENT_READ, worker)
-        _send(process, json.dumps({"files": self._files, "preload": self._preload}).encode())
-
-    def _end(self, worker: _Worker) -> None:
-        process = worker.process
-        assert process.stdin is not None and process.stdout is not None
-        self._selector.unregister(process.stdout)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # the child too
-        process.wait()
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.close()
-        process.stdout.close()
 
 
-def _cut(reward: Reward, groups: Sequence[Sequence[int]], count: int) -> list[Sequence[int]]:
-    """Calls by scope."""
-    if reward.scope == "batch":
-        return [range(count)] if count else []
-    if reward.scope == "group":
-        return [group for group in groups if group]
-    return [range(start, min(count, start + CHUNK)) for start in range(0, count, CHUNK)]
-
-
-def _split(call: Call, listed: set[str]) -> list[Call]:
-    """The same call, one sample at a time: those that can be judged are."""
-    return [
-        Call(
-            call.reward,
-            [call.prompts[k]],
-            [call.completions[k]],
-            {key: [value[k]] if key in listed else value for key, value in call.columns.items()},
-            [slot],
-            splittable=True,
-        )
-        for k, slot in enumerate(call.slots)
-    ]
-
-
-def _fill(results: list[Score | None], call: Call, score: Score) -> None:
-    for slot in call.slots:
-        results[slot] = score
-
-
-def _send(process: subprocess.Popen[bytes], message: bytes) -> None:
-    assert process.stdin is not None
-    process.stdin.write(len(message).to_bytes(8, "little") + message)
-    process.stdin.flush()
+def _verdicts(message: Mapping[str, Any], count: int) -> Verdicts:
+    """A worker's answer, checked: it is relayed from the process that ran the model's text."""
+    scores = tuple(wire.unpack_score(packed) for packed in message["scores"])
+    if len(scores) != count:
+        raise ValueError(f"an answer of {len(scores)} scores for {count} samples")
+    metrics = tuple((str(name), wire.finite(value)) for name, value in message.get("metrics", ()))
+    notes = {str(name): tuple(values) for name, values in message.get("notes", {}).items()}
+    if any(len(values) != count for values in notes.values()):
+        raise ValueError("a logged column is longer or shorter than the samples")
+    return Verdicts(scores, metrics, notes)

@@ -9,6 +9,7 @@ from typing import Any
 
 from rlcurric.types import Score, Status
 
+LONGEST_DETAIL = 2000  # characters of a score's detail
 _TUPLE, _ITEMS = "__tuple__", "__items__"
 
 
@@ -32,7 +33,14 @@ def unpack_score(packed: Any) -> Score:
         raise ValueError(f"a score must be a finite number or None, got {value!r}")
     if not isinstance(detail, str):
         raise TypeError(f"a score's detail must be text, got {type(detail).__name__}")
-    return Score(value, Status(status), detail)
+    return Score(value, Status(status), detail[:LONGEST_DETAIL])
+
+
+def finite(value: Any) -> float:
+    """A number; ValueError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"a finite number is required, got {value!r:.80}")
+    return float(value)
 
 
 def _pack(value: Any) -> Any:

@@ -6,14 +6,15 @@ Whatever a graded text does to its child, no later call sees. Messages on standa
 and lines on standard output:
 
     worker -> trainer   {"ready": true, "layers": [...]}       once
-    trainer -> worker   {"id", "deadline", "reward", "base_dir", "prompts", "completions", "columns"}
-    worker -> trainer   {"id", "scores": [...]}, {"id", "error": "..."}, {"id", "timeout": true} or {"id", "died": true};
+    trainer -> worker   {"id", "deadline", "reward", "base_dir", "prompts", "completions", "columns", "state"}
+    worker -> trainer   {"id", "scores": [...], "metrics": [...], "notes": {...}}, {"id", "error": "..."}, {"id", "timeout": true} or {"id", "died": true};
                         with "final": true an error that no call of fewer samples may hide
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -23,14 +24,10 @@ import time
 from typing import Any, BinaryIO
 
 from rlcurric.rewards import sandbox, wire
-from rlcurric.rewards.protocol import (
-    ScoreCountError,
-    call,
-    discover_builtin,
-    get_reward,
-    load_reward_files,
-)
+from rlcurric.rewards.calling import ScoreCountError, TrainerState, invoke
+from rlcurric.rewards.protocol import discover_builtin, get_reward, load_reward_files
 
+_SAID = ("scores", "metrics", "notes", "error", "final")
 LONGEST_ANSWER = 64 << 20  # bytes
 
 
@@ -43,11 +40,16 @@ def main() -> None:
     for stream in (0, 1):  # what a grader prints or reads is not our protocol
         os.dup2(null, stream)
     setup = json.loads(_receive(requests))
-    for module in setup["preload"]:
-        importlib.import_module(module)
     discover_builtin()
     load_reward_files(setup["files"])
+    for part in setup["preload"]:
+        module, _, function = part.partition(":")
+        loaded = importlib.import_module(module)
+        if function:
+            getattr(loaded, function)()
     layers = sandbox.close_off()
+    gc.collect()
+    gc.freeze()  # the children share these pages
     os.dup2(null, 2)  # a full pipe of warnings would stop the worker
     answers.write(wire.dumps({"ready": True, "layers": layers}))
     while message := _receive(requests):
@@ -93,7 +95,7 @@ def _verdict(pipe: int, deadline: float) -> dict[str, Any]:
             return {"died": True}
     try:
         said = json.loads(answer[8:])
-        return {key: said[key] for key in ("scores", "error", "final") if key in said}
+        return {key: said[key] for key in _SAID if key in said}
     except (ValueError, TypeError, RecursionError):
         return {"died": True}
 
@@ -101,10 +103,16 @@ def _verdict(pipe: int, deadline: float) -> dict[str, Any]:
 def _grade(request: dict[str, Any]) -> bytes:
     try:
         entry = get_reward(request["reward"], request["base_dir"])
-        scores = call(
-            entry.function, request["prompts"], request["completions"], request["columns"]
+        found = invoke(
+            entry.function,
+            request["prompts"],
+            request["completions"],
+            request["columns"],
+            TrainerState(**request["state"]),
         )
-        return json.dumps({"scores": [wire.pack_score(score) for score in scores]}).encode()
+        scores = [wire.pack_score(score) for score in found.scores]
+        answer = {"scores": scores, "metrics": found.metrics, "notes": dict(found.notes)}
+        return json.dumps(answer).encode()
     except MemoryError:
         os._exit(70)  # what is left of this process is not to be trusted
     except BaseException as error:

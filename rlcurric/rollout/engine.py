@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -42,6 +42,13 @@ class Sample:
     policy_version: int
 
 
+def in_order(samples: Iterable[tuple[int, Sample]], count: int) -> list[Sample]:
+    """What an engine streams, in the order of the requests."""
+    found = dict(samples)
+    assert len(found) == count, f"{len(found)} samples for {count} requests"
+    return [found[place] for place in range(count)]
+
+
 class Engine(Protocol):
     """Samples completions from the weights it was last given."""
 
@@ -59,7 +66,13 @@ class Engine(Protocol):
         ...
 
     def generate(self, requests: Sequence[SampleRequest], spec: SamplingSpec) -> list[Sample]:
-        """One sample for each request, in their order. The same list gives the same bits."""
+        """The samples of `stream`, in the order of the requests."""
+        ...
+
+    def stream(
+        self, requests: Sequence[SampleRequest], spec: SamplingSpec
+    ) -> Iterator[tuple[int, Sample]]:
+        """`(place, sample)` for each request, as they become ready. The same list gives the same bits."""
         ...
 
     def sync(self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:

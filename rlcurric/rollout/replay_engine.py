@@ -6,14 +6,14 @@ and its visit, so a run replays another one if it asks for the same prompts in t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rlcurric import seeds
-from rlcurric.rollout.engine import Sample, SampleRequest, SamplingSpec
+from rlcurric.rollout.engine import Sample, SampleRequest, SamplingSpec, in_order
 from rlcurric.types import GroupId
 
 if TYPE_CHECKING:
@@ -44,14 +44,19 @@ class ReplayEngine:
         """Nothing is held but the record."""
 
     def generate(self, requests: Sequence[SampleRequest], spec: SamplingSpec) -> list[Sample]:
+        """The samples of `stream`, in the order of the requests."""
+        return in_order(self.stream(requests, spec), len(requests))
+
+    def stream(
+        self, requests: Sequence[SampleRequest], spec: SamplingSpec
+    ) -> Iterator[tuple[int, Sample]]:
         """The recorded completion of every request; ValueError for one that was not recorded."""
         if spec.greedy:
             raise ValueError(
                 "The replay engine has no greedy completions to evaluate. Set evaluation.at_end=false and "
                 "evaluation.every=0 for stages with rollout.engine=replay"
             )
-        found = []
-        for request in requests:
+        for place, request in enumerate(requests):
             sample = self._recorded.get((request.prompt_ids, request.seed))
             if sample is None:
                 raise ValueError(
@@ -64,8 +69,7 @@ class ReplayEngine:
                     f"{self._path} was sampled at temperature {sample[1]}, and rollout.temperature is {spec.temperature}: "
                     "log-probs at the one say nothing about the other"
                 )
-            found.append(sample[0])
-        return found
+            yield place, sample[0]
 
 
 def _read(path: Path) -> Iterable[tuple[tuple[tuple[int, ...], int], tuple[Sample, float]]]:

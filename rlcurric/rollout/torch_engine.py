@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from rlcurric.rollout.engine import Sample, SampleRequest, SamplingSpec
+from rlcurric.rollout.engine import Sample, SampleRequest, SamplingSpec, in_order
 from rlcurric.rollout.gumbel import gumbel_noise
 
 if TYPE_CHECKING:
@@ -55,23 +55,25 @@ class TorchEngine:
         """Nothing is held beside the learner's module."""
 
     def generate(self, requests: Sequence[SampleRequest], spec: SamplingSpec) -> list[Sample]:
+        """The samples of `stream`, in the order of the requests."""
+        return in_order(self.stream(requests, spec), len(requests))
+
+    def stream(
+        self, requests: Sequence[SampleRequest], spec: SamplingSpec
+    ) -> Iterator[tuple[int, Sample]]:
         """Batches of `max_batch`, by prompt length so that little is padded."""
         order = sorted(
             range(len(requests)), key=lambda index: (len(requests[index].prompt_ids), index)
         )
-        samples: list[Sample | None] = [None] * len(requests)
         was_training = self._model.training
-        self._model.eval()
-        try:
-            for start in range(0, len(order), self._max_batch):
-                chosen = order[start : start + self._max_batch]
-                for index, sample in zip(
-                    chosen, self._batch([requests[i] for i in chosen], spec), strict=True
-                ):
-                    samples[index] = sample
-        finally:
-            self._model.train(was_training)
-        return [sample for sample in samples if sample is not None]
+        for start in range(0, len(order), self._max_batch):
+            chosen = order[start : start + self._max_batch]
+            self._model.eval()
+            try:
+                samples = self._batch([requests[i] for i in chosen], spec)
+            finally:
+                self._model.train(was_training)
+            yield from zip(chosen, samples, strict=True)
 
     @torch.no_grad()
     def _batch(self, requests: Sequence[SampleRequest], spec: SamplingSpec) -> list[Sample]:

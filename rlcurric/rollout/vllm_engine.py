@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlcurric.rollout.engine import Sample, SampleRequest, SamplingSpec
+from rlcurric.rollout.engine import Sample, SampleRequest, SamplingSpec, in_order
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +78,22 @@ class VllmEngine:
         self.version = version
 
     def generate(self, requests: Sequence[SampleRequest], spec: SamplingSpec) -> list[Sample]:
+        """The samples of `stream`, in the order of the requests."""
+        return in_order(self.stream(requests, spec), len(requests))
+
+    def stream(
+        self, requests: Sequence[SampleRequest], spec: SamplingSpec
+    ) -> Iterator[tuple[int, Sample]]:
         """One vLLM request a sample. The prefix cache starts empty, so a call does not depend on earlier ones."""
         from vllm import SamplingParams, TokensPrompt
 
         if not requests:
-            return []
+            return
         if not self._llm.reset_prefix_cache():
             raise RuntimeError(
                 "vLLM did not reset its prefix cache: requests of an earlier call are still running"
             )
-        outputs = self._llm.generate(
+        names = self._llm.enqueue(
             [TokensPrompt(prompt_token_ids=list(request.prompt_ids)) for request in requests],
             [
                 SamplingParams(
@@ -106,7 +112,16 @@ class VllmEngine:
             ],
             use_tqdm=False,
         )
-        return [self._sample(output.outputs[0]) for output in outputs]
+        places = {name: place for place, name in enumerate(names)}
+        engine = self._llm.llm_engine
+        try:
+            while engine.has_unfinished_requests():
+                for output in engine.step():
+                    if output.finished:
+                        yield places.pop(output.request_id), self._sample(output.outputs[0])
+        finally:
+            if places:  # whoever asked has given up
+                engine.abort_request(list(places))
 
     def close(self) -> None:
         """Shut the engine down and leave the process ready for another."""

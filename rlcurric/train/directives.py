@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rlcurric.schedules import Progress
@@ -17,6 +17,7 @@ class Generate:
     requests: tuple[Request, ...]
     weights: Mapping[str, float]  # reward component -> weight at this step
     args: Mapping[str, Mapping[str, Any]]  # reward component -> arguments at this step
+    progress: Progress = field(default_factory=lambda: Progress(0, 0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlcurric.build import Parts, RunData
 from rlcurric.recipe.schema import Recipe, StageBase
-from rlcurric.rewards.rubric import FailureBudget
+from rlcurric.rewards.budget import FailureBudget
 from rlcurric.rollout.parity import ParityLimits
 from rlcurric.train.adapters import FOLDER
 from rlcurric.train.checkpoint import Checkpoint, CheckpointStore

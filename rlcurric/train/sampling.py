@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,28 +22,41 @@ def completions(
     spec: SamplingSpec,
 ) -> list[Rollout]:
     """Sample every request and name the results after their owners, in the order given."""
-    if not requests:  # a rank may have none, and a tokenizer makes one text of no ids
-        return []
-    samples = engine.generate(requests, spec)
-    texts = tokenizer.batch_decode(
-        [_without_end(sample.completion_ids_T, spec.eos_token_ids) for sample in samples],
-        skip_special_tokens=False,
-        clean_up_tokenization_spaces=False,
-    )
-    return [
-        Rollout(
-            group_id=group_id,
-            sample=number,
-            completion_ids_T=sample.completion_ids_T,
-            rollout_logprobs_T=sample.rollout_logprobs_T,
-            policy_version_T=np.full(
-                len(sample.completion_ids_T), sample.policy_version, dtype=np.int64
-            ),
-            finish_reason=sample.finish_reason,
-            text=text,
+    found = dict(stream_completions(engine, tokenizer, requests, owners, spec))
+    return [found[place] for place in range(len(requests))]
+
+
+def stream_completions(
+    engine: Engine,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[SampleRequest],
+    owners: Sequence[tuple[GroupId, int]],
+    spec: SamplingSpec,
+) -> Iterator[tuple[int, Rollout]]:
+    """`(place, rollout)` of every request, as the engine has them."""
+    if not requests:  # a rank may have none
+        return
+    for place, sample in engine.stream(requests, spec):
+        group_id, number = owners[place]
+        text = tokenizer.decode(
+            _without_end(sample.completion_ids_T, spec.eos_token_ids),
+            skip_special_tokens=False,
+            clean_up_tokenization_spaces=False,
         )
-        for sample, text, (group_id, number) in zip(samples, texts, owners, strict=True)
-    ]
+        assert isinstance(text, str)
+        length = len(sample.completion_ids_T)
+        yield (
+            place,
+            Rollout(
+                group_id=group_id,
+                sample=number,
+                completion_ids_T=sample.completion_ids_T,
+                rollout_logprobs_T=sample.rollout_logprobs_T,
+                policy_version_T=np.full(length, sample.policy_version, dtype=np.int64),
+                finish_reason=sample.finish_reason,
+                text=text,
+            ),
+        )
 
 
 def _without_end(ids_T: np.ndarray, eos_token_ids: tuple[int, ...]) -> list[int]:

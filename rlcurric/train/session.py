@@ -373,7 +373,7 @@ def _context(
 ) -> Iterator[RunContext]:
     """Tokenizer, data, parts, engines: everything that stages share."""
     from rlcurric.build import Parts, RunData
-    from rlcurric.rewards.rubric import FailureBudget
+    from rlcurric.rewards.budget import FailureBudget
     from rlcurric.train.engines import Engines
     from rlcurric.train.models import context_length, eos_token_ids_of, model_config, tokenizer_of
     from rlcurric.train.run import RunContext

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 
 from rlcurric import seeds
 from rlcurric.recipe.schema import RlStage
-from rlcurric.rewards.rubric import GradeRequest
+from rlcurric.rewards.rubric import GradeRequest, Metrics, Terms
 from rlcurric.rollout.engine import Engine, SampleRequest, SamplingSpec
 from rlcurric.train.directives import (
     Directive,
@@ -36,7 +36,7 @@ from rlcurric.train.learner import Learner, Step
 from rlcurric.train.prompt_value import PromptValue
 from rlcurric.train.rows import ImitationRow, Key, TrainRow, Window, prompt_rows
 from rlcurric.train.run import RunContext
-from rlcurric.train.sampling import completions
+from rlcurric.train.sampling import completions, stream_completions
 from rlcurric.types import Delivery, GroupId, Prompt, Request, Rollout
 
 
@@ -45,7 +45,8 @@ class Generated:
     """A rank's answer to Generate: scalars only."""
 
     deliveries: tuple[Delivery, ...]
-    grade_seconds: float
+    grade_seconds: float  # that graders took beyond the sampling
+    metrics: Metrics = ()  # what rewards logged
 
 
 CARRIED = "carried.json"
@@ -115,40 +116,55 @@ class RlWorker:
         ]
 
     def _generate(self, directive: Generate) -> Generated:
+        """Sample this rank's share; every group is judged as soon as the engine has all of it."""
         mine = self._share(directive.requests)
-        named = [(request, sample) for request in mine for sample in request.samples]
-        rollouts = completions(
+        terms = Terms(
+            directive.weights, directive.args, self.stage.prompt.prefill, directive.progress
+        )
+        with self.run.parts.rubric(self.stage).grading(terms) as grading:
+            for place, request in self._sampled(mine):
+                group = request.group_id
+                grading.add(place, GradeRequest(group, request.prompt, self.held[group][1]))
+            started = time.perf_counter()
+            graded = grading.finish()
+        deliveries = []
+        for request, verdicts in zip(mine, graded, strict=True):
+            parts = [
+                tuple(one for one in verdicts.outcomes if (one.sample in request.samples) is new)
+                for new in (True, False)
+            ]
+            deliveries.append(Delivery(request.group_id, request.prompt.distribution, *parts))
+        metrics = tuple(metric for verdicts in graded for metric in verdicts.metrics)
+        return Generated(tuple(deliveries), time.perf_counter() - started, metrics)
+
+    def _sampled(self, mine: Sequence[Request]) -> Iterator[tuple[int, Request]]:
+        """The requests, with their places, as their rollouts are complete and held.
+
+        A continued group is held, and so graded, as a whole: rewards may compare its samples.
+        """
+        named = [(k, sample) for k, request in enumerate(mine) for sample in request.samples]
+        found: list[dict[int, Rollout]] = [{} for _ in mine]
+        rollouts = stream_completions(
             self.engine,
             self.run.tokenizer,
             [
                 SampleRequest(
-                    request.prompt.prompt_ids, seeds.sample_seed(request.seed_key, sample)
+                    mine[k].prompt.prompt_ids, seeds.sample_seed(mine[k].seed_key, sample)
                 )
-                for request, sample in named
+                for k, sample in named
             ],
-            [(request.group_id, sample) for request, sample in named],
+            [(mine[k].group_id, sample) for k, sample in named],
             self._spec,
         )
-        grades, start = [], 0
-        for request in mine:
-            members = tuple(rollouts[start : start + len(request.samples)])
-            start += len(members)
-            _, earlier = self.held.get(request.group_id, (None, ()))
-            # A continued group is graded as a whole: rewards may compare its samples.
-            self.held[request.group_id] = (request.prompt, earlier + members)
-            grades.append(GradeRequest(request.group_id, request.prompt, earlier + members))
-        started = time.perf_counter()
-        outcomes = self.run.parts.rubric(self.stage).score(
-            grades, directive.weights, directive.args, self.stage.prompt.prefill
-        )
-        deliveries = []
-        for request, verdicts in zip(mine, outcomes, strict=True):
-            parts = [
-                tuple(one for one in verdicts if (one.sample in request.samples) is new)
-                for new in (True, False)
-            ]
-            deliveries.append(Delivery(request.group_id, request.prompt.distribution, *parts))
-        return Generated(tuple(deliveries), time.perf_counter() - started)
+        for place, rollout in rollouts:
+            k, sample = named[place]
+            request = mine[k]
+            found[k][sample] = rollout
+            if len(found[k]) == len(request.samples):
+                _, earlier = self.held.get(request.group_id, (None, ()))
+                members = tuple(found[k][sample] for sample in request.samples)
+                self.held[request.group_id] = (request.prompt, earlier + members)
+                yield k, request
 
     def _update(self, directive: Update) -> dict[str, float]:
         windows = []
