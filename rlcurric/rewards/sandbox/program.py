@@ -33,6 +33,10 @@ class Stopped(Exception):
     """The solution gives no more answers: it ended, hung or said something that is no answer."""
 
 
+class Raised(Exception):
+    """The solution's function raised; the text says what. The solution can be called again."""
+
+
 class Program:
     """A solution in a sandbox of its own, until the block ends. SandboxError where it cannot be set up.
 
@@ -47,12 +51,14 @@ class Program:
         seconds: float,
         memory: int = MEMORY_BYTES,
         output: int = OUTPUT_BYTES,
+        lifetime: float | None = None,  # seconds of all its calls; None: of one
     ) -> None:
         self._seconds, self._output = seconds, output
+        self._lifetime = lifetime or seconds
         header = {
             "source": source,
             "mode": mode,
-            "seconds": seconds,
+            "seconds": self._lifetime,
             "memory": memory,
             "processes": process_limit(tier),
             "user": user_inside(tier),
@@ -64,7 +70,7 @@ class Program:
         their_input, self._input = os.pipe()
         self._answers, their_output = os.pipe()
         self._end, their_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        request = {"tier": self._tier, "seconds": START_SECONDS + self._seconds}
+        request = {"tier": self._tier, "seconds": START_SECONDS + self._lifetime}
         files = [their_input, their_output, their_end.fileno()]
         try:
             launcher.ask(request, files)
@@ -121,12 +127,15 @@ class Program:
             problem = f"it ended with status {verdict.get('exit')}"
         return Ended(output, problem)
 
-    def call(self, function: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        """What a function of the solution answers: a plain value. Stopped where there is no answer.
+    def call(
+        self, function: str, args: list[Any], kwargs: dict[str, Any], seconds: float | None = None
+    ) -> Any:
+        """What a function of the solution answers: a plain value. Stopped where there is no answer, Raised where it raised.
 
-        LookupError, with what the function raised, where it raised.
+        ValueError or TypeError for an argument that is no plain value.
         """
-        ends = time.monotonic() + self._seconds
+        seconds = self._seconds if seconds is None else seconds
+        ends = time.monotonic() + seconds
         packed = {
             "function": function,
             "args": [inside.encode(item) for item in args],
@@ -142,7 +151,7 @@ class Program:
                 if len(self._buffer) > self._output:
                     raise Stopped(f"an answer of more than {self._output} bytes")
         except TimeoutError:
-            raise Stopped(f"no answer within {self._seconds:g} s") from None
+            raise Stopped(f"no answer within {seconds:g} s") from None
         line, _, self._buffer = self._buffer.partition(b"\n")
         return _answer(line)
 
@@ -187,10 +196,6 @@ class Program:
                     rest = b""  # it does not read its input: its affair
             if readers:
                 return os.read(self._answers, 1 << 16), rest
-
-
-class Raised(LookupError):
-    """The solution's function raised; the text says what."""
 
 
 def _answer(line: bytes) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import subprocess
 import sys
 import sysconfig
 from dataclasses import dataclass
@@ -65,33 +66,56 @@ def guarantees(tier: Tier) -> frozenset[str]:
 
 @functools.cache
 def find(tier: Tier) -> Found:
-    """Try a tier: a program is run in it."""
-    from rlcurric.rewards.sandbox.program import try_tier  # which needs this file
-
+    """Try a tier: a program is run in it, by a process that does nothing else."""
     held = guarantees(tier)
     if tier == "bubblewrap" and shutil.which("bwrap") is None:
         return Found(tier, held, "the program bwrap is not installed")
-    try:
-        try_tier(tier)
-    except (SandboxError, OSError) as error:
-        return Found(tier, held, str(error) or type(error).__name__)
-    return Found(tier, held)
+    program = (
+        "import sys; sys.path[:] = sys.argv[2:]\n"
+        "from rlcurric.rewards.sandbox.program import try_tier\ntry_tier(sys.argv[1])"
+    )
+    line = [sys.executable, "-c", program, tier, *filter(None, sys.path), os.getcwd()]
+    ended = subprocess.run(line, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if ended.returncode == 0:
+        return Found(tier, held)
+    said = ended.stderr.strip().splitlines() or [f"it ended with status {ended.returncode}"]
+    return Found(tier, held, said[-1].partition("SandboxError: ")[2] or said[-1])
+
+
+_in_use: Tier | None = None
+
+
+def use(tier: Tier) -> None:
+    """Make it the tier of the solutions that this process has run."""
+    global _in_use
+    _in_use = tier
+
+
+def in_use() -> Tier:
+    """That tier; in a process that was not told, what `settle` finds for `auto`."""
+    return _in_use or settle("auto")
 
 
 def settle(setting: Setting, where: str = "grading.sandbox") -> Tier:
     """The tier that a recipe's setting means on this machine.
 
     `auto` is the first of bubblewrap and namespaces that works; never limits alone, which a recipe must ask for by name.
-    ValueError where there is none, or where the tier that is asked for does not work.
+    ValueError where there is none, or where the tier that is asked for does not work. Reward workers close themselves
+    off by namespaces, so these must work unless the setting is `limits`.
     """
     if setting not in get_args(Setting):
         raise ValueError(f"{where} must be one of {', '.join(get_args(Setting))}; got {setting!r}")
     tried = [find(tier) for tier in TIERS if setting in ("auto", tier)]
-    usable = [one for one in tried if not one.missing]
+    usable = [one.tier for one in tried if not one.missing]
     if setting == "auto":
-        usable = [one for one in usable if one.tier != "limits"]
+        usable = [tier for tier in usable if tier != "limits"]
     if usable:
-        return usable[0].tier
+        if setting != "limits" and (missing := find("namespaces").missing):
+            raise ValueError(
+                f"{where}: {usable[0]} works here, but reward workers close themselves off by namespaces, which do not: "
+                f"{missing}. Allow user namespaces; or accept limits alone with {where}=limits."
+            )
+        return usable[0]
     reasons = "\n".join(f"  {one.tier}: {one.missing}" for one in tried if one.missing)
     if setting != "auto":
         raise ValueError(f"{where}: {setting} does not work here:\n{reasons}")
