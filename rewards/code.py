@@ -26,7 +26,9 @@ def _check(seconds: float, budget: float, memory_mb: int, **_: Any) -> None:
             f"budget, seconds for all tests of a solution, must be at least seconds, for one; got {budget} and {seconds}"
         )
     if memory_mb < 64:
-        raise ValueError(f"memory_mb must be at least 64, which the interpreter needs; got {memory_mb}")
+        raise ValueError(
+            f"memory_mb must be at least 64, which the interpreter needs; got {memory_mb}"
+        )
 
 
 @rlcurric.reward(

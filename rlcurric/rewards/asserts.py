@@ -56,7 +56,8 @@ def calls_a_solution(tree: ast.expr, where: str) -> bool:
         return False
     if not isinstance(tree, _KNOWN) or isinstance(getattr(tree, "op", None), _UNSUPPORTED):
         raise _unknown(tree, where)
-    return any([_within(part, where) for part in ast.iter_child_nodes(tree)])
+    inside = [_within(part, where) for part in ast.iter_child_nodes(tree)]  # every one is looked at
+    return any(inside)
 
 
 def holds(tree: ast.expr, answer: Answer) -> bool:

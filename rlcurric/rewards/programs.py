@@ -193,11 +193,7 @@ def _late(number: int, limits: Limits) -> str:
 
 def _from_columns(raw: Mapping[str, Any]) -> list[dict[str, Any]]:
     inputs, outputs, name = raw["inputs"], raw.get("outputs"), raw.get("fn_name")
-    if (
-        not isinstance(inputs, list)
-        or not isinstance(outputs, list)
-        or len(inputs) != len(outputs)
-    ):
+    if not isinstance(inputs, list) or not isinstance(outputs, list) or len(inputs) != len(outputs):
         raise ValueError("tests: `inputs` and `outputs` must be lists of one length")
     if name is None:
         return [

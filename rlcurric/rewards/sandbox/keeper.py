@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rlcurric.rewards.sandbox import inside, kernel, tiers
+from rlcurric.rewards.sandbox import calls, inside, kernel, tiers
 from rlcurric.rewards.sandbox.users import spare_user
 
 INNER_USER = 65534  # what a solution is called where it has a user namespace of its own
@@ -147,6 +147,7 @@ def _enter_namespaces(user: int | None, tell: int, ask: int) -> None:
     os.setresuid(INNER_USER, INNER_USER, INNER_USER)
     kernel.set_capabilities(())
     kernel.no_new_privileges()
+    calls.refuse()
     kernel.keep_out()
     kernel.die_with_parent()
 
@@ -170,8 +171,8 @@ def _run_below(line: list[str], tell: int) -> None:
 def _enter_limits(user: int | None) -> None:
     """Another user, if we are root, and Landlock, if the kernel has it; `inside` sets the limits themselves."""
     kernel.no_new_privileges()
-    landlocked = kernel.landlock_version() > 0
-    if landlocked:
+    calls.refuse()
+    if kernel.landlock_version() > 0:
         kernel.landlock(tiers.readable(), connections=False)
     if user is not None:
         kernel.become(user, keep=[] if tiers.open_to_all() else [kernel.CAP_READ_ALL])

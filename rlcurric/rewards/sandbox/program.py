@@ -18,7 +18,9 @@ from rlcurric.rewards.sandbox.tiers import SandboxError, Tier
 
 OUTPUT_BYTES = 1 << 20
 MEMORY_BYTES = 1 << 30
-START_SECONDS = 20.0  # until the interpreter in a sandbox is ready: beyond it the machine is at fault
+START_SECONDS = (
+    20.0  # until the interpreter in a sandbox is ready: beyond it the machine is at fault
+)
 
 
 @dataclass(frozen=True)
@@ -213,4 +215,6 @@ def try_tier(tier: Tier) -> None:
     with Program(tier, "print(input())", "run", START_SECONDS) as program:
         ended = program.run(b"works\n")
     if ended.problem or ended.output != b"works\n":
-        raise SandboxError(f"{tier}: a program in it did not run: {ended.problem or ended.output!r}")
+        raise SandboxError(
+            f"{tier}: a program in it did not run: {ended.problem or ended.output!r}"
+        )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from rlcurric.rewards.sandbox import kernel
+from rlcurric.rewards.sandbox import calls, kernel
 from rlcurric.rewards.sandbox.users import spare_user
 
 Tier = Literal["bubblewrap", "namespaces", "limits"]
@@ -50,11 +50,16 @@ class Found:
 
 
 def guarantees(tier: Tier) -> frozenset[str]:
-    """What a tier guarantees here: `limits` depends on the kernel's Landlock and on being root."""
-    if tier != "limits":
+    """What a tier guarantees here: `limits` depends on the kernel's Landlock and on being root.
+
+    Where the numbers of the kernel's calls are not known, memory that the processes of a user share is not counted.
+    """
+    if tier == "namespaces":
         return frozenset(GUARANTEES)
+    if tier == "bubblewrap":
+        return frozenset(GUARANTEES) - (set() if calls.known() else {"memory"})
     landlock, other_user = kernel.landlock_version(), spare_user(0) is not None
-    held = set(_ALWAYS)
+    held = set(_ALWAYS) | {"network"} if calls.known() else set(_ALWAYS) - {"memory"}
     if landlock >= 1:
         held |= {"reading", "writing", "environment"}
     if landlock >= 6:
@@ -119,9 +124,7 @@ def settle(setting: Setting, where: str = "grading.sandbox") -> Tier:
     reasons = "\n".join(f"  {one.tier}: {one.missing}" for one in tried if one.missing)
     if setting != "auto":
         raise ValueError(f"{where}: {setting} does not work here:\n{reasons}")
-    open_ = ", ".join(
-        what for key, what in GUARANTEES.items() if key not in guarantees("limits")
-    )
+    open_ = ", ".join(what for key, what in GUARANTEES.items() if key not in guarantees("limits"))
     raise ValueError(
         f"{where}: neither bubblewrap nor namespaces work here, so model text would run under limits alone and could "
         f"{open_}:\n{reasons}\nInstall bubblewrap or allow user namespaces; or accept it with {where}=limits."
@@ -162,7 +165,10 @@ def readable() -> tuple[str, ...]:
     base |= {"installed_base": sys.base_prefix, "installed_platbase": sys.base_exec_prefix}
     wanted = [
         interpreter(),
-        *(os.path.realpath(sysconfig.get_path(name, vars=base)) for name in ("stdlib", "platstdlib")),
+        *(
+            os.path.realpath(sysconfig.get_path(name, vars=base))
+            for name in ("stdlib", "platstdlib")
+        ),
         *([] if prefix in ("/", "/usr") else [f"{prefix}/lib"]),
         *("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache"),
     ]
@@ -196,7 +202,9 @@ def bubblewrap(as_root: bool) -> list[str]:
     )
     for name, value in ENVIRONMENT.items():
         line += ["--setenv", name, value]
-    parents = {str(place) for path in readable() for place in Path(path).parents if str(place) != "/"}
+    parents = {
+        str(place) for path in readable() for place in Path(path).parents if str(place) != "/"
+    }
     for place in sorted(parents):  # else they have the modes of those outside
         line += ["--perms", "0755", "--dir", place]
     for path in readable():
@@ -205,7 +213,17 @@ def bubblewrap(as_root: bool) -> list[str]:
             if os.path.islink(path)
             else ["--ro-bind", path, path]
         )
+    if calls.known():
+        line += ["--seccomp", str(_filter_file())]
     return [*line, "--remount-ro", "/", "--chdir", "/", "--"]
+
+
+def _filter_file() -> int:
+    """A file, open and to be inherited, with the filter of calls that bubblewrap puts in force."""
+    file = os.memfd_create("calls", 0)
+    os.write(file, calls.refusals())
+    os.lseek(file, 0, os.SEEK_SET)
+    return file
 
 
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "LANG": "C.UTF-8", "PATH": ""}
@@ -214,4 +232,3 @@ ENVIRONMENT = {"PYTHONHASHSEED": "0", "LANG": "C.UTF-8", "PATH": ""}
 def command(source: str) -> list[str]:
     """Start the interpreter on a program text, with the standard library alone."""
     return [interpreter(), "-S", "-s", "-P", "-B", "-X", "utf8", "-c", source]
-
