@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 from rlcurric.rewards import wire
-from rlcurric.rewards.sandbox import Tier
+from rlcurric.rewards.sandbox import Tier, bwrap_path
 
 _PROGRAM = (
     "import sys; sys.path[:] = sys.argv[1:]; from rlcurric.rewards.worker import main; main()"
@@ -51,7 +51,8 @@ class WorkerProcess:
             start_new_session=True,  # Ctrl-C is for the trainer to handle
         )
         worker = cls(process, errors)
-        setup = {"files": list(files), "preload": list(preload), "sandbox": tier}
+        own = {"tier": tier, "bwrap": bwrap_path()}
+        setup = {"files": list(files), "preload": list(preload), "sandbox": own}
         worker.send(json.dumps(setup).encode())
         return worker
 

@@ -40,6 +40,7 @@ def main() -> None:
     for stream in (0, 1):  # what a grader prints or reads is not our protocol
         os.dup2(null, stream)
     setup = json.loads(_receive(requests))
+    sandbox.use(**setup["sandbox"])
     discover_builtin()
     load_reward_files(setup["files"])
     for part in setup["preload"]:
@@ -47,7 +48,6 @@ def main() -> None:
         loaded = importlib.import_module(module)
         if function:
             getattr(loaded, function)()
-    sandbox.use(setup["sandbox"])
     layers = sandbox.close_off()
     gc.collect()
     gc.freeze()  # the children share these pages

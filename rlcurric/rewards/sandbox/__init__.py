@@ -13,6 +13,7 @@ from rlcurric.rewards.sandbox.tiers import (
     SandboxError,
     Setting,
     Tier,
+    bwrap_path,
     describe,
     find,
     guarantees,
@@ -39,4 +40,5 @@ __all__ = [
     "settle",
     "use",
     "in_use",
+    "bwrap_path",
 ]

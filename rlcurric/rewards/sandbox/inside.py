@@ -76,7 +76,8 @@ def _decoded(kind: str, body: Any, depth: int) -> Any:
     if kind == "bytes":
         return bytes.fromhex(body)
     if kind == "complex":
-        return complex(*(decode(part, 2) for part in body))
+        real, imaginary = body
+        return complex(decode(real, 2), decode(imaginary, 2))
     if kind == "tuple":
         return tuple(decode(item, depth - 1) for item in body)
     if kind in ("set", "dict") and len(body) > ITEMS:

@@ -30,7 +30,7 @@ def keep(request: dict[str, Any], given: int, taken: int, said: int) -> None:
     try:
         child = _start(request["tier"], user, given, taken, said)
     except OSError as error:
-        asker.send(json.dumps({"error": f"{request['tier']}: {error}"}).encode())
+        asker.send(json.dumps({"error": str(error)}).encode())
         return
     os.close(given)
     os.close(taken)

@@ -73,7 +73,7 @@ def guarantees(tier: Tier) -> frozenset[str]:
 def find(tier: Tier) -> Found:
     """Try a tier: a program is run in it, by a process that does nothing else."""
     held = guarantees(tier)
-    if tier == "bubblewrap" and shutil.which("bwrap") is None:
+    if tier == "bubblewrap" and bwrap_path() is None:
         return Found(tier, held, "the program bwrap is not installed")
     program = (
         "import sys; sys.path[:] = sys.argv[2:]\n"
@@ -88,12 +88,18 @@ def find(tier: Tier) -> Found:
 
 
 _in_use: Tier | None = None
+_bwrap: str | None = None  # where bubblewrap is, in a process that was told
 
 
-def use(tier: Tier) -> None:
-    """Make it the tier of the solutions that this process has run."""
-    global _in_use
-    _in_use = tier
+def use(tier: Tier, bwrap: str | None = None) -> None:
+    """Make it the tier of the solutions that this process has run; `bwrap` is that program's path."""
+    global _in_use, _bwrap
+    _in_use, _bwrap = tier, bwrap
+
+
+def bwrap_path() -> str | None:
+    """Where the program bwrap is; None if it is not installed."""
+    return _bwrap or shutil.which("bwrap")
 
 
 def in_use() -> Tier:
@@ -190,7 +196,7 @@ def open_to_all() -> bool:
 
 def bubblewrap(as_root: bool) -> list[str]:
     """The bwrap command in front of the interpreter's. As root the program inside changes the user, see `inside`."""
-    command = shutil.which("bwrap")
+    command = bwrap_path()
     if command is None:
         raise SandboxError("the program bwrap is not installed")
     line = [command, "--die-with-parent", "--new-session", "--clearenv", "--cap-drop", "ALL"]
