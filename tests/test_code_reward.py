@@ -246,7 +246,7 @@ def test_what_counts_as_the_expected_output(given: str, expected: str, same: boo
 
 # --- what crosses -----------------------------------------------------------------------------------------------------
 
-VALUES = [None, True, 0, -(2**60), 10**4000, 1.5, -math.inf, "é\ud800", b"\0", 1 + 2j, [], (), set(), {},
+VALUES: list[Any] = [None, True, 0, -(2**60), 10**4000, 1.5, -math.inf, "é\ud800", b"\0", 1 + 2j, [], (), set(), {},
           [1, (2, {3, "a"}), {"k": {4: b"x"}}], frozenset({(1, 2)}), {(1, 2): 3}]  # fmt: skip
 
 

@@ -132,7 +132,7 @@ def test_doctor_says_which_tier_is_active_and_what_it_guarantees(machine: Machin
 def test_doctor_says_what_limits_alone_leave_open(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tiers.kernel, "landlock_version", lambda: 0)
+    monkeypatch.setattr("rlcurric.rewards.sandbox.kernel.landlock_version", lambda: 0)
     monkeypatch.setattr(tiers, "spare_user", lambda number: None)
     machine("limits")
     lines = describe()
@@ -143,6 +143,18 @@ def test_doctor_says_what_limits_alone_leave_open(
     assert lines[-1].endswith("only where a recipe says grading.sandbox: limits")
     machine()
     assert describe()[-1] == "no sandbox works here: the code reward cannot run"
+
+
+def test_tiers_and_guarantees_are_documented() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "sandbox.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| ")]
+    for tier in TIERS:
+        assert any(row.startswith(f"| `{tier}` |") for row in rows)
+    for what in GUARANTEES.values():
+        assert any(row.startswith(f"| {what} |") for row in rows)
+    for name, parameter in get_reward("code").arguments.items():
+        value = str(parameter.default).replace("True", "true")
+        assert f"| `{name}` | {value} |" in page
 
 
 @pytest.mark.parametrize(
@@ -158,10 +170,10 @@ def test_doctor_says_what_limits_alone_leave_open(
 def test_what_limits_guarantee_depends_on_the_kernel_and_the_user(
     landlock: int, root: bool, more: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tiers.kernel, "landlock_version", lambda: landlock)
+    monkeypatch.setattr("rlcurric.rewards.sandbox.kernel.landlock_version", lambda: landlock)
     monkeypatch.setattr(tiers, "spare_user", lambda number: 70_000 if root else None)
     for known, network in ((True, {"memory", "network"}), (False, set())):
-        monkeypatch.setattr(tiers.calls, "known", lambda known=known: known)
+        monkeypatch.setattr("rlcurric.rewards.sandbox.calls.known", lambda known=known: known)
         assert (
             guarantees("limits")
             == {"time", "output", "processes", "daemons", "answers"} | network | more
@@ -191,7 +203,7 @@ def test_a_user_of_its_own_is_one_that_exists_and_that_no_account_uses(
 ) -> None:
     def spare(user: int, maps: str) -> set[int | None]:
         monkeypatch.setattr(os, "geteuid", lambda: user)
-        monkeypatch.setattr(users_of_sandbox.Path, "read_text", lambda self: maps)
+        monkeypatch.setattr(Path, "read_text", lambda self: maps)
         return {users_of_sandbox.spare_user(number) for number in range(1, 3000, 7)}
 
     assert spare(1000, "0 0 4294967295") == {None}

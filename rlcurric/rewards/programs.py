@@ -230,10 +230,10 @@ def _test(one: Any, index: int) -> Test:
                 f"got {str(dict(one))[:80]}"
             )
         return FunctionCall(name, tuple(args), one["output"], dict(kwargs))
-    texts = (one.get("input"), one["output"])
-    if not all(isinstance(text, str) for text in texts):
+    given, wanted = one.get("input"), one["output"]
+    if not isinstance(given, str) or not isinstance(wanted, str):
         raise ValueError(f"{where}: `input` and `output` must be text; got {str(dict(one))[:80]}")
-    return Streams(*texts)
+    return Streams(given, wanted)
 
 
 def _assertion(text: str, where: str) -> Assertion:

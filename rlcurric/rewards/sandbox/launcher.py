@@ -2,7 +2,7 @@
 
 It runs no model text itself. It is asked over a socket: a message names the tier and the limits, and brings the two
 pipes of the solution and a socket for what became of it. For each it forks a keeper, which sets the sandbox up, waits,
-and kills everything in it when the time is over or whoever asked is gone.
+and kills everything in it when the time is over or whoever asked is gone. A keeper outlives the launcher for that.
 """
 
 from __future__ import annotations
@@ -12,19 +12,25 @@ import os
 import signal
 import socket
 import sys
+import threading
 from typing import Any
 
 from rlcurric.rewards.sandbox import kernel
 from rlcurric.rewards.sandbox.keeper import keep
 
 _control: socket.socket | None = None
+_starting = threading.Lock()
 
 
 def start() -> None:
     """Fork the launcher, once; it ends with this process."""
     global _control
-    if _control is not None:
-        return
+    with _starting:
+        if _control is None:
+            _control = _fork()
+
+
+def _fork() -> socket.socket:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     owner = os.getpid()
     if os.fork() == 0:
@@ -38,11 +44,7 @@ def start() -> None:
         finally:
             os._exit(1)
     theirs.close()
-    _control = ours
-
-
-def started() -> bool:
-    return _control is not None
+    return ours
 
 
 def ask(request: dict[str, Any], files: list[int]) -> None:
@@ -73,7 +75,7 @@ def _serve(control: socket.socket) -> None:
         if os.fork() == 0:
             status = 1
             try:
-                kernel.die_with_parent()
+                os.setsid()  # whoever ends the worker's group must leave us time to empty the sandbox
                 control.close()
                 keep(json.loads(message), *files)
                 status = 0
