@@ -48,10 +48,12 @@ class Registry:
 
 
 def _origin(part: Any) -> str:
-    """Where a part is defined, `file:name`: the same for a module that was imported twice."""
+    """Where a part is defined, `file:line:name`: the same for a module that was imported twice."""
     function = getattr(part, "function", part)
     code = getattr(function, "__code__", None)
-    where = code.co_filename if code else getattr(function, "__module__", "?")
+    where = getattr(function, "__module__", "?")
+    if code:
+        where = f"{code.co_filename}:{code.co_firstlineno}"
     return f"{where}:{getattr(function, '__qualname__', type(function).__name__)}"
 
 

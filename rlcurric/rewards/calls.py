@@ -10,7 +10,7 @@ from rlcurric.rewards.calling import Verdicts
 from rlcurric.rewards.protocol import Reward
 from rlcurric.types import Score
 
-CHUNK = 16  # samples of a sample-scoped reward in one call
+CHUNK = 32  # samples of a sample-scoped reward in one call
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rlcurric.rewards.calling import Verdicts
-from rlcurric.rewards.calls import Ask
+from rlcurric.rewards.calls import CHUNK, Ask
 from rlcurric.rewards.grading import Grading
 from rlcurric.rewards.host import Host
 from rlcurric.rewards.protocol import Reward
@@ -105,6 +105,11 @@ class Rubric:
         """Whether a component is judged on the final batch."""
         return any(one.reward.scope == "batch" for one in self.components)
 
+    def only_correct(self) -> Rubric:
+        """The same with its correctness alone."""
+        only = [component for component in self.components if component.name == self.correct]
+        return Rubric(only, self.correct, self._runner, self._deadline, self._max_steps, self._host)
+
     def score(
         self,
         requests: Sequence[GradeRequest],
@@ -112,52 +117,64 @@ class Rubric:
         args: Mapping[str, Mapping[str, Any]],
         prefill: str = "",
     ) -> list[tuple[SampleOutcome, ...]]:
-        """Outcomes of every request's rollouts, in order. Groups are judged side by side."""
-        with self.grading(Terms(weights, args, prefill)) as grading:
-            for place, request in enumerate(requests):
-                grading.add(place, request)
-            return [graded.outcomes for graded in grading.finish()]
+        """Outcomes of every request's rollouts, in order. Small groups are judged together, the rest side by side."""
+        terms = Terms(weights, args, prefill)
+        judging = Grading[Sequence[GradeRequest], list[Graded]](
+            lambda some: self.judge(some, terms)
+        )
+        with judging:
+            for place, some in enumerate(_bundles(requests)):
+                judging.add(place, some)
+            return [graded.outcomes for found in judging.finish() for graded in found]
 
     def grading(self, terms: Terms) -> Grading[GradeRequest, Graded]:
         """Judges groups in the background, as they come."""
-        return Grading(lambda request: self.judge(request, terms))
+        return Grading(lambda request: self.judge([request], terms)[0])
 
-    def judge(self, request: GradeRequest, terms: Terms) -> Graded:
-        """Judge one group.
+    def judge(self, requests: Sequence[GradeRequest], terms: Terms) -> list[Graded]:
+        """Judge some groups; what rewards log goes with the first of them.
 
         The reward is the weighted sum of the components that apply. A component whose grader failed makes the sample a
         failure, unless it has no weight and is not the correctness. Components that compare samples are not shown those
         that failed before.
         """
-        if not request.rollouts:
-            return Graded(())
-        view = _View.of([(request.prompt, one) for one in request.rollouts], terms.prefill)
-        found: list[_Found] = [_Found() for _ in request.rollouts]
-        logged: list[Verdicts] = []
+        owners = [(request.prompt, one) for request in requests for one in request.rollouts]
+        group_of = [k for k, request in enumerate(requests) for _ in request.rollouts]
+        view = _View.of(owners, terms.prefill)
+        found = [_Found() for _ in owners]
+        metrics: list[tuple[str, float]] = []
         for component in self._order:
-            if component.reward.scope == "batch":
-                continue
+            scope = component.reward.scope
             places = list(range(len(found)))
-            if component.reward.scope == "group":
+            if scope == "group":
                 places = [k for k in places if self._failure(found[k], terms) is None]
-            if not places:
+            if scope == "batch" or not places:
                 continue
             seen = view.at(places)
             if component.name != self.correct:
                 seen.columns["correct"] = [self._correct(found[k]) for k in places]
-            if component.reward.scope == "group":
-                seen.columns["rewards"] = [
-                    self._sum(found[k].values, terms, before=component.name) for k in places
-                ]
-            verdicts = self._ask(component, seen, terms, [range(len(places))])
-            logged.append(verdicts)
+            if scope == "group":
+                worth = [self._sum(found[k].values, terms, component.name) for k in places]
+                seen.columns["rewards"] = worth
+            groups = [
+                [place for place, k in enumerate(places) if group_of[k] == group]
+                for group in range(len(requests))
+            ]
+            verdicts = self._ask(component, seen, terms, groups)
+            metrics += verdicts.metrics
             for place, k in enumerate(places):
                 found[k].enter(component.name, verdicts, place)
         outcomes = [
             self._outcome(rollout, one, terms)
-            for rollout, one in zip(request.rollouts, found, strict=True)
+            for (_, rollout), one in zip(owners, found, strict=True)
         ]
-        return Graded(tuple(outcomes), tuple(pair for one in logged for pair in one.metrics))
+        return [
+            Graded(
+                tuple(one for one, own in zip(outcomes, group_of, strict=True) if own == k),
+                () if k else tuple(metrics),
+            )
+            for k in range(len(requests))
+        ]
 
     def shape(self, batch: Batch, held: Held, terms: Terms) -> Shaped:
         """The final batch with the values of the batch shapers added, each judged once on all of it.
@@ -277,6 +294,19 @@ class Rubric:
             detail=f"{failure[0]}: {failure[1].detail}" if failure else "",
             notes=found.notes,
         )
+
+
+def _bundles(requests: Sequence[GradeRequest]) -> list[list[GradeRequest]]:
+    """Neighbours together, up to as many samples as go into one call."""
+    bundles: list[list[GradeRequest]] = []
+    size = 0
+    for request in requests:
+        size += len(request.rollouts)
+        if not bundles or size > CHUNK:
+            bundles.append([])
+            size = len(request.rollouts)
+        bundles[-1].append(request)
+    return bundles
 
 
 class _Found:

@@ -261,7 +261,9 @@ def _verdicts(message: Mapping[str, Any], count: int) -> Verdicts:
     """A worker's answer, checked: it is relayed from the process that ran the model's text."""
     scores = tuple(wire.unpack_score(packed) for packed in message["scores"])
     if len(scores) != count:
-        raise ValueError(f"an answer of {len(scores)} scores for {count} samples")
+        raise ValueError(
+            f"the answer is longer or shorter than the samples: {len(scores)} scores for {count}"
+        )
     metrics = tuple((str(name), wire.finite(value)) for name, value in message.get("metrics", ()))
     notes = {str(name): tuple(values) for name, values in message.get("notes", {}).items()}
     if any(len(values) != count for values in notes.values()):

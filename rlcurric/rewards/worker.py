@@ -51,6 +51,7 @@ def main() -> None:
     layers = sandbox.close_off()
     gc.collect()
     gc.freeze()  # the children share these pages
+    gc.set_threshold(50_000)  # and live too briefly for the garbage of hundreds
     os.dup2(null, 2)  # a full pipe of warnings would stop the worker
     answers.write(wire.dumps({"ready": True, "layers": layers}))
     while message := _receive(requests):

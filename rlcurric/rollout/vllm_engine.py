@@ -112,16 +112,18 @@ class VllmEngine:
             ],
             use_tqdm=False,
         )
-        places = {name: place for place, name in enumerate(names)}
+        # Outputs are named by the number that vLLM gave the request; its own name has a random part behind that.
+        waiting = {name.partition("-")[0]: (place, name) for place, name in enumerate(names)}
         engine = self._llm.llm_engine
         try:
             while engine.has_unfinished_requests():
                 for output in engine.step():
                     if output.finished:
-                        yield places.pop(output.request_id), self._sample(output.outputs[0])
+                        place, _ = waiting.pop(output.request_id)
+                        yield place, self._sample(output.outputs[0])
         finally:
-            if places:  # whoever asked has given up
-                engine.abort_request(list(places))
+            if waiting:  # whoever asked has given up
+                engine.abort_request([name for _, name in waiting.values()], internal=True)
 
     def close(self) -> None:
         """Shut the engine down and leave the process ready for another."""

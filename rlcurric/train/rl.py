@@ -24,6 +24,7 @@ from rlcurric.objective.declaration import Demonstrations, Objective
 from rlcurric.objective.pieces import plain, resolved
 from rlcurric.recipe.schema import RlStage
 from rlcurric.registry import nearest
+from rlcurric.rewards.rubric import Terms
 from rlcurric.schedules import Progress, value_at
 from rlcurric.train.directives import (
     Directive,
@@ -42,7 +43,7 @@ from rlcurric.train.directives import (
     Update,
 )
 from rlcurric.train.learner import learning_rate
-from rlcurric.train.metrics import batch_metrics, merge_evaluation
+from rlcurric.train.metrics import VerdictLog, batch_metrics, merge_evaluation
 from rlcurric.train.rolloutlog import write_rollouts
 from rlcurric.train.run import RunContext, RunState
 from rlcurric.train.rundir import DECISIONS
@@ -70,6 +71,7 @@ class RlLeader:
         self._seconds: dict[str, float] = {}
         self._generated = 0  # tokens sampled in this step
         self._value_metrics: dict[str, float] = {}
+        self._verdicts = VerdictLog()
 
     def lead(self) -> Lead:
         """Train until the stage ends or a stop is asked for; "done" or "stopped"."""
@@ -79,6 +81,7 @@ class RlLeader:
             return (yield from self._stop())
         while self.state.stage_step < self.stage.until.steps:
             self._seconds, self._generated, started = {}, 0, time.perf_counter()
+            self._verdicts = VerdictLog()
             progress = self._progress()
             self.controller.begin(self.state.step, progress, self.state.policy_version)
             failures = self.run.failures.state_dict()
@@ -93,6 +96,7 @@ class RlLeader:
             batch = self.controller.take()
             self._tell_shortage(batch)
             yield from self._fit_value_model()
+            batch = yield from self._shape(batch, progress)
             batch, advantages = yield from self._weigh(batch, progress)
             row = yield from self._train(batch, advantages, progress)
             self.state = self.state.stepped(self._generated)
@@ -170,15 +174,34 @@ class RlLeader:
         started = time.perf_counter()
         self.run.reporter.phase("rollout")
         requests = tuple(self.controller.requests(predicted))
-        answers: list[Generated] = yield Generate(requests, weights, args)
+        answers: list[Generated] = yield Generate(requests, weights, args, progress)
         grading = max(answer.grade_seconds for answer in answers)
         self._add_time("rollout", time.perf_counter() - started - grading)
         self._add_time("grade", grading)
         deliveries = [delivery for answer in answers for delivery in answer.deliveries]
         self._generated += sum(one.length for delivery in deliveries for one in delivery.samples)
+        for answer in answers:
+            self._verdicts.add(answer.deliveries, answer.metrics)
         self._tell_failures(deliveries)
         self.run.failures.observe(deliveries)
         return deliveries
+
+    def _shape(self, batch: Batch, progress: Progress) -> Generator[Directive, list[Any], Batch]:
+        """The final batch after the rewards that must see all of it, here with the scalars of every rank."""
+        rubric = self.run.parts.rubric(self.stage)
+        if not rubric.shapes_batches or not batch.groups:
+            return batch
+        answers = yield Fetch(tuple(group.group_id for group in batch.groups))
+        held = {group: one for answer in answers for group, one in answer.items()}
+        weights, args = self.run.parts.reward_values(self.stage, progress)
+        with self._timed("grade"):
+            terms = Terms(weights, args, self.stage.prompt.prefill, progress)
+            shaped = rubric.shape(batch, held, terms)
+        failed = [Delivery(g.group_id, g.distribution, (one,)) for g, one in shaped.failed]
+        self._verdicts.shaped(shaped)
+        self._tell_failures(failed)
+        self.run.failures.observe(failed)
+        return shaped.batch
 
     def _tell_failures(self, deliveries: Sequence[Delivery]) -> None:
         """Graders that failed go into events.jsonl with their causes."""
@@ -263,6 +286,7 @@ class RlLeader:
             "stage_step": self.state.stage_step + 1,
             "policy_version": self.state.policy_version,
             **batch_metrics(batch),
+            **self._verdicts.metrics(),
             **self.controller.metrics(),
             **self._value_metrics,
             **self._imitation_metrics(batch, progress),
@@ -376,7 +400,7 @@ class RlLeader:
     def _all_groups(self, batch: Batch) -> tuple[AdmittedGroup, ...]:
         """Every group that was sampled or trained in this step."""
         known = {group.group_id: group for group in (*batch.groups, *self.controller.delivered())}
-        return tuple(known[group_id] for group_id in sorted(known))
+        return tuple(self._verdicts.final(known[group_id]) for group_id in sorted(known))
 
     def _save_if_due(self) -> Turn:
         every = self.run.recipe.run.checkpoints.every

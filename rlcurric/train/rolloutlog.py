@@ -46,6 +46,7 @@ def write_rollouts(
                     "reward": outcome.reward,
                     "correct": outcome.correct,
                     "breakdown": json.dumps(dict(outcome.breakdown)),
+                    "notes": json.dumps(dict(outcome.notes)),
                     "status": str(outcome.status),
                     "length": outcome.length,
                     "truncated": outcome.truncated,
