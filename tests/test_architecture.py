@@ -54,6 +54,8 @@ TRACKERS = {
     "trackio",
     "wandb",
 }
+# The program that runs solutions, by its source text in a sandbox. Nothing else may run text.
+RUNS_TEXT = PACKAGE / "rewards" / "sandbox" / "inside.py"
 UNPICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
 
@@ -275,7 +277,11 @@ def _unsafe_call(node: ast.Call, safe_loaders: set[str]) -> Iterator[str]:
 def test_shipped_code_runs_no_text_and_loads_no_pickle() -> None:
     wrong = []
     for path in shipped_files():
-        wrong += [f"{path.relative_to(ROOT)}:{what}" for what in unsafe(tree(path))]
+        found = unsafe(tree(path))
+        if path == RUNS_TEXT:
+            assert len(found) == 1 and found[0].endswith("exec()"), found
+            found = []
+        wrong += [f"{path.relative_to(ROOT)}:{what}" for what in found]
         wrong += [str(one) for one in imports(path) if top(one.target) in UNPICKLERS]
         wrong += [str(one) for one in imports(path) if one.target in ("yaml.load", "torch.load")]
     assert not wrong, "\n".join(wrong)

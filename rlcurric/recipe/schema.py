@@ -431,6 +431,8 @@ class Grading(Closed):
         0.1  # share of samples in the window that may fail
     )
     window: PositiveInt = 256  # samples
+    # What keeps the machine safe from model text. auto: bubblewrap, else namespaces; limits only when named.
+    sandbox: Literal["auto", "bubblewrap", "namespaces", "limits"] = "auto"
 
 
 class Evaluation(Closed):

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 from rlcurric.rewards import wire
+from rlcurric.rewards.sandbox import Tier, bwrap_path
 
 _PROGRAM = (
     "import sys; sys.path[:] = sys.argv[1:]; from rlcurric.rewards.worker import main; main()"
@@ -38,7 +39,7 @@ class WorkerProcess:
     _heard: bytearray = field(default_factory=bytearray)
 
     @classmethod
-    def spawn(cls, files: Sequence[str], preload: Sequence[str]) -> WorkerProcess:
+    def spawn(cls, files: Sequence[str], preload: Sequence[str], tier: Tier) -> WorkerProcess:
         """Start one. It dies with the thread that starts it."""
         errors = tempfile.TemporaryFile()
         process = subprocess.Popen(
@@ -50,7 +51,9 @@ class WorkerProcess:
             start_new_session=True,  # Ctrl-C is for the trainer to handle
         )
         worker = cls(process, errors)
-        worker.send(json.dumps({"files": list(files), "preload": list(preload)}).encode())
+        own = {"tier": tier, "bwrap": bwrap_path()}
+        setup = {"files": list(files), "preload": list(preload), "sandbox": own}
+        worker.send(json.dumps(setup).encode())
         return worker
 
     @property

@@ -22,6 +22,7 @@ from rlcurric.rewards.calling import Verdicts
 from rlcurric.rewards.calls import Ask, Call, Job
 from rlcurric.rewards.process import WorkerProcess
 from rlcurric.rewards.protocol import Reward
+from rlcurric.rewards.sandbox import Setting, settle
 from rlcurric.types import Score, Status
 
 TRIES = 3  # calls whose worker died without a deadline passing, before it is an error
@@ -35,10 +36,17 @@ class RewardRunner:
     The scores do not depend on the number of workers: calls are cut the same way whoever runs them.
     """
 
-    def __init__(self, rewards: Sequence[Reward], workers: int, base_dir: str = ".") -> None:
+    def __init__(
+        self,
+        rewards: Sequence[Reward],
+        workers: int,
+        base_dir: str = ".",
+        sandbox: Setting = "auto",
+    ) -> None:
         self._files = sorted({reward.file for reward in rewards if reward.file})
         self._preload = sorted({module for reward in rewards for module in reward.preload})
         self._n_workers, self._base_dir = workers, base_dir
+        self._sandbox = sandbox
         self._workers: list[WorkerProcess] = []
         self._changed = threading.Condition()  # guards what follows
         self._waiting: deque[Call] = deque()
@@ -54,7 +62,8 @@ class RewardRunner:
         self.close()
 
     def start(self) -> None:
-        """Start the workers, without waiting for them."""
+        """Start the workers, without waiting for them. ValueError where the sandbox that is asked for does not work."""
+        self._tier = settle(self._sandbox)
         with self._changed:
             if self._thread is None:
                 self._closing, self._failure = False, None
@@ -243,7 +252,7 @@ class RewardRunner:
                 self._settle(worker.call, {"died": True})
 
     def _spawn(self) -> None:
-        worker = WorkerProcess.spawn(self._files, self._preload)
+        worker = WorkerProcess.spawn(self._files, self._preload, self._tier)
         self._selector.register(worker.fileno, selectors.EVENT_READ, worker)
         self._workers.append(worker)
 

@@ -32,7 +32,7 @@ LONGEST_ANSWER = 64 << 20  # bytes
 
 
 def main() -> None:
-    """Entry point of the process: the first message is {"files": [...], "preload": [...]} on standard input."""
+    """Entry point of the process: the first message is {"files", "preload", "sandbox"} on standard input."""
     sandbox.die_with_parent()
     requests = os.fdopen(os.dup(0), "rb", buffering=0)
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
@@ -40,6 +40,7 @@ def main() -> None:
     for stream in (0, 1):  # what a grader prints or reads is not our protocol
         os.dup2(null, stream)
     setup = json.loads(_receive(requests))
+    sandbox.use(**setup["sandbox"])
     discover_builtin()
     load_reward_files(setup["files"])
     for part in setup["preload"]:
