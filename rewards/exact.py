@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import rlcurric
-from rlcurric.rewards.extraction import extract_answer, final_statement
-from rlcurric.rewards.golds import NO_ANSWER, NO_GOLD, golds
+from rlcurric.rewards.golds import compare_texts
 from rlcurric.types import Score
 
 
@@ -25,18 +24,10 @@ def exact(
     false` a completion without any of these is its own answer. A row's `answer` may be a list of which any is right.
     """
 
-    def grade(completion: str, gold: Any) -> Score:
-        accepted = golds(gold)
-        given = extract_answer(completion, False) if marked else final_statement(completion)
-        if not accepted:
-            return NO_GOLD
-        if not given:
-            return NO_ANSWER
-        return Score(
-            float(any(_plain(given, ignore_case) == _plain(one, ignore_case) for one in accepted))
-        )
+    def same(given: str, gold: str) -> float:
+        return float(_plain(given, ignore_case) == _plain(gold, ignore_case))
 
-    return [grade(text, gold) for text, gold in zip(completions, answer, strict=True)]
+    return compare_texts(completions, answer, marked, same)
 
 
 def _plain(text: str, ignore_case: bool) -> str:

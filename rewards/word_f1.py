@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import rlcurric
-from rlcurric.rewards.extraction import extract_answer, final_statement
-from rlcurric.rewards.golds import NO_ANSWER, NO_GOLD, golds
+from rlcurric.rewards.golds import compare_texts
 from rlcurric.rewards.words import f1
 from rlcurric.types import Score
 
@@ -25,12 +24,4 @@ def word_f1(
     tag, else the last `\\boxed{}`, else after the last `####`; none is 0. With `marked: false` a completion without any
     of these is its own answer. A row's `answer` may be a list, of which the best counts.
     """
-
-    def grade(completion: str, gold: Any) -> Score:
-        accepted = golds(gold)
-        given = extract_answer(completion, False) if marked else final_statement(completion)
-        if not accepted:
-            return NO_GOLD
-        return Score(max(f1(given, one) for one in accepted)) if given else NO_ANSWER
-
-    return [grade(text, gold) for text, gold in zip(completions, answer, strict=True)]
+    return compare_texts(completions, answer, marked, f1)

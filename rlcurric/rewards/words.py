@@ -16,6 +16,11 @@ def words(text: str) -> list[str]:
     return [word for word in plain.split() if word not in _ARTICLES]
 
 
+def same_words(given: str, gold: str) -> float:
+    """1 where the words are the same, in their order, else 0."""
+    return float(words(given) == words(gold) and f1(given, gold) == 1)
+
+
 def f1(given: str, gold: str) -> float:
     """Harmonic mean of precision and recall over words, each counted as often as it stands; 0 if none is common.
 
