@@ -35,7 +35,8 @@ WRONG = 0.5  # what a wrong completion must stay below: some tasks of reasoning-
 SHOWN = 80  # characters of a text that a message shows
 
 Rows = Mapping[str, Sequence[Row]]  # by distribution
-Verdicts = dict[tuple[GroupId, int], SampleOutcome]
+Key = tuple[GroupId, int]  # group and sample
+Verdicts = dict[Key, SampleOutcome]
 
 
 @dataclass(frozen=True)
@@ -138,10 +139,10 @@ def _graded(
 ) -> Golds:
     """The rows of one distribution under one writing."""
     requests = _groups(name, rows, writing, kinds)
-    verdicts = _judge(alone, requests, pool)
+    verdicts = _judge_at_once(alone, requests, pool)
     scores = {
         kind: [
-            verdicts[request.group_id, one.sample].correct
+            verdicts[request.group_id, one.sample][0]
             for request in requests
             for one in request.rollouts
             if KINDS[one.sample] == kind
@@ -260,17 +261,68 @@ def _rollout(group_id: GroupId, sample: int, text: str) -> Rollout:
     return Rollout(group_id, sample, ids, ids.astype(np.float32), np.zeros_like(ids), "stop", text)
 
 
-def _wrong(rows: Sequence[Row], requests: Sequence[GradeRequest], verdicts: Verdicts) -> list[str]:
+def _judge_at_once(
+    alone: Trial, requests: Sequence[GradeRequest], pool: RewardRunner
+) -> dict[Key, tuple[float | None, str]]:
+    """Every completion's correctness, and why there is none where there is none.
+
+    A reward that scores sample by sample in workers is asked for all of them at once, in calls of many rows: a run asks
+    group by group, which for the rows of a whole data set takes several times as long.
+    """
+    judge = alone.judge
+    assert judge is not None
+    reward = judge.reward
+    if (reward.scope, reward.where) != ("sample", "worker"):
+        found = _judge(alone, requests, pool)
+        return {key: (one.correct, one.detail) for key, one in found.items()}
+    pairs = [(request, one) for request in requests for one in request.rollouts]
+    own = dict(alone.args.get(judge.name, {}))
+    names = {name for request in requests for name in request.prompt.columns}
+    taken = {*own, *reward.arguments, "prompts", "completions", "correct", "rewards"}
+    columns: dict[str, list[Any]] = {
+        **{
+            name: [request.prompt.columns.get(name) for request, _ in pairs]
+            for name in sorted(names)
+        },
+        "completion_ids": [one.completion_ids_T.tolist() for _, one in pairs],
+        "lengths": [one.length for _, one in pairs],
+        "truncated": [one.truncated for _, one in pairs],
+        "distribution": [request.prompt.distribution for request, _ in pairs],
+    }
+    scores = pool.run(
+        reward,
+        [request.prompt.text for request, _ in pairs],
+        [alone.prefill + one.text for _, one in pairs],
+        {name: values for name, values in columns.items() if name not in taken},
+        own,
+        [range(len(pairs))],
+        judge.reference,
+        alone.deadline,
+    )
+    return {
+        (request.group_id, one.sample): (
+            None if score.status.is_failure else score.value,
+            f"{score.status}: {score.detail}",
+        )
+        for (request, one), score in zip(pairs, scores, strict=True)
+    }
+
+
+def _wrong(
+    rows: Sequence[Row],
+    requests: Sequence[GradeRequest],
+    verdicts: Mapping[Key, tuple[float | None, str]],
+) -> list[str]:
     """A line for every completion that is not graded as it should be. Another row's answer may be right by chance."""
     lines = []
     for row, request in zip(rows, requests, strict=True):
         for one in request.rollouts:
-            kind, found = KINDS[one.sample], verdicts[request.group_id, one.sample]
-            score = found.correct
+            kind = KINDS[one.sample]
+            score, detail = verdicts[request.group_id, one.sample]
             fine = score is not None and (score == 1 if kind == "gold" else score < WRONG)
             if fine or kind == "another":
                 continue
-            said = f"scores {score}" if score is not None else f"is not graded ({found.detail})"
+            said = f"scores {score}" if score is not None else f"is not graded ({detail})"
             lines.append(
                 f"  {row.place}: the {kind} completion {said}; the answer is "
                 f"{row.columns.get('answer')!r:.{SHOWN}}"
