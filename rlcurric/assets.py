@@ -53,13 +53,13 @@ def python_module(file: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except BaseException as error:
         del sys.modules[name]
-        if isinstance(error, ValueError) or not isinstance(error, Exception):
+        if isinstance(error, ValueError | KeyboardInterrupt):
             raise
         raise ValueError(f"{file} cannot be loaded: {described(error)}") from error
     return module
 
 
-def described(error: Exception) -> str:
+def described(error: BaseException) -> str:
     """What a user's code raised, and in which line."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     file, line = last.filename, last.lineno

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -88,9 +89,12 @@ async def later(prompts: Texts, completions: Texts, **columns: Any) -> list[floa
 
 @rlcurric.reward("r_service", where="service")
 async def service(prompts: Texts, completions: Texts, **columns: Any) -> list[float]:
-    """Characters; "hang" does not come back, "raise" raises."""
+    """Characters; "hang" does not come back, "block" holds up the event loop, "raise" raises."""
     if "hang" in completions:
+        CALLED.set()
         await asyncio.sleep(1000)
+    if "block" in completions:
+        time.sleep(5)
     if "raise" in completions:
         raise RuntimeError("asked to")
     return [float(len(text)) for text in completions]
@@ -98,9 +102,12 @@ async def service(prompts: Texts, completions: Texts, **columns: Any) -> list[fl
 
 @rlcurric.reward("r_sync_service", where="service")
 def sync_service(prompts: Texts, completions: Texts, **columns: Any) -> list[float]:
-    """The same, sync."""
+    """The same, sync; "exit" ends the program."""
     if "hang" in completions:
+        CALLED.set()
         time.sleep(1000)
+    if "exit" in completions:
+        sys.exit(3)
     return [float(len(text)) for text in completions]
 
 
@@ -185,6 +192,12 @@ def parent(prompts: Texts, completions: Texts, **columns: Any) -> list[float]:
             os.kill(os.getppid(), signal.SIGKILL)
             time.sleep(1000)
     return [1.0] * len(completions)
+
+
+@rlcurric.reward("r_outage", where="inline", correctness=True)
+def outage(prompts: Texts, completions: Texts, **columns: Any) -> list[float]:
+    """A grader that is down."""
+    raise RuntimeError("asked to")
 
 
 @rlcurric.reward("r_share", scope="batch")

@@ -71,6 +71,16 @@ def forge(prompts: Texts, completions: Texts, **columns: Any) -> list[float]:
     return [float(getattr(sys, "forged", 0))] * len(completions)
 
 
+def like_trl_too(completions: Texts, prompts: Texts, **kwargs: Any) -> list[float]:
+    """As TRL's documentation writes them: everything comes by keyword."""
+    return [len(text) + len(prompt) / 10 for text, prompt in zip(completions, prompts, strict=True)]
+
+
+def like_trl_alone(completions: Texts, **kwargs: Any) -> list[float]:
+    """The same, of completions alone."""
+    return [float(len(text)) for text in completions]
+
+
 @rlcurric.reward("t_group", scope="group")
 def group(prompts: Texts, completions: Texts, **columns: Any) -> list[float]:
     """How many completions one call sees."""

@@ -72,6 +72,20 @@ def test_a_function_written_for_trl_is_taken_as_it_is() -> None:
         get_reward("absent.py:f", HERE)
 
 
+@pytest.mark.parametrize(("name", "value"), [("like_trl_too", 3.1), ("like_trl_alone", 3.0)])
+def test_a_function_written_for_trl_names_its_parameters_in_any_order(
+    name: str, value: float
+) -> None:
+    found = get_reward(f"sandbox_rewards.py:{name}", HERE)
+    assert call(found.function, ["p"], ["abc"], {"answer": ["1"]}) == [Score(value)]
+
+
+def test_a_file_that_ends_the_program_is_told_as_one_that_cannot_be_loaded(tmp_path: Path) -> None:
+    (tmp_path / "leaves.py").write_text("import sys\nsys.exit(3)\n")
+    with pytest.raises(ValueError, match=r"leaves\.py cannot be loaded: SystemExit: 3 .*line 2"):
+        load_reward_file(tmp_path / "leaves.py")
+
+
 def test_arguments_are_parameters_with_defaults_that_are_no_columns() -> None:
     budget: Reward = registry("reward").get("length_budget")
     assert list(budget.arguments)[:3] == ["target", "peak", "apply_to"]

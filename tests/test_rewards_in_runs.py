@@ -31,10 +31,12 @@ REWARDS: list[Any] = [
 ]
 
 
-def recipe_of(*rewards: Any, workers: int = 2, steps: int = 2, **changes: Any) -> Recipe:
+def recipe_of(
+    *rewards: Any, workers: int = 2, steps: int = 2, pool: Any = (), **changes: Any
+) -> Recipe:
     only = {
         "name": "only",
-        "curriculum": {"prompts_per_step": 3, "group_size": 4, "oversample": 1.5},
+        "curriculum": {"prompts_per_step": 3, "group_size": 4, "oversample": 1.5, "pool": pool},
         "optim": {"learning_rate": 1e-3},
         "rewards": list(rewards),
         "grading": {"workers": workers, **changes},
@@ -144,6 +146,15 @@ def test_groups_are_scored_while_the_engine_samples_others(
     rlcurric.train(recipe, tmp_path / "run")
     assert waited
     assert all(waited)
+
+
+def test_an_outage_while_a_pool_is_screened_stops_the_run_with_the_cause(tmp_path: Path) -> None:
+    """Else every prompt would pass for one that nobody could judge."""
+    recipe = recipe_of("r_outage", pool={"name": "screened", "samples": 2}, window=24)
+    with pytest.raises(RunError, match="error: r_outage: RuntimeError: asked to"):
+        rlcurric.train(recipe, tmp_path / "run")
+    assert "grader_failures" in (tmp_path / "run" / "events.jsonl").read_text()
+    assert not (tmp_path / "run" / "screening").exists()
 
 
 def test_a_batch_shaper_that_fails_stops_the_run_with_the_cause(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rlcurric.errors import RunError
 from rlcurric.rewards.host import Host
 from rlcurric.rewards.protocol import discover_builtin, get_reward, load_reward_file
 from rlcurric.rewards.rubric import Component, GradeRequest, Rubric, Terms
@@ -189,6 +190,45 @@ def test_a_service_that_hangs_is_given_up_and_the_next_one_served(
     assert group[0].detail == f"{name}: no answer within 0.3 s"
     (group,) = rubric.score([request("abc")], {name: 1.0}, {})
     assert (group[0].status, group[0].reward) == (Status.SCORED, 3.0)
+
+
+def test_a_service_that_blocks_the_event_loop_is_given_up_with_it(
+    runner: RewardRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlcurric.rewards.host.GRACE_SECONDS", 0.2)
+    rubric = rubric_of("r_right", "r_service", runner=runner, host=Host(deadline=0.3))
+    (group,) = rubric.score([request("block")], {"r_service": 1.0}, {})
+    assert (group[0].status, group[0].correct) == (Status.TIMEOUT, None)
+    (group,) = rubric.score([request("abc")], {"r_service": 1.0}, {})
+    assert (group[0].status, group[0].reward) == (Status.SCORED, 3.0)
+
+
+@pytest.mark.parametrize("name", ["r_service", "r_sync_service"])
+def test_whoever_waits_for_a_service_is_told_when_it_is_closed(
+    name: str, runner: RewardRunner
+) -> None:
+    host, told = Host(deadline=1000.0), []
+    rubric = rubric_of("r_right", name, runner=runner, host=host)
+
+    def ask() -> None:
+        try:
+            rubric.score([request("hang")], {name: 1.0}, {})
+        except RunError as error:
+            told.append(str(error))
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    assert GLOBALS["CALLED"].wait(30)
+    host.close()
+    thread.join(30)
+    assert told == ["the reward services were closed"]
+
+
+def test_a_service_that_ends_the_program_is_an_error(runner: RewardRunner) -> None:
+    rubric = rubric_of("r_right", "r_sync_service", runner=runner)
+    (group,) = rubric.score([request("exit", "abc")], {"r_sync_service": 1.0}, {})
+    assert [one.status for one in group] == [Status.ERROR, Status.SCORED]
+    assert group[0].detail == "r_sync_service: SystemExit: 3"
 
 
 def test_a_service_that_raises_for_one_sample_is_asked_for_the_others(runner: RewardRunner) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from rlcurric.rewards.calls import Ask
 from rlcurric.rewards.protocol import discover_builtin, get_reward, load_reward_file
 from rlcurric.rewards.rubric import Rubric
 from rlcurric.rewards.runner import RewardRunner
@@ -152,6 +153,41 @@ FORGERIES = [
     # Something that stays behind in the process.
     "import sys; sys.forged = 1.0",
 ]
+
+
+SENT = '"scores": [[1.0, "scored", ""]], '
+CLAIMS = {  # what a child may send in the form of an answer -> status of its sample
+    f'{{{SENT}"metrics": [["a", 1{"0" * 400}]]}}': Status.ERROR,
+    f'{{{SENT}"metrics": [["a", true]]}}': Status.ERROR,
+    f'{{{SENT}"notes": [1]}}': Status.ERROR,
+    f'{{{SENT}"notes": {{"a": [{{"b": []}}]}}}}': Status.SCORED,
+    '{"scores": [[1.0, {}, ""]]}': Status.ERROR,
+    '{"error": "' + "x" * 100_000 + '"}': Status.ERROR,
+}
+
+
+@pytest.mark.parametrize(("claim", "status"), CLAIMS.items(), ids=range(len(CLAIMS)))
+def test_what_a_text_says_in_the_name_of_its_process_ends_nobody_else(
+    claim: str, status: Status
+) -> None:
+    program = (
+        "import os, stat\n"
+        f"said = {claim!r}.encode()\n"
+        "for fd in range(3, 60):\n"
+        "    try:\n"
+        "        if stat.S_ISFIFO(os.fstat(fd).st_mode):\n"
+        "            os.write(fd, len(said).to_bytes(8, 'little') + said)\n"
+        "    except OSError: pass\n"
+        "os._exit(0)"
+    )
+    found = get_reward("t_forge")
+    with RewardRunner([found], workers=1) as pool:
+        asked = Ask(found, "t_forge", [""], [program], {}, {}, [[0]], 10.0)
+        verdicts = pool.ask(asked)
+        assert pool.run(found, [""], ["pass"], {}, {}, [[0]], "t_forge", 10.0)[0].value == 0.0
+    assert verdicts.scores[0].status is status
+    assert len(verdicts.scores[0].detail) <= 2000
+    assert all(isinstance(value, str) for (value,) in verdicts.notes.values())
 
 
 @pytest.mark.parametrize("program", FORGERIES)

@@ -291,7 +291,8 @@ class Parts:
         """The run's workers, or another pool of so many, for the caller to close."""
         if workers is None:
             return self._runner
-        return RewardRunner(list(self._rewards.values()), workers, self._recipe.base_dir)
+        rewards, sandbox = list(self._rewards.values()), _sandbox(self._recipe)
+        return RewardRunner(rewards, workers, self._recipe.base_dir, sandbox)
 
     def objective(self, stage: RlStage) -> Any:
         """The stage's `objective.declaration.Objective`."""

@@ -31,7 +31,7 @@ WRITINGS = (  # how a model may write an answer down; the first that fits is tak
     "```python\n{answer}\n```",
 )
 GARBAGE = "<think>%%</think><answer>@#!~</answer>"
-WRONG = 0.5  # what a wrong completion must stay below: some tasks of reasoning-gym pay a little for any answer
+WRONG = 0.5  # from here on a wrong completion is paid; some tasks of reasoning-gym pay less for any answer
 SHOWN = 80  # characters of a text that a message shows
 
 Rows = Mapping[str, Sequence[Row]]  # by distribution
@@ -319,7 +319,8 @@ def _wrong(
         for one in request.rollouts:
             kind = KINDS[one.sample]
             score, detail = verdicts[request.group_id, one.sample]
-            fine = score is not None and (score == 1 if kind == "gold" else score < WRONG)
+            little = score == 0 or ((score or 1) < WRONG and row.columns.get("reasoning_gym"))
+            fine = score == 1 if kind == "gold" else little
             if fine or kind == "another":
                 continue
             said = f"scores {score}" if score is not None else f"is not graded ({detail})"

@@ -65,7 +65,7 @@ class _Notes:
             raise ScoreCountError(
                 f"log_extra({column!r}) needs one value for each completion, got {len(values)} for {self._count}"
             )
-        self.notes[str(column)] = tuple(map(_plain, values))
+        self.notes[str(column)] = tuple(map(plain, values))
 
 
 def invoke(
@@ -84,7 +84,8 @@ def invoke(
     notes = _Notes(len(completions))
     served = (notes.log_metric, notes.log_extra, state or TrainerState())
     given = {**dict(zip(SERVED, served, strict=True)), **columns}
-    result: Any = function(prompts, completions, **_accepted(function, given))
+    given |= {"prompts": prompts, "completions": completions}  # by keyword, in whatever order
+    result: Any = function(**_accepted(function, given))
     if inspect.isawaitable(result):
         result = wait(result) if wait else asyncio.run(_finish(result))
     if isinstance(result, str | bytes | Mapping | Set) or not isinstance(result, Sized):
@@ -128,7 +129,7 @@ def _score(value: Any) -> Score:
     return dataclasses.replace(score, value=None if math.isnan(number) else number)
 
 
-def _plain(value: Any) -> Plain:
+def plain(value: Any) -> Plain:
     """A value that JSON and a table can hold."""
     if hasattr(value, "item") and not isinstance(value, str):
         value = value.item()

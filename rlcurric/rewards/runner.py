@@ -18,7 +18,7 @@ from typing import Any
 
 from rlcurric.errors import RunError
 from rlcurric.rewards import wire
-from rlcurric.rewards.calling import Verdicts
+from rlcurric.rewards.calling import Verdicts, plain
 from rlcurric.rewards.calls import Ask, Call, Job
 from rlcurric.rewards.process import WorkerProcess
 from rlcurric.rewards.protocol import Reward
@@ -221,7 +221,7 @@ class RewardRunner:
             self._waiting.extend(call.split())
             return None
         if "error" in message:
-            score = Score(None, Status.ERROR, str(message["error"]))
+            score = Score(None, Status.ERROR, str(message["error"])[: wire.LONGEST_DETAIL])
         elif "timeout" in message:
             score = Score(None, Status.TIMEOUT, f"no answer within {call.deadline:g} s")
         elif call.tries + 1 < TRIES:  # the process that had this call died over it
@@ -265,7 +265,10 @@ def _verdicts(message: Mapping[str, Any], count: int) -> Verdicts:
             f"the answer is longer or shorter than the samples: {len(scores)} scores for {count}"
         )
     metrics = tuple((str(name), wire.finite(value)) for name, value in message.get("metrics", ()))
-    notes = {str(name): tuple(values) for name, values in message.get("notes", {}).items()}
+    noted = message.get("notes", {})
+    if not isinstance(noted, Mapping):
+        raise TypeError(f"logged columns must have names, got {type(noted).__name__}")
+    notes = {str(name): tuple(map(plain, values)) for name, values in noted.items()}
     if any(len(values) != count for values in notes.values()):
         raise ValueError("a logged column is longer or shorter than the samples")
     return Verdicts(scores, metrics, notes)

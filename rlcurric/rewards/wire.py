@@ -38,9 +38,13 @@ def unpack_score(packed: Any) -> Score:
 
 def finite(value: Any) -> float:
     """A number; ValueError for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    try:
+        number = math.nan if isinstance(value, bool | str) else float(value)
+    except (TypeError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
         raise ValueError(f"a finite number is required, got {value!r:.80}")
-    return float(value)
+    return number
 
 
 def _pack(value: Any) -> Any:

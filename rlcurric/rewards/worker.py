@@ -86,7 +86,7 @@ def _in_child(request: dict[str, Any], ours: tuple[BinaryIO, BinaryIO]) -> dict[
 
 def _verdict(pipe: int, deadline: float) -> dict[str, Any]:
     """What the child says, if it says something whole in time."""
-    answer = b""
+    answer = bytearray()
     while len(answer) < 8 or len(answer) < 8 + int.from_bytes(answer[:8], "little"):
         ready, _, _ = select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))
         if not ready:

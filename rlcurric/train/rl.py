@@ -24,6 +24,7 @@ from rlcurric.objective.declaration import Demonstrations, Objective
 from rlcurric.objective.pieces import plain, resolved
 from rlcurric.recipe.schema import RlStage
 from rlcurric.registry import nearest
+from rlcurric.rewards.budget import FailureBudget
 from rlcurric.rewards.rubric import Terms
 from rlcurric.schedules import Progress, value_at
 from rlcurric.train.directives import (
@@ -47,7 +48,7 @@ from rlcurric.train.metrics import VerdictLog, batch_metrics, merge_evaluation
 from rlcurric.train.rolloutlog import write_rollouts
 from rlcurric.train.run import RunContext, RunState
 from rlcurric.train.rundir import DECISIONS
-from rlcurric.train.screening import measure
+from rlcurric.train.screening import measure, outcome_of
 from rlcurric.train.worker import Generated
 from rlcurric.types import AdmittedGroup, Batch, Delivery, GroupId, GroupOutcome
 
@@ -128,11 +129,18 @@ class RlLeader:
         values = self.run.parts.reward_values(self.stage, self._progress())
         rest = (prompt for prompt in pool if prompt.uid not in done)
         place = (self.run.recipe.seed, self.stage.name)
+        grading = (
+            self.stage.grading
+        )  # what fails here is no part of the run's state: it may be measured in pieces
+        failures = FailureBudget(grading.max_failures, grading.window)
         for round_ in measure(rest, samples, *place, values):
             if self.run.stop.requested():
                 return False
             self.run.reporter.phase(f"screening, {len(done)} of {total} prompts")
-            found = yield from round_
+            deliveries = yield from round_
+            self._tell_failures(deliveries)
+            failures.observe(deliveries)
+            found = [outcome_of(delivery) for delivery in deliveries]
             append_measured(file, found)
             known += found
             done |= {one.group_id.uid for one in found}

@@ -21,8 +21,8 @@ def measure(
     run_seed: int,
     stage: str,
     values: tuple[Mapping[str, float], Mapping[str, Mapping[str, Any]]],
-) -> Iterator[Generator[Directive, list[Any], list[GroupOutcome]]]:
-    """Rounds of rollouts over the prompts; each yields directives and returns the outcomes of its prompts.
+) -> Iterator[Generator[Directive, list[Any], list[Delivery]]]:
+    """Rounds of rollouts over the prompts; each yields directives and returns the deliveries of its prompts.
 
     A sample's seed depends on the run's seed, the stage and the prompt alone, so a prompt that is measured again gives
     the same completions under the same weights.
@@ -38,7 +38,7 @@ def _round(
     run_seed: int,
     stage: str,
     values: tuple[Mapping[str, float], Mapping[str, Mapping[str, Any]]],
-) -> Generator[Directive, list[Any], list[GroupOutcome]]:
+) -> Generator[Directive, list[Any], list[Delivery]]:
     requests = tuple(
         Request(
             GroupId(STAGE, prompt.uid, 0),
@@ -50,7 +50,7 @@ def _round(
     )
     answers: list[Generated] = yield Generate(requests, *values)
     yield Forget(())
-    return [outcome_of(delivery) for answer in answers for delivery in answer.deliveries]
+    return [delivery for answer in answers for delivery in answer.deliveries]
 
 
 def outcome_of(delivery: Delivery) -> GroupOutcome:
