@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,6 +28,7 @@ from rlcurric.rewards.runner import RewardRunner
 from rlcurric.rewards.sandbox import SandboxError, Tier, settle
 from rlcurric.rewards.sandbox import program as programs_in_sandbox
 from rlcurric.rewards.sandbox.inside import DEPTH, decode, encode
+from rlcurric.rewards.sandbox.program import Program
 from rlcurric.types import SampleOutcome, Status
 from tests.test_rewards import builtin, component, request
 
@@ -59,6 +61,23 @@ def graded(
     given = {"code": {"seconds": 10.0, "budget": 20.0, **args}}
     (group,) = rubric.score([request(*completions, tests=tests)], {"code": 1.0}, given)
     return group
+
+
+def test_the_time_that_sandboxes_take_to_start_is_not_the_solution_s(
+    tier: Tier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = Program.__enter__
+
+    def slowly(self: Program) -> Program:
+        time.sleep(2)
+        return start(self)
+
+    monkeypatch.setattr(Program, "__enter__", slowly)
+    tests = [{"input": f"{k}\n", "output": f"{k}\n"} for k in range(3)]
+    limits = Limits(tier, 5.0, 5.0, 512 << 20)
+    assert judge("print(input())", read_tests(tests), limits) == Verdict(3, 3)
+    late = judge("import time; time.sleep(3); print(input())", read_tests(tests), limits)
+    assert (late.passed, late.in_time) == (1, False)
 
 
 # --- where the program stands -----------------------------------------------------------------------------------------

@@ -10,10 +10,11 @@ of names that are not Python's own go to the sandbox, all else is computed here 
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,7 +58,9 @@ class Limits:
 
     tier: Tier
     seconds: float  # for one test
-    budget: float  # seconds for all tests; those that are not reached count as failed
+    budget: (
+        float  # seconds that it may run in all tests; those that are not reached count as failed
+    )
     memory: int  # bytes, of one process
 
 
@@ -91,15 +94,15 @@ def read_tests(raw: Any) -> tuple[Test, ...]:
 
 def judge(source: str, tests: Sequence[Test], limits: Limits) -> Verdict:
     """Run the solution on every test, in order. SandboxError where that is not possible."""
-    ends = time.monotonic() + limits.budget
-    loaded = _Loaded(source, limits)
+    watch = _Watch(limits.budget)
+    loaded = _Loaded(source, limits, watch)
     passed, problem = 0, ""
     try:
         for k, test in enumerate(tests):
-            seconds = min(limits.seconds, ends - time.monotonic())
+            seconds = min(limits.seconds, watch.left)
             if seconds <= 0:
                 return Verdict(passed, len(tests), problem or _late(k, limits), in_time=False)
-            found = _problem(source, test, limits, seconds, loaded)
+            found = _problem(source, test, limits, seconds, loaded, watch)
             passed += not found
             if found and not problem:
                 problem = f"test {k + 1}: {found}"
@@ -133,11 +136,26 @@ def same_value(given: Any, expected: Any) -> bool:
     return type(given) is type(expected) and bool(given == expected)
 
 
+class _Watch:
+    """Seconds that a solution may still run. Those in which its sandboxes are set up and emptied are not its own."""
+
+    def __init__(self, budget: float) -> None:
+        self.left = budget
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.left -= time.monotonic() - started
+
+
 class _Loaded:
     """The solution as a module in a sandbox, started when it is first called and again after it stopped."""
 
-    def __init__(self, source: str, limits: Limits) -> None:
-        self._source, self._limits = source, limits
+    def __init__(self, source: str, limits: Limits, watch: _Watch) -> None:
+        self._source, self._limits, self._watch = source, limits, watch
         self._program: Program | None = None
 
     def call(self, function: str, args: list[Any], kwargs: dict[str, Any], seconds: float) -> Any:
@@ -152,7 +170,8 @@ class _Loaded:
             )
             self._program = program.__enter__()
         try:
-            return self._program.call(function, args, kwargs, seconds)
+            with self._watch.running():
+                return self._program.call(function, args, kwargs, seconds)
         except Stopped:
             self.end()
             raise
@@ -163,11 +182,15 @@ class _Loaded:
             self._program = None
 
 
-def _problem(source: str, test: Test, limits: Limits, seconds: float, loaded: _Loaded) -> str:
+def _problem(
+    source: str, test: Test, limits: Limits, seconds: float, loaded: _Loaded, watch: _Watch
+) -> str:
     """Why the solution fails a test; empty where it passes."""
     if isinstance(test, Streams):
         with Program(limits.tier, source, "run", seconds, limits.memory) as program:
-            return _output_problem(program.run(test.input.encode()), test.output)
+            with watch.running():
+                ended = program.run(test.input.encode())
+            return _output_problem(ended, test.output)
     try:
         if isinstance(test, FunctionCall):
             given = loaded.call(test.function, list(test.args), dict(test.kwargs), seconds)
