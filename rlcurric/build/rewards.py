@@ -21,7 +21,7 @@ def reward_arguments(
     for name, value in given.items():
         if name not in entry.arguments:
             raise ValueError(
-                f"{where}: unknown argument {name!r}. {nearest(name, entry.arguments)}"
+                f"{where}: unknown argument {name!r}. {nearest(name, [*entry.arguments, 'weight'])}"
             )
         with placed(f"{where}.{name}"):
             number = scheduled(value)

@@ -81,6 +81,8 @@ def _names_a_reward(target: str) -> bool:
         return True
     if target in registry("reward"):
         return True
+    if Path(target).suffix == ".py":
+        raise ValueError(f"{target}: say which function of the file, {target}:FUNCTION")
     if Path(target).exists() or Path(target).suffix in (".yaml", ".yml"):
         return False
     if target in shipped_recipes():
@@ -166,7 +168,7 @@ def _require(rows: Sequence[Row], parts: Parts, stage: StageBase, made_up: bool)
     try:
         require_columns(rows, parts.columns(stage))
     except ValueError as error:
-        hint = ". Give rows that have it with --data" if made_up else ""
+        hint = " Give rows that have it with --data." if made_up else ""
         raise ValueError(f"{error}{hint}") from None
 
 

@@ -253,7 +253,7 @@ def _checked(name: str, located: Located) -> Mapping[str, Any]:
         if column not in columns:
             raise ValueError(
                 f"{where}: no column {column!r}. {nearest(column, map(str, columns))} Name the "
-                f"right one with `columns: {{{column}: ...}}` in the distribution's source."
+                f"right one with `columns: {{{column}: ...}}` in the source of a recipe's distribution."
             )
     question, answer = columns["question"], columns["answer"]
     if not isinstance(question, str) or not question.strip():
