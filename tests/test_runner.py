@@ -138,8 +138,21 @@ def test_whoever_waits_when_the_pool_is_closed_is_told() -> None:
 def test_a_closed_pool_can_be_started_again() -> None:
     pool = pool_of("r_naps")
     for _ in range(2):
+        pool.start()
         assert [score.value for score in pool.ask(ask_of("r_naps", ["0"])).scores] == [1.0]
         pool.close()
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_a_thread_that_asks_a_closed_pool_does_not_start_it_again(started: bool) -> None:
+    """One that was judging a group when the run ended."""
+    pool = pool_of("r_naps")
+    if started:
+        pool.start()
+    pool.close()
+    with pytest.raises(RunError, match="the reward workers were closed"):
+        pool.ask(ask_of("r_naps", ["0"]))
+    assert pool.pids() == []
 
 
 # --- order ------------------------------------------------------------------------------------------------------------

@@ -109,6 +109,8 @@ def test_a_recipe_names_the_tier_and_all_stages_the_same(machine: Machine) -> No
         Parts(load_recipe(TINY, [])).validate()
     parts = Parts(load_recipe(TINY, ["grading.sandbox=limits"]))
     parts.validate()
+    with parts.pool(2) as other:  # of `rewards test`
+        other.start()
     parts.close()
     with pytest.raises(ValueError, match=r"sandbox"):
         load_recipe(TINY, ["grading.sandbox=none"])

@@ -28,6 +28,7 @@ from rlcurric.types import Score, Status
 TRIES = 3  # calls whose worker died without a deadline passing, before it is an error
 START_SECONDS = 120.0  # until a worker says that it is ready
 GRACE_SECONDS = 30.0  # beyond a call's deadline, which the worker keeps, until it counts as broken
+CLOSED = "the reward workers were closed"
 
 
 class RewardRunner:
@@ -76,6 +77,8 @@ class RewardRunner:
         """End every worker. Whoever still waits for scores is told."""
         with self._changed:
             thread, self._closing = self._thread, True
+            if thread is None and self._failure is None:
+                self._failure = RunError(CLOSED)
         if thread is not None:
             self._wake()
             thread.join()
@@ -111,8 +114,9 @@ class RewardRunner:
         return list(self.ask(asked).scores)
 
     def ask(self, asked: Ask) -> Verdicts:
-        """Score every completion; waits until all are."""
-        self.start()
+        """Score every completion; waits until all are. Starts the workers, unless they were closed."""
+        if not self._closing:
+            self.start()
         job = Job(asked)
         with self._changed:
             self._refuse()
@@ -155,8 +159,7 @@ class RewardRunner:
             with self._changed:
                 known = isinstance(failure, RunError)
                 text = f"{failure}" if known else f"{type(failure).__name__}: {failure}"
-                closed = "the reward workers were closed"
-                self._failure = RunError(closed if failure is None else text)
+                self._failure = RunError(CLOSED if failure is None else text)
                 self._workers, self._jobs = [], set()
                 self._waiting.clear()
                 self._changed.notify_all()
