@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -117,6 +118,8 @@ def _answer(question: str) -> str:
         return ",".join(name for name in heavy if name in sys.modules)
     if question == "environment":
         return ",".join(sorted(os.environ))
+    if question == "sockets":
+        return str(sum(_is_socket(number) for number in range(256)))
     try:
         if question == "network":
             socket.create_connection(("127.0.0.1", 22), timeout=1)
@@ -128,6 +131,13 @@ def _answer(question: str) -> str:
         return "done"
     except OSError as error:
         return type(error).__name__
+
+
+def _is_socket(number: int) -> bool:
+    try:
+        return stat.S_ISSOCK(os.fstat(number).st_mode)
+    except OSError:
+        return False
 
 
 @rlcurric.reward("t_tuple")

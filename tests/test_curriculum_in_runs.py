@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -492,14 +493,30 @@ def test_statistics_of_the_stage_before(folder: Path, carried: bool) -> None:
 # --- two ranks --------------------------------------------------------------------------------------------------------
 
 
+QUANTILE = """
+import rlcurric
+
+
+@rlcurric.reward("quantile", scope="batch", where="inline")
+def quantile(prompts, completions, lengths, **columns):
+    return [sum(other < one for other in lengths) / len(lengths) for one in lengths]
+"""
+
+
 def test_two_ranks_decide_what_one_decides(folder: Path) -> None:
-    """Groups lie with the rank that began them, predictions are split; the decisions are those of one rank."""
+    """Groups lie with the rank that began them, predictions are split; the decisions are those of one rank.
+
+    So are the rewards, also of one that looks at the whole batch.
+    """
     curriculum: dict[str, Any] = {
         "scorer": {"name": "pcl", "warmup_steps": 1},
         "plan": {"name": "speed", "initial": 2},
         "prompts_per_step": 3,
     }
-    recipe = recipe_of(stage(steps=2, **curriculum))
+    (folder / "quantile.py").write_text(QUANTILE)
+    files = ["lucky.py", str(folder / "quantile.py")]
+    shaped = {**stage(steps=2, **curriculum), "rewards": ["lucky", "quantile"]}
+    recipe = recipe_of(shaped, reward_files=files)
     alone, both = folder / "one-rank", folder / "two-ranks"
     rlcurric.train(recipe, alone)
     file, script = folder / "ranks.yaml", folder / "ranks.py"
@@ -530,3 +547,13 @@ def test_two_ranks_decide_what_one_decides(folder: Path) -> None:
     assert first["candidates"] == second["candidates"]
     assert first["scores"] == pytest.approx(second["scores"], abs=1e-5)
     assert any(group["more"] == 2 for line in lines(two, "continue") for group in line["groups"])
+    told = [
+        {
+            (row["uid"], row["visit"], row["sample"]): json.loads(row["breakdown"])
+            for row in run.rollouts(1).to_pylist()
+        }
+        for run in (one, two)
+    ]
+    assert told[0] == told[1]
+    quantiles = {found["quantile"] for found in told[0].values() if "quantile" in found}
+    assert len(quantiles) > 2, "the batch is judged as one"

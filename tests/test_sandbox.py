@@ -38,14 +38,15 @@ def inside(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "modules",
         "environment",
         "network",
+        "sockets",
         f"write {new}",
         f"remove {victim}",
     ]
-    rewards = [get_reward(name) for name in ("t_inside", "t_odd", "verifier")]
+    rewards = [get_reward(name) for name in ("t_inside", "t_odd", "verifier", "code")]
     with RewardRunner(rewards, workers=1) as pool:
         rubric = Rubric([component("t_odd"), component("t_inside")], "t_odd", pool)
         scores = pool.run(
-            get_reward("t_inside"), [""] * 5, questions, {}, {}, [list(range(5))], "t_inside", 10.0
+            get_reward("t_inside"), [""] * 6, questions, {}, {}, [list(range(6))], "t_inside", 10.0
         )
         assert len(rubric.components) == 2
         layers = pool.layers()
@@ -85,6 +86,11 @@ def test_a_worker_can_neither_write_nor_remove_files(inside: dict[str, str]) -> 
     assert inside["remove"] in ("OSError", "PermissionError")
     assert inside["victim"] == "True"
     assert inside["new"] == "False"
+
+
+def test_a_grader_has_no_way_to_what_starts_solutions(inside: dict[str, str]) -> None:
+    """Only a reward that runs programs may ask for sandboxes; the worker here could."""
+    assert inside["sockets"] == "0"
 
 
 def test_a_worker_has_no_network(inside: dict[str, str]) -> None:

@@ -26,8 +26,10 @@ from typing import Any, BinaryIO
 from rlcurric.rewards import sandbox, wire
 from rlcurric.rewards.calling import ScoreCountError, TrainerState, invoke
 from rlcurric.rewards.protocol import discover_builtin, get_reward, load_reward_files
+from rlcurric.rewards.sandbox import launcher
 
 _SAID = ("scores", "metrics", "notes", "error", "final")
+LAUNCHER = "rlcurric.rewards.sandbox.launcher:start"  # what rewards preload that run programs
 LONGEST_ANSWER = 64 << 20  # bytes
 
 
@@ -105,6 +107,8 @@ def _verdict(pipe: int, deadline: float) -> dict[str, Any]:
 def _grade(request: dict[str, Any]) -> bytes:
     try:
         entry = get_reward(request["reward"], request["base_dir"])
+        if LAUNCHER not in entry.preload:
+            launcher.leave()
         found = invoke(
             entry.function,
             request["prompts"],

@@ -54,6 +54,14 @@ def ask(request: dict[str, Any], files: list[int]) -> None:
     socket.send_fds(_control, [json.dumps(request).encode()], files)
 
 
+def leave() -> None:
+    """Give up the way to the launcher, in a process that starts no solutions but may run foreign code."""
+    global _control
+    if _control is not None:
+        _control.close()
+        _control = None
+
+
 def _leave_streams(control: socket.socket) -> None:
     """Keep the control socket and no other file: an open end of a pipe would hide that the other one was closed."""
     null = os.open(os.devnull, os.O_RDWR)
