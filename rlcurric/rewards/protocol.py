@@ -81,7 +81,9 @@ class Reward:
     def source(self) -> str:
         """The Python file that its function stands in; empty where there is none."""
         function = inspect.unwrap(self.function)
-        code = getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None)
+        code = getattr(function, "__code__", None) or getattr(
+            type(function).__call__, "__code__", None
+        )
         return os.path.realpath(code.co_filename) if code else self.file
 
     @property

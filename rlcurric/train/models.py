@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rlcurric.recipe.schema import Recipe
+from rlcurric.recipe.schema import Recipe, StageBase
 from rlcurric.seeds import hash64
 from rlcurric.train.adapters import add_adapter, is_adapted, merged_tensors
 from rlcurric.train.named import local_path, name_environment, named_models
