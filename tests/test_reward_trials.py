@@ -226,7 +226,7 @@ def test_columns_and_the_answer_are_named_as_in_a_source(
     nothing = [*LONG, {"Body": "x", "Q": "?", "A": "none"}]
     given = [*named(tmp_path, nothing), "--answer-pattern", "#### (.*)"]
     error = tried(capsys, "exact", *given, code=2)
-    assert "rows.jsonl, line 4" in error and "an option: --answer-pattern" in error
+    assert "rows.jsonl, line 4" in error and "Without a recipe: --answer-pattern, --drop" in error
     assert "rows │ 3/3 │" in tried(capsys, "exact", *given, "--drop-unanswered")
 
 
@@ -242,7 +242,7 @@ def test_a_column_of_another_name_leads_to_the_option(
 ) -> None:
     given = named(tmp_path, LONG)[:2]
     error = tried(capsys, "exact", *given, code=2)
-    assert "no column 'question'" in error and "it is an option: --columns, as in" in error
+    assert "no column 'question'" in error and "Without a recipe: --columns, as in" in error
 
 
 @pytest.fixture
@@ -321,7 +321,10 @@ def test_check_counts_completions(recipe: str, capsys: pytest.CaptureFixture[str
 def test_a_misspelt_name_is_told_before_torch_is_loaded(recipe: str) -> None:
     for change, message in (
         ("stages.first.rewards=[verifer]", "Unknown reward 'verifer'"),
-        ("stages.first.rewards=[{name: length_budget, tagret: 3}]", "unknown argument 'tagret'"),
+        (
+            "stages.first.rewards=[verifier,{name: length_budget, tagret: 3}]",
+            "unknown argument 'tagret'",
+        ),
     ):
         code = (
             "import sys; from rlcurric.cli import _run; code = _run(sys.argv[1:]);"

@@ -24,7 +24,11 @@ from rlcurric.rewards.protocol import discover_builtin, get_reward
 from rlcurric.seeds import hash64
 
 SHOWN = 10  # lines on what is wrong
-_OPTIONS = ("columns", "answer_pattern", "drop_unanswered")  # of a source, and of the command line
+_OPTIONS = {  # what a message says of a source -> where a command without a recipe has it
+    "`columns": "--columns",
+    "answer_pattern ": "--answer-pattern",
+    "drop_unanswered": "--drop-unanswered",
+}
 _EXAMPLE = "--columns question=problem,answer=solution --answer-pattern '#### (.*)'"
 _ALONE = "rewards"  # name of the stage that a reward on its own is put into
 
@@ -188,8 +192,9 @@ def _rows(recipe: Recipe, options: Options, alone: bool) -> Rows:
         if not alone:
             raise
         text = str(error).removeprefix("distributions.rows.source: ")
-        named = [f"--{one.replace('_', '-')}" for one in _OPTIONS if one in text]
-        hint = f" Here it is an option: {', '.join(named)}, as in {_EXAMPLE}" if named else ""
+        named = [option for said, option in _OPTIONS.items() if said in text]
+        hint = f" Without a recipe: {', '.join(named)}, as in {_EXAMPLE}"
+        hint = hint if named else ""
         raise ValueError(text + hint) from error
     return {name: sample(one.train + one.held_out, options.rows) for name, one in found.items()}
 
