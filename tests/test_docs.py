@@ -358,8 +358,8 @@ def test_commands_and_their_files_exist(page: Path) -> None:
     """Every `rlcurric COMMAND --option` that is shown, and every configuration a launcher is given."""
     text = page.read_text(encoding="utf-8")
     commands = get_command(app).commands  # type: ignore[attr-defined]
-    shown = re.findall(r"(?:^|`|-m )rlcurric ([a-z][^`\n#]*)", text, re.MULTILINE)
-    for words in map(shlex.split, shown):
+    shown = re.findall(r"(?:^|`|-m )rlcurric ([a-z][^`\n]*)", text, re.MULTILINE)
+    for words in (shlex.split(line, comments=True) for line in shown):
         command = commands[words[0]]
         if hasattr(command, "commands"):
             command = command.commands[words[1]]

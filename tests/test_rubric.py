@@ -228,14 +228,14 @@ def test_a_service_that_ends_the_program_is_an_error(runner: RewardRunner) -> No
     rubric = rubric_of("r_right", "r_sync_service", runner=runner)
     (group,) = rubric.score([request("exit", "abc")], {"r_sync_service": 1.0}, {})
     assert [one.status for one in group] == [Status.ERROR, Status.SCORED]
-    assert group[0].detail == "r_sync_service: SystemExit: 3"
+    assert group[0].detail.startswith("r_sync_service: SystemExit: 3 (runner_rewards.py:")
 
 
 def test_a_service_that_raises_for_one_sample_is_asked_for_the_others(runner: RewardRunner) -> None:
     rubric = rubric_of("r_right", "r_service", runner=runner)
     (group,) = rubric.score([request("ab", "raise", "c")], {"r_service": 1.0}, {})
     assert [one.status for one in group] == [Status.SCORED, Status.ERROR, Status.SCORED]
-    assert group[1].detail == "r_service: RuntimeError: asked to"
+    assert group[1].detail.startswith("r_service: RuntimeError: asked to (runner_rewards.py:")
 
 
 def test_services_can_be_asked_from_several_threads(runner: RewardRunner) -> None:

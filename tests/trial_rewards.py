@@ -88,3 +88,22 @@ def like_trl(prompts: Texts, completions: Texts, answer: list[str], **kwargs: An
 @rlcurric.reward("p_needs")
 def needs(prompts: Texts, completions: Texts, tests: list[Any], **columns: Any) -> list[float]:
     return [float(len(one)) for one in tests]
+
+
+@rlcurric.reward("p_moody_shaper", scope="group")
+def moody_shaper(prompts: Texts, completions: Texts, **columns: Any) -> list[float]:
+    return [float(time.perf_counter_ns()) for _ in completions]
+
+
+@rlcurric.reward("p_double", correctness=True)
+def double(prompts: Texts, completions: Texts, answer: list[Any], **columns: Any) -> list[float]:
+    return [2 * score for score in sound(prompts, completions, answer)]
+
+
+@rlcurric.reward("p_raises")
+def raises(prompts: Texts, completions: Texts, **columns: Any) -> list[float]:
+    return [_inverse(0) for _ in completions]
+
+
+def _inverse(number: int) -> float:
+    return 1 / number

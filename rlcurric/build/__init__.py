@@ -198,9 +198,10 @@ class Parts:
         self._runner.start()
 
     def validate(self) -> None:
-        """Names and arguments of every part, and the sandbox; ValueError at the first that is wrong."""
-        if any(reward.where == "worker" for reward in self._rewards.values()):
-            settle(_sandbox(self._recipe))
+        """Names and arguments of every part, and the sandbox; ValueError at the first that is wrong.
+
+        What takes no time comes first: the sandbox starts programs, and objectives bring torch.
+        """
         for stage in self._recipe.stages:
             begin = Progress(0, 0, stage.until.steps)
             value_at(stage.optim.learning_rate, begin)
@@ -208,10 +209,14 @@ class Parts:
             for progress in self._probed(stage):
                 self.reward_values(stage, progress)
             if isinstance(stage, RlStage):
-                self._check_objective(stage, self.objective(stage))
-                refuse_contradictions(stage, self.objective(stage))
                 bind_curriculum(stage, self._recipe.base_dir, None)
                 bind_settings(stage)
+        for stage in self._recipe.stages:
+            if isinstance(stage, RlStage):
+                self._check_objective(stage, self.objective(stage))
+                refuse_contradictions(stage, self.objective(stage))
+        if any(reward.where == "worker" for reward in self._rewards.values()):
+            settle(_sandbox(self._recipe))
 
     def rubric(self, stage: StageBase) -> Rubric:
         """The stage's rewards."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -17,10 +17,19 @@ import numpy as np
 from rlcurric.data import Row
 from rlcurric.rewards.host import Host
 from rlcurric.rewards.protocol import Reward
-from rlcurric.rewards.rubric import Component, GradeRequest, Rubric, Terms
+from rlcurric.rewards.rubric import Component, GradeRequest, Rubric, Terms, correctness_score
 from rlcurric.rewards.runner import RewardRunner
 from rlcurric.seeds import philox
-from rlcurric.types import AdmittedGroup, Batch, GroupId, Prompt, Rollout, SampleOutcome
+from rlcurric.types import (
+    AdmittedGroup,
+    Batch,
+    GroupId,
+    Prompt,
+    Rollout,
+    SampleOutcome,
+    Score,
+    Status,
+)
 
 Kind = Literal["gold", "empty", "garbage", "another"]
 KINDS: tuple[Kind, ...] = ("gold", "empty", "garbage", "another")
@@ -33,7 +42,11 @@ WRITINGS = (  # how a model may write an answer down; the first that fits is tak
 GARBAGE = "<think>%%</think><answer>@#!~</answer>"
 WRONG = 0.5  # from here on a wrong completion is paid; some tasks of reasoning-gym pay less for any answer
 SHOWN = 80  # characters of a text that a message shows
+AT_ONCE = 1024  # completions that are judged between two words on how far it is
+TIMEOUTS = 3  # calls of a reward without an answer, after which it is timed no more
+KNOWN = "<gold answers>"  # stands for the correctness where only shapers are tried; no component is called so
 
+Tell = Callable[[str], None]  # told what goes on, whenever that changes
 Rows = Mapping[str, Sequence[Row]]  # by distribution
 Key = tuple[GroupId, int]  # group and sample
 Verdicts = dict[Key, SampleOutcome]
@@ -70,13 +83,29 @@ class Trial:
         return next((one for one in self.components if one.name == self.correct), None)
 
 
+def _tell_nobody(_: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why rewards fail the test."""
+
+    line: str
+    completions: frozenset[Key]  # that are not judged as they should be
+
+
+def affected(problems: Sequence[Problem]) -> int:
+    """How many completions are not judged as they should be: each once, whatever is wrong with it."""
+    return len(frozenset[Key]().union(*(one.completions for one in problems)))
+
+
 @dataclass(frozen=True)
 class Golds:
     """What the correctness says of the rows of a distribution, by kind of completion, and the rows it gets wrong."""
 
     writing: str
     scores: Mapping[Kind, list[float | None]]
-    wrong: tuple[str, ...]  # a line each
+    wrong: tuple[Problem, ...]
 
     def right(self) -> int:
         """Gold answers that score 1."""
@@ -95,20 +124,27 @@ class Report:
     completions: int
     golds: Mapping[str, Golds]  # by distribution; empty where nothing is held to gold answers
     seconds: Mapping[str, tuple[float, ...]]  # component -> of its calls, one at a time
+    untimed: tuple[str, ...]  # components whose timing ended after TIMEOUTS calls without an answer
     statuses: Mapping[str, int]
-    failures: Mapping[str, int]  # status and detail -> completions
+    failures: Mapping[str, frozenset[Key]]  # status and detail -> completions
     compared: tuple[str, ...]  # ways in which everything was judged again
-    unlike: tuple[str, ...]  # those that gave other scores
+    unlike: tuple[Problem, ...]  # one for each way that gave other scores
 
     @property
-    def problems(self) -> list[str]:
-        """Why the rewards fail the test, a line each; empty where they pass."""
-        failed = [f"  {count} x {cause}" for cause, count in self.failures.items()]
+    def problems(self) -> list[Problem]:
+        """Why the rewards fail the test; empty where they pass."""
+        failed = [
+            Problem(f"  {len(keys)} x {cause}", keys) for cause, keys in self.failures.items()
+        ]
         return [*(line for one in self.golds.values() for line in one.wrong), *failed, *self.unlike]
 
 
 def grade_golds(
-    trial: Trial, rows: Rows, pool: RewardRunner, kinds: Sequence[Kind] = KINDS
+    trial: Trial,
+    rows: Rows,
+    pool: RewardRunner,
+    kinds: Sequence[Kind] = KINDS,
+    tell: Tell = _tell_nobody,
 ) -> dict[str, Golds]:
     """Grade every row's gold answer, an empty completion, garbage, and another row's answer."""
     judge = trial.judge
@@ -119,12 +155,12 @@ def grade_golds(
     fixed = trial.writing or (WRITINGS[0] if judge.reward.where == "service" else None)
     found = {}
     for name, own in rows.items():
-        first = _graded(alone, name, own, fixed or WRITINGS[0], pool, kinds)
+        first = _graded(alone, name, own, fixed or WRITINGS[0], pool, kinds, tell)
         if fixed is None and first.right() < len(first.scores["gold"]):
-            others = [_graded(alone, name, own, one, pool, ("gold",)) for one in WRITINGS[1:]]
+            others = [_graded(alone, name, own, one, pool, ("gold",), tell) for one in WRITINGS[1:]]
             best = max((first, *others), key=Golds.right)
             if best is not first:
-                first = _graded(alone, name, own, best.writing, pool, kinds)
+                first = _graded(alone, name, own, best.writing, pool, kinds, tell)
         found[name] = first
     return found
 
@@ -136,10 +172,12 @@ def _graded(
     writing: str,
     pool: RewardRunner,
     kinds: Sequence[Kind],
+    tell: Tell,
 ) -> Golds:
     """The rows of one distribution under one writing."""
     requests = _groups(name, rows, writing, kinds)
-    verdicts = _judge_at_once(alone, requests, pool)
+    what = f"grading completions for gold answers of {name}, written {writing!r}"
+    verdicts = _judge_at_once(alone, requests, pool, lambda done: tell(f"{what}: {done}"))
     scores = {
         kind: [
             verdicts[request.group_id, one.sample][0]
@@ -150,8 +188,7 @@ def _graded(
         for kind in kinds
     }
     wrong = _wrong(rows, requests, verdicts)
-    if (line := _easily_pleased(scores)) is not None:
-        wrong.append(f"  {name}: {line}")
+    wrong += _easily_pleased(name, verdicts)
     return Golds(writing, scores, tuple(wrong))
 
 
@@ -160,6 +197,7 @@ def try_rewards(
     rows: Rows,
     pools: Sequence[RewardRunner],
     timed: bool = True,
+    tell: Tell = _tell_nobody,
 ) -> Report:
     """Hold the rewards to the gold answers, then judge everything again in every way that must change nothing.
 
@@ -170,35 +208,46 @@ def try_rewards(
     local = [one for one in trial.components if one not in remote] if timed else []
     writing = dict.fromkeys(rows, trial.writing or WRITINGS[0])
     requests = _requests(rows, writing)
-    seconds = {one.name: _seconds(trial, one, requests, pools[0]) for one in remote}
-    golds = grade_golds(trial, rows, pools[0])
+    seconds = {one.name: _seconds(trial, one, requests, pools[0], tell) for one in remote}
+    golds = grade_golds(trial, rows, pools[0], tell=tell)
     requests = _requests(rows, {**writing, **{name: one.writing for name, one in golds.items()}})
+    count = sum(len(one.rollouts) for one in requests)
+    tell(f"judging {count} completions")
     first = _judge(trial, requests, pools[0])
-    seconds |= {one.name: _seconds(trial, one, requests, pools[0]) for one in local}
-    compared, unlike = [], []
+    seconds |= {one.name: _seconds(trial, one, requests, pools[0], tell) for one in local}
+    compared: list[str] = []
+    unlike: list[Problem] = []
     ways = [
         ("a second time", requests, pools[0], True),
         ("in another order", _reordered(trial, requests), pools[0], False),
         *(("by another number of workers", requests, pool, True) for pool in pools[1:]),
     ]
     for way, asked, pool, exact in ways:
+        tell(f"judging {count} completions {way}")
         compared.append(way)
         unlike += _unlike(way, first, _judge(trial, asked, pool), exact)
-    outcomes = first.values()
+    failures: dict[str, frozenset[Key]] = {}
+    for key, outcome in first.items():
+        if outcome.status.is_failure:
+            cause = f"{outcome.status}: {outcome.detail}"
+            failures[cause] = failures.get(cause, frozenset()) | {key}
     return Report(
         completions=len(first),
         golds=golds,
-        seconds=seconds,
-        statuses=Counter(str(one.status) for one in outcomes),
-        failures=Counter(f"{o.status}: {o.detail}" for o in outcomes if o.status.is_failure),
+        seconds={name: took for name, (took, _) in seconds.items()},
+        untimed=tuple(name for name, (_, whole) in seconds.items() if not whole),
+        statuses=Counter(str(one.status) for one in first.values()),
+        failures=failures,
         compared=tuple(compared),
         unlike=tuple(unlike),
     )
 
 
 def sample(rows: Sequence[Row], count: int) -> Sequence[Row]:
-    """At most `count` rows, evenly over all of them."""
-    return rows[:: max(1, -(-len(rows) // count))]
+    """So many rows, evenly over all of them from the first to the last; all where there are no more."""
+    if count >= len(rows):
+        return rows
+    return [rows[k * (len(rows) - 1) // max(1, count - 1)] for k in range(count)]
 
 
 def _requests(rows: Rows, writing: Mapping[str, str]) -> list[GradeRequest]:
@@ -262,7 +311,7 @@ def _rollout(group_id: GroupId, sample: int, text: str) -> Rollout:
 
 
 def _judge_at_once(
-    alone: Trial, requests: Sequence[GradeRequest], pool: RewardRunner
+    alone: Trial, requests: Sequence[GradeRequest], pool: RewardRunner, tell: Tell
 ) -> dict[Key, tuple[float | None, str]]:
     """Every completion's correctness, and why there is none where there is none.
 
@@ -273,11 +322,30 @@ def _judge_at_once(
     assert judge is not None
     reward = judge.reward
     if (reward.scope, reward.where) != ("sample", "worker"):
+        tell(str(sum(len(one.rollouts) for one in requests)))
         found = _judge(alone, requests, pool)
         return {key: (one.correct, one.detail) for key, one in found.items()}
     pairs = [(request, one) for request in requests for one in request.rollouts]
+    told: dict[Key, tuple[float | None, str]] = {}
+    for start in range(0, len(pairs), AT_ONCE):
+        tell(f"{start} of {len(pairs)}")
+        some = pairs[start : start + AT_ONCE]
+        for (request, one), score in zip(some, _scores(alone, judge, some, pool), strict=True):
+            value = None if score.status.is_failure else score.value
+            told[request.group_id, one.sample] = (value, f"{score.status}: {score.detail}")
+    return told
+
+
+def _scores(
+    alone: Trial,
+    judge: Component,
+    pairs: Sequence[tuple[GradeRequest, Rollout]],
+    pool: RewardRunner,
+) -> list[Score]:
+    """The correctness of completions of any rows, in calls of many."""
+    reward = judge.reward
     own = dict(alone.args.get(judge.name, {}))
-    names = {name for request in requests for name in request.prompt.columns}
+    names = {name for request, _ in pairs for name in request.prompt.columns}
     taken = {*own, *reward.arguments, "prompts", "completions", "correct", "rewards"}
     columns: dict[str, list[Any]] = {
         **{
@@ -299,45 +367,44 @@ def _judge_at_once(
         judge.reference,
         alone.deadline,
     )
-    return {
-        (request.group_id, one.sample): (
-            None if score.status.is_failure else score.value,
-            f"{score.status}: {score.detail}",
-        )
-        for (request, one), score in zip(pairs, scores, strict=True)
-    }
+    return [correctness_score(score) for score in scores]
 
 
 def _wrong(
     rows: Sequence[Row],
     requests: Sequence[GradeRequest],
     verdicts: Mapping[Key, tuple[float | None, str]],
-) -> list[str]:
-    """A line for every completion that is not graded as it should be. Another row's answer may be right by chance."""
-    lines = []
+) -> list[Problem]:
+    """One for every completion that is not graded as it should be. Another row's answer may be right by chance."""
+    problems = []
     for row, request in zip(rows, requests, strict=True):
         for one in request.rollouts:
             kind = KINDS[one.sample]
-            score, detail = verdicts[request.group_id, one.sample]
+            key = (request.group_id, one.sample)
+            score, detail = verdicts[key]
             little = score == 0 or ((score or 1) < WRONG and row.columns.get("reasoning_gym"))
             fine = score == 1 if kind == "gold" else little
             if fine or kind == "another":
                 continue
             said = f"scores {score}" if score is not None else f"is not graded ({detail})"
-            lines.append(
-                f"  {row.place}: the {kind} completion {said}; the answer is "
-                f"{row.columns.get('answer')!r:.{SHOWN}}"
-            )
-    return lines
+            answer = f"{row.columns.get('answer')!r:.{SHOWN}}"
+            line = f"  {row.place}: the {kind} completion {said}; the answer is {answer}"
+            problems.append(Problem(line, frozenset({key})))
+    return problems
 
 
-def _easily_pleased(scores: Mapping[Kind, list[float | None]]) -> str | None:
-    """What is wrong with a correctness that other rows' answers please too; None if they do not."""
-    others = [one for one in scores.get("another", []) if one is not None]
-    pleased = sum(one >= WRONG for one in others)
-    if 2 * pleased <= len(others):
-        return None
-    return f"another row's different answer scores {WRONG:g} or more for {pleased} of {len(others)} rows"
+def _easily_pleased(name: str, verdicts: Mapping[Key, tuple[float | None, str]]) -> list[Problem]:
+    """What is wrong with a correctness that other rows' answers please too; nothing if they do not."""
+    others = {
+        key: score
+        for key, (score, _) in verdicts.items()
+        if KINDS[key[1]] == "another" and score is not None
+    }
+    pleased = frozenset(key for key, score in others.items() if score >= WRONG)
+    if 2 * len(pleased) <= len(others):
+        return []
+    line = f"  {name}: another row's different answer scores {WRONG:g} or more for {len(pleased)} of {len(others)} rows"
+    return [Problem(line, pleased)]
 
 
 def _judge(trial: Trial, requests: Sequence[GradeRequest], pool: RewardRunner) -> Verdicts:
@@ -366,7 +433,12 @@ def _judge(trial: Trial, requests: Sequence[GradeRequest], pool: RewardRunner) -
         for group in shaped.batch.groups:
             found |= {(group.group_id, one.sample): one for one in group.samples}
         found |= {(group.group_id, one.sample): one for group, one in shaped.failed}
-    return found
+    return {key: replace(one, breakdown=_own(one.breakdown)) for key, one in found.items()}
+
+
+def _own(breakdown: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Without what stands for a correctness."""
+    return {name: value for name, value in breakdown.items() if name != KNOWN}
 
 
 def _known(trial: Trial, requests: Sequence[GradeRequest]) -> Component:
@@ -381,13 +453,20 @@ def _known(trial: Trial, requests: Sequence[GradeRequest]) -> Component:
     def known(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
         return [float(pair in golds) for pair in zip(prompts, completions, strict=True)]
 
-    return Component("known", Reward("known", known, "sample", "inline", True), "known")
+    return Component(KNOWN, Reward(KNOWN, known, "sample", "inline", True), KNOWN)
 
 
 def _seconds(
-    trial: Trial, component: Component, requests: Sequence[GradeRequest], pool: RewardRunner
-) -> tuple[float, ...]:
-    """How long calls take one at a time: of a completion, a group or all of them, by the reward's scope."""
+    trial: Trial,
+    component: Component,
+    requests: Sequence[GradeRequest],
+    pool: RewardRunner,
+    tell: Tell,
+) -> tuple[tuple[float, ...], bool]:
+    """How long calls take one at a time: of a completion, a group or all of them, by the reward's scope.
+
+    False beside it where so many had no answer in time that the others were left out.
+    """
     alone = replace(trial, components=(component,))
     if component.name != trial.correct:
         alone = replace(alone, correct=None)
@@ -396,25 +475,36 @@ def _seconds(
         units = [[request] for request in requests]
     if component.reward.scope == "sample":
         units = [[replace(r, rollouts=(one,))] for r in requests for one in r.rollouts]
-    took = []
+    took: list[float] = []
+    hung = 0
     for unit in units:
+        tell(f"timing {component.name}: call {len(took) + 1} of {len(units)}")
         started = time.perf_counter()
-        _judge(alone, unit, pool)
+        verdicts = _judge(alone, unit, pool)
         took.append(time.perf_counter() - started)
-    return tuple(took)
+        hung += any(one.status is Status.TIMEOUT for one in verdicts.values())
+        if hung == TIMEOUTS and len(took) < len(units):
+            return tuple(took), False
+    return tuple(took), True
 
 
-def _unlike(way: str, first: Verdicts, again: Verdicts, exact: bool) -> list[str]:
-    """A line if anything was judged differently. Sums may be rounded differently in another order."""
+def _unlike(way: str, first: Verdicts, again: Verdicts, exact: bool) -> list[Problem]:
+    """One if anything was judged differently. Sums may be rounded differently in another order."""
     different = [key for key, one in first.items() if not _same(one, again[key], exact)]
     if not different:
         return []
     one, other = first[different[0]], again[different[0]]
     kind = KINDS[different[0][1]]
-    return [
+    line = (
         f"  judged {way}, {len(different)} of {len(first)} completions got other scores; the first, a {kind} one: "
-        f"{dict(one.breakdown)} ({one.status}), then {dict(other.breakdown)} ({other.status})"
-    ]
+        f"{_said(one)}, then {_said(other)}"
+    )
+    return [Problem(line, frozenset(different))]
+
+
+def _said(one: SampleOutcome) -> str:
+    values = ", ".join(f"{name} {value}" for name, value in one.breakdown.items())
+    return f"{values} ({one.status})"
 
 
 def _same(one: SampleOutcome, other: SampleOutcome, exact: bool) -> bool:

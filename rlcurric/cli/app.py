@@ -187,6 +187,23 @@ def rewards_test(
         Path | None,
         typer.Option(help="Rows for a reward: jsonl, json, csv or parquet. Default: sums."),
     ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            help="Names of columns, as `columns` of a recipe's source: question={Body} {Question},answer=Answer.",
+            metavar="OURS=THEIRS,...",
+        ),
+    ] = None,
+    answer_pattern: Annotated[
+        str | None,
+        typer.Option(
+            help="Takes the gold answer out of a longer text, as in a source: '#### (.*)'.",
+            metavar="REGEX",
+        ),
+    ] = None,
+    drop_unanswered: Annotated[
+        bool, typer.Option("--drop-unanswered", help="Leave rows without an answer out.")
+    ] = False,
     gold: Annotated[
         str | None,
         typer.Option(
@@ -208,7 +225,17 @@ def rewards_test(
     """Try rewards without a model: gold answers, nothing, garbage, other orders and workers, latency."""
     from rlcurric.cli.rewards import Options, run_rewards_test
 
-    options = Options(rows, data, gold, correctness, workers, deadline)
+    options = Options(
+        rows=rows,
+        data=data,
+        columns=columns,
+        answer_pattern=answer_pattern,
+        drop_unanswered=drop_unanswered,
+        gold=gold,
+        correctness=correctness,
+        workers=workers,
+        deadline=deadline,
+    )
     return run_rewards_test(target, settings or [], options)
 
 

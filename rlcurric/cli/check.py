@@ -8,13 +8,16 @@ from rich.console import Console
 from rich.table import Table
 
 from rlcurric.build import Parts, RunData
-from rlcurric.build.trial import KINDS, grade_golds, sample, try_rewards
+from rlcurric.build.trial import KINDS, Problem, affected, grade_golds, sample, try_rewards
 from rlcurric.cli.console import make_console
+from rlcurric.cli.live import Doing
 from rlcurric.recipe.load import load_recipe
 from rlcurric.recipe.schema import Recipe
+from rlcurric.train.named import name_environment
 
 GRADED = KINDS[:3]  # gold, empty, garbage
 TRIED = 4  # rows a distribution on which every reward is tried
+SHOWN = 10  # lines on what is wrong
 MAX_GOLD = 20_000  # rows a distribution whose gold answers are graded
 
 
@@ -22,45 +25,19 @@ def run_check(recipe: str, overrides: Sequence[str]) -> int:
     """Names and arguments of every part, data, held-out split, prompt lengths, gold answers against the verifier."""
     console = make_console()
     resolved = load_recipe(recipe, overrides)
-    from rlcurric.train.models import (
-        check_named_models,
-        context_length,
-        model_config,
-        set_environment,
-        tokenizer_of,
-    )
-
-    set_environment(resolved)
-    parts = Parts(resolved)
-    try:
-        parts.validate()
-        tokenizer = tokenizer_of(resolved)
-        data = RunData(resolved, tokenizer, context_length(resolved, model_config(resolved)))
-        check_named_models(resolved)
-        for stage in resolved.stages:
-            data.check_prompts(stage, parts.columns(stage), parts.needs_demonstrations(stage))
-            for sentence in parts.try_curriculum(stage, data.pool(stage)):
-                console.print(f"warning: {sentence}", highlight=False, soft_wrap=True)
-            if stage.evaluation.at_end and not data.held_out(stage):
-                console.print(
-                    f"note: nothing is held out for the evaluation of stage {stage.name}; set "
-                    "distributions.NAME.held_out",
-                    soft_wrap=True,
-                )
-        console.print(
-            f"recipe {resolved.name}: {len(resolved.stages)} stages, {resolved.total_steps} steps; parts, data and "
-            "prompts ok",
-            highlight=False,
-            soft_wrap=True,
-        )
-        wrong = _grade_golds(console, resolved, parts, data)
-        wrong += [] if wrong else _try_rewards(console, resolved, parts, data)
-    finally:
-        parts.close()
+    name_environment(resolved)
+    with Doing(console) as doing:
+        doing("binding names and arguments")
+        parts = Parts(resolved)
+        try:
+            wrong = _check(console, resolved, parts, doing)
+        finally:
+            parts.close()
     if wrong:
-        shown = "\n".join(wrong[:10])
+        shown = "\n".join(one.line for one in wrong[:SHOWN])
+        more = f"\n  and {len(wrong) - SHOWN} lines more" if len(wrong) > SHOWN else ""
         raise ValueError(
-            f"{len(wrong)} completions are not graded as they should be; the first:\n{shown}"
+            f"{affected(wrong)} completions are not graded as they should be:\n{shown}{more}"
         )
     console.print(
         "Gold answers score 1, empty and garbage completions 0; rewards give the same scores again. Held-out rows are in "
@@ -70,12 +47,52 @@ def run_check(recipe: str, overrides: Sequence[str]) -> int:
     return 0
 
 
-def _grade_golds(console: Console, recipe: Recipe, parts: Parts, data: RunData) -> list[str]:
-    """Grade every row's gold answer, an empty completion and garbage; a line for each that is graded wrongly."""
+def _check(console: Console, recipe: Recipe, parts: Parts, doing: Doing) -> list[Problem]:
+    """All of it: ValueError for a mistake in the recipe; what rewards do wrong with its rows."""
+    parts.validate()
+    doing("loading torch and transformers")
+    from rlcurric.train.models import (
+        check_named_models,
+        context_length,
+        model_config,
+        set_environment,
+        tokenizer_of,
+    )
+
+    set_environment(recipe)
+    tokenizer = tokenizer_of(recipe)
+    doing("reading data")
+    data = RunData(recipe, tokenizer, context_length(recipe, model_config(recipe)))
+    check_named_models(recipe)
+    for stage in recipe.stages:
+        doing(f"checking prompts and curriculum of stage {stage.name}")
+        data.check_prompts(stage, parts.columns(stage), parts.needs_demonstrations(stage))
+        for sentence in parts.try_curriculum(stage, data.pool(stage)):
+            console.print(f"warning: {sentence}", highlight=False, soft_wrap=True)
+        if stage.evaluation.at_end and not data.held_out(stage):
+            console.print(
+                f"note: nothing is held out for the evaluation of stage {stage.name}; set "
+                "distributions.NAME.held_out",
+                soft_wrap=True,
+            )
+    console.print(
+        f"recipe {recipe.name}: {len(recipe.stages)} stages, {recipe.total_steps} steps; parts, data and "
+        "prompts ok",
+        highlight=False,
+        soft_wrap=True,
+    )
+    wrong = _grade_golds(console, recipe, parts, data, doing)
+    return wrong or _try_rewards(console, recipe, parts, data, doing)
+
+
+def _grade_golds(
+    console: Console, recipe: Recipe, parts: Parts, data: RunData, doing: Doing
+) -> list[Problem]:
+    """Grade every row's gold answer, an empty completion and garbage; what is graded wrongly."""
     table = Table(
         "distribution", "train", "held out", "left out", "gold = 1", "empty = 0", "garbage = 0"
     )
-    wrong: list[str] = []
+    wrong: list[Problem] = []
     for name in recipe.distributions:
         user = next((one for one in recipe.stages if name in one.mixture), None)
         if user is None:
@@ -83,18 +100,20 @@ def _grade_golds(console: Console, recipe: Recipe, parts: Parts, data: RunData) 
             continue
         counts, trial = data.counts(name), parts.trial(user).without_services()
         rows = {name: data.rows(name)[:MAX_GOLD]}
-        golds = grade_golds(trial, rows, parts.pool(), GRADED)
+        golds = grade_golds(trial, rows, parts.pool(), GRADED, doing)
         shares = [golds[name].share(kind) if golds else "-" for kind in GRADED]
         left_out = counts.read - counts.train - counts.held_out
         table.add_row(name, *map(str, (counts.train, counts.held_out, left_out)), *shares)
-        wrong += [line for one in golds.values() for line in one.wrong]
+        wrong += [problem for one in golds.values() for problem in one.wrong]
     console.print(table)
     return wrong
 
 
-def _try_rewards(console: Console, recipe: Recipe, parts: Parts, data: RunData) -> list[str]:
-    """Call every reward but services on a few rows, again and in another order; a line for what goes wrong."""
-    wrong: list[str] = []
+def _try_rewards(
+    console: Console, recipe: Recipe, parts: Parts, data: RunData, doing: Doing
+) -> list[Problem]:
+    """Call every reward but services on a few rows, again and in another order; what goes wrong."""
+    wrong: list[Problem] = []
     tried: set[str] = set()
     for stage in recipe.stages:
         trial = parts.trial(stage)
@@ -108,6 +127,7 @@ def _try_rewards(console: Console, recipe: Recipe, parts: Parts, data: RunData) 
         key = f"{[one.reference for one in local.components]} {local.args} {stage.mixture}"
         if local.components and key not in tried:
             rows = {name: sample(data.rows(name), TRIED) for name in stage.mixture}
-            wrong += try_rewards(local, rows, [parts.pool()], timed=False).problems
+            tried_here = try_rewards(local, rows, [parts.pool()], timed=False, tell=doing)
+            wrong += tried_here.problems
         tried |= {key, *trial.services}
     return wrong

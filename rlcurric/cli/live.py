@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -21,6 +22,49 @@ def _clock(seconds: float) -> str:
 
 def _by_distribution(row: Mapping[str, Any], prefix: str) -> dict[str, float]:
     return {key.removeprefix(prefix): value for key, value in row.items() if key.startswith(prefix)}
+
+
+class Doing:
+    """What a command does now and for how long: a spinner in a terminal, elsewhere a line every few seconds.
+
+    Use as a context manager, and call it with what goes on.
+    """
+
+    def __init__(self, console: Console, every: float = 5.0) -> None:
+        self.console = console
+        self._every = 1.0 if console.is_terminal else every  # seconds
+        self._status = console.status("") if console.is_terminal else None
+        self._what, self._began = "", time.monotonic()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._repeat, name="progress", daemon=True)
+
+    def __call__(self, what: str) -> None:
+        self._what = what
+        if self._status is not None:
+            self._show()
+
+    def __enter__(self) -> Doing:
+        if self._status is not None:
+            self._status.__enter__()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._over.set()
+        self._thread.join()
+        if self._status is not None:
+            self._status.__exit__(None, None, None)
+
+    def _repeat(self) -> None:
+        while not self._over.wait(self._every):
+            self._show()
+
+    def _show(self) -> None:
+        line = f"{self._what}, {_clock(time.monotonic() - self._began)} so far"
+        if self._status is not None:
+            self._status.update(Text(line))
+        elif self._what:
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 class Pace:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,9 @@ from rich.table import Table
 
 from rlcurric.assets import shipped_recipes
 from rlcurric.build import Parts, read_distributions
-from rlcurric.build.trial import KINDS, Report, Rows, Trial, sample, try_rewards
+from rlcurric.build.trial import KINDS, TIMEOUTS, Report, Rows, Trial, affected, sample, try_rewards
 from rlcurric.cli.console import make_console
+from rlcurric.cli.live import Doing
 from rlcurric.data import Place, Row, content_hash, require_columns
 from rlcurric.recipe.load import load_recipe, parse_yaml
 from rlcurric.recipe.schema import Recipe, StageBase
@@ -21,7 +23,13 @@ from rlcurric.registry import nearest, registry
 from rlcurric.rewards.protocol import discover_builtin, get_reward
 from rlcurric.seeds import hash64
 
-SHOWN = 10  # problems that are listed
+SHOWN = 10  # lines on what is wrong
+_OPTIONS = {  # what a message says of a source -> where a command without a recipe has it
+    "`columns": "--columns",
+    "answer_pattern ": "--answer-pattern",
+    "drop_unanswered": "--drop-unanswered",
+}
+_EXAMPLE = "--columns question=problem,answer=solution --answer-pattern '#### (.*)'"
 _ALONE = "rewards"  # name of the stage that a reward on its own is put into
 
 
@@ -31,6 +39,9 @@ class Options:
 
     rows: int = 32  # of each distribution
     data: Path | None = None  # rows for a reward on its own
+    columns: str | None = None  # ours=theirs,...: these three as in a recipe's source
+    answer_pattern: str | None = None
+    drop_unanswered: bool = False
     gold: str | None = None
     correctness: bool = False
     workers: int | None = None
@@ -47,32 +58,61 @@ def run_rewards_test(target: str, settings: Sequence[str], options: Options) -> 
     if alone:
         recipe = _recipe_of(target, settings, options)
     else:
-        for option, given in (("--data", options.data), ("--correctness", options.correctness)):
+        for option, given in _only_alone(options).items():
             if given:
                 raise ValueError(f"{option} is for a reward; the recipe {target} says it itself")
         recipe = load_recipe(target, [*settings, *_grading(options)])
     try:
-        parts = Parts(recipe)
-        try:
-            rows = _rows(recipe, options, alone)
-            reports = [
-                _tried(console, stage, parts, rows, options, alone) for stage in _stages(recipe)
-            ]
-        finally:
-            parts.close()
+        with Doing(console) as doing:
+            parts = Parts(recipe)
+            try:
+                doing("reading rows")
+                rows = _rows(recipe, options, alone)
+                reports = [
+                    _tried(console, stage, parts, rows, options, alone, doing)
+                    for stage in _stages(recipe)
+                ]
+            finally:
+                parts.close()
     except ValueError as error:
         place = f"stages.{_ALONE}.rewards"
         text = str(error)
         raise ValueError(
             text.removeprefix(f"{place}.").removeprefix(f"{place}: ") if alone else text
         ) from error
-    problems = [line for report in reports for line in report.problems]
-    if problems:
-        listed = "\n".join(problems[:SHOWN])
-        console.print(f"FAILED: {len(problems)} problems, the first:\n{listed}", markup=False)
+    if any(report.problems for report in reports):
+        console.print(_failed(reports, rows, options), markup=False, soft_wrap=True)
         return 1
     console.print("passed")
     return 0
+
+
+def _only_alone(options: Options) -> dict[str, object]:
+    """Options that are for a reward without a recipe."""
+    return {
+        "--data": options.data,
+        "--columns": options.columns,
+        "--answer-pattern": options.answer_pattern,
+        "--drop-unanswered": options.drop_unanswered,
+        "--correctness": options.correctness,
+    }
+
+
+def _failed(reports: Sequence[Report], rows: Rows, options: Options) -> str:
+    """How many completions are not judged as they should be, and why."""
+    lines = [problem.line for report in reports for problem in report.problems]
+    count = sum(affected(report.problems) for report in reports)
+    of = sum(report.completions for report in reports)
+    told = [f"FAILED: {count} of {of} completions are not judged as they should be:"]
+    told += lines[:SHOWN]
+    if len(lines) > SHOWN:
+        told.append(f"  and {len(lines) - SHOWN} lines more")
+    answers = [str(row.columns.get("answer")) for some in rows.values() for row in some]
+    if options.data and options.answer_pattern is None and any("####" in one for one in answers):
+        told.append(
+            "Gold answers here hold '####': --answer-pattern '#### (.*)' takes what stands behind it."
+        )
+    return "\n".join(told)
 
 
 def _names_a_reward(target: str) -> bool:
@@ -112,10 +152,29 @@ def _recipe_of(name: str, settings: Sequence[str], options: Options) -> Recipe:
     recipe = {
         "name": "rewards",
         "model": {"architecture": {}, "tokenizer": {"characters": "0"}},
-        "distributions": {"rows": {"source": {"name": "file", "path": str(options.data)}}},
+        "distributions": {"rows": {"source": _source(options)}},
         "stages": [stage],
     }
     return load_recipe(recipe, _grading(options))
+
+
+def _source(options: Options) -> dict[str, object]:
+    """The file's source, as a recipe would have it."""
+    source: dict[str, object] = {"name": "file", "path": str(options.data)}
+    if options.columns is not None:
+        pairs = [one.partition("=") for one in re.split(r",(?=\s*\w+=)", options.columns)]
+        if not all(ours.strip() and theirs.strip() for ours, _, theirs in pairs):
+            raise ValueError(f"--columns is written OURS=THEIRS,..., got {options.columns!r}")
+        source["columns"] = {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
+    if options.answer_pattern is not None:
+        source["answer_pattern"] = options.answer_pattern
+    if options.drop_unanswered:
+        source["drop_unanswered"] = True
+    if options.data is None and len(source) > 2:
+        raise ValueError(
+            "--columns, --answer-pattern and --drop-unanswered are for the rows of --data"
+        )
+    return source
 
 
 def _grading(options: Options) -> list[str]:
@@ -127,7 +186,16 @@ def _rows(recipe: Recipe, options: Options, alone: bool) -> Rows:
     """A few rows of every distribution; sums where a reward on its own is given none."""
     if alone and options.data is None:
         return {"rows": [_sum(k) for k in range(options.rows)]}
-    found = read_distributions(recipe)
+    try:
+        found = read_distributions(recipe)
+    except ValueError as error:
+        if not alone:
+            raise
+        text = str(error).removeprefix("distributions.rows.source: ")
+        named = [option for said, option in _OPTIONS.items() if said in text]
+        hint = f" Without a recipe: {', '.join(named)}, as in {_EXAMPLE}"
+        hint = hint if named else ""
+        raise ValueError(text + hint) from error
     return {name: sample(one.train + one.held_out, options.rows) for name, one in found.items()}
 
 
@@ -148,7 +216,13 @@ def _stages(recipe: Recipe) -> list[StageBase]:
 
 
 def _tried(
-    console: Console, stage: StageBase, parts: Parts, rows: Rows, options: Options, alone: bool
+    console: Console,
+    stage: StageBase,
+    parts: Parts,
+    rows: Rows,
+    options: Options,
+    alone: bool,
+    doing: Doing,
 ) -> Report:
     """Try the rewards of a stage and print what came of it."""
     own = {name: rows[name] for name in stage.mixture}
@@ -159,7 +233,7 @@ def _tried(
     for some in own.values():
         _require(some, parts, stage, alone and options.data is None)
     with parts.pool(stage.grading.workers + 1) as other:
-        report = try_rewards(trial, own, [parts.pool(), other])
+        report = try_rewards(trial, own, [parts.pool(), other], tell=doing)
     _print(console, trial, report)
     return report
 
@@ -197,7 +271,11 @@ def _print(console: Console, trial: Trial, report: Report) -> None:
             *(f"{p50:.2f}", f"{p99:.2f}"),
         )
     console.print(calls)
+    for name in report.untimed:
+        console.print(
+            f"{name} was timed no further: {TIMEOUTS} calls had no answer in time", soft_wrap=True
+        )
     counts = ", ".join(f"{count} {status}" for status, count in sorted(report.statuses.items()))
     console.print(f"{report.completions} completions: {counts}", soft_wrap=True)
-    same = [way for way in report.compared if not any(way in line for line in report.unlike)]
+    same = [way for way in report.compared if not any(way in one.line for one in report.unlike)]
     console.print(f"the same scores {', '.join(same) or 'in no way'}", soft_wrap=True)

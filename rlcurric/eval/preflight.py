@@ -107,7 +107,7 @@ def preflight(
 
 def start_of(recipe: Recipe, stage: RlStage, say: Callable[[str], None]) -> Path | None:
     """The folder that a stage starts from, None for the base; says so where it is what another stage leaves behind."""
-    from rlcurric.train.models import local_path, starts_elsewhere
+    from rlcurric.train.named import local_path, starts_elsewhere
 
     if starts_elsewhere(stage):
         return local_path(stage.init, recipe.base_dir, f"stages.{stage.name}.init")

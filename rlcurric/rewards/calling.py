@@ -6,6 +6,8 @@ import asyncio
 import dataclasses
 import inspect
 import math
+import os
+import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set, Sized
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 from rlcurric.rewards.protocol import SERVED, RewardFunction
 from rlcurric.types import Score
 
+LONGEST_ERROR = 500  # characters of what a reward raised
 LONGEST_NOTE = 2000  # characters of a value that a reward logs beside its score
 Plain = float | int | str | bool | None
 
@@ -105,6 +108,14 @@ def call(
 ) -> list[Score]:
     """The scores alone of `invoke`: for tests and for rewards that are tried by hand."""
     return list(invoke(function, prompts, completions, columns).scores)
+
+
+def described(error: BaseException, file: str) -> str:
+    """What a reward raised, and where: the deepest line of its own file that had a part in it."""
+    text = f"{type(error).__name__}: {error}"[:LONGEST_ERROR]
+    frames = traceback.walk_tb(error.__traceback__)
+    own = [line for frame, line in frames if os.path.realpath(frame.f_code.co_filename) == file]
+    return f"{text} ({os.path.basename(file)}:{own[-1]})" if own else text
 
 
 async def _finish(result: Awaitable[Any]) -> Any:

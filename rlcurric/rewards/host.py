@@ -12,7 +12,7 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import Any, TypeVar
 
 from rlcurric.errors import RunError
-from rlcurric.rewards.calling import ScoreCountError, TrainerState, Verdicts, invoke
+from rlcurric.rewards.calling import ScoreCountError, TrainerState, Verdicts, described, invoke
 from rlcurric.rewards.calls import Ask, Call, Job
 from rlcurric.types import Score, Status
 
@@ -76,7 +76,7 @@ class Host:
         except (Exception, SystemExit) as error:
             if call.splittable and not isinstance(error, ScoreCountError):
                 return None
-            detail, status = f"{type(error).__name__}: {error}"[:500], Status.ERROR
+            detail, status = described(error, call.job.asked.reward.source), Status.ERROR
         return Verdicts((Score(None, status, detail),) * len(call.slots))
 
     def _called(self, call: Call) -> Verdicts:

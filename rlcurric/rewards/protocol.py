@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import inspect
+import os
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -75,6 +76,15 @@ class Reward:
         if self.validate is not None:
             defaults = {name: one.default for name, one in self.arguments.items()}
             self.validate(**{**defaults, **arguments})
+
+    @property
+    def source(self) -> str:
+        """The Python file that its function stands in; empty where there is none."""
+        function = inspect.unwrap(self.function)
+        code = getattr(function, "__code__", None) or getattr(
+            type(function).__call__, "__code__", None
+        )
+        return os.path.realpath(code.co_filename) if code else self.file
 
     @property
     def _parameters(self) -> Mapping[str, inspect.Parameter]:

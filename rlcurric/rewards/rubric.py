@@ -29,6 +29,7 @@ from rlcurric.types import (
     Status,
 )
 
+ROUNDING = 1e-6  # by which a correctness may lie outside [0, 1]
 Metrics = tuple[tuple[str, float], ...]
 Held = Mapping[GroupId, tuple[Prompt, Sequence[Rollout]]]
 
@@ -161,6 +162,9 @@ class Rubric:
                 for group in range(len(requests))
             ]
             verdicts = self._ask(component, seen, terms, groups)
+            if component.name == self.correct:
+                scores = tuple(map(correctness_score, verdicts.scores))
+                verdicts = replace(verdicts, scores=scores)
             metrics += verdicts.metrics
             for place, k in enumerate(places):
                 found[k].enter(component.name, verdicts, place)
@@ -294,6 +298,13 @@ class Rubric:
             detail=f"{failure[0]}: {failure[1].detail}" if failure else "",
             notes=found.notes,
         )
+
+
+def correctness_score(score: Score) -> Score:
+    """The score of a correctness; an error where it is none: gates and bandits would take it for a pass rate."""
+    if score.value is None or -ROUNDING <= score.value <= 1 + ROUNDING:
+        return score
+    return Score(None, Status.ERROR, f"correctness must lie in [0, 1], got {score.value:g}")
 
 
 def _bundles(requests: Sequence[GradeRequest]) -> list[list[GradeRequest]]:

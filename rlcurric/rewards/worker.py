@@ -24,7 +24,7 @@ import time
 from typing import Any, BinaryIO
 
 from rlcurric.rewards import sandbox, wire
-from rlcurric.rewards.calling import ScoreCountError, TrainerState, invoke
+from rlcurric.rewards.calling import ScoreCountError, TrainerState, described, invoke
 from rlcurric.rewards.protocol import discover_builtin, get_reward, load_reward_files
 from rlcurric.rewards.sandbox import launcher
 
@@ -105,10 +105,12 @@ def _verdict(pipe: int, deadline: float) -> dict[str, Any]:
 
 
 def _grade(request: dict[str, Any]) -> bytes:
+    file = ""
     try:
         entry = get_reward(request["reward"], request["base_dir"])
         if LAUNCHER not in entry.preload:
             launcher.leave()
+        file = entry.source
         found = invoke(
             entry.function,
             request["prompts"],
@@ -122,7 +124,7 @@ def _grade(request: dict[str, Any]) -> bytes:
     except MemoryError:
         os._exit(70)  # what is left of this process is not to be trusted
     except BaseException as error:
-        verdict: dict[str, Any] = {"error": f"{type(error).__name__}: {error}"[:500]}
+        verdict: dict[str, Any] = {"error": described(error, file)}
         if isinstance(error, ScoreCountError):
             verdict["final"] = True
         return json.dumps(verdict).encode()

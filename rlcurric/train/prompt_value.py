@@ -32,7 +32,8 @@ from rlcurric.recipe.schema import Recipe, ValueModel
 from rlcurric.seeds import hash64
 from rlcurric.train.attention import use_packed_attention
 from rlcurric.train.logprobs import PolicyForward, check_packing, hidden_states
-from rlcurric.train.models import VALUE_KEY, load_model, local_path, tokenizer_of
+from rlcurric.train.models import load_model, tokenizer_of
+from rlcurric.train.named import VALUE_KEY, local_path
 from rlcurric.train.value_head import ValueHead
 from rlcurric.types import Prompt
 

@@ -152,7 +152,7 @@ class RunContext:
         """The folder that a stage's weights come from; None: the recipe's base model."""
         source = self._source_index(stage)
         if source is None:
-            from rlcurric.train.models import local_path
+            from rlcurric.train.named import local_path
 
             if stage.init in ("base", "previous"):
                 return None
