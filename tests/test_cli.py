@@ -39,7 +39,7 @@ COMMANDS = {
     "rewards": {
         "list": ["file"],
         "test": [
-            *("target", "settings", "rows", "data"),
+            *("target", "settings", "rows", "data", "columns", "answer_pattern", "drop_unanswered"),
             *("gold", "correctness", "workers", "deadline"),
         ],
     },

@@ -64,6 +64,7 @@ def run_rewards_test(target: str, settings: Sequence[str], options: Options) -> 
         recipe = load_recipe(target, [*settings, *_grading(options)])
     try:
         with Doing(console) as doing:
+            doing("binding rewards")
             parts = Parts(recipe)
             try:
                 doing("reading rows")
