@@ -20,7 +20,7 @@ from rlcurric.report.compare import first_difference
 from rlcurric.report.tables import read_run
 from rlcurric.rollout.engine import SampleRequest, SamplingSpec
 from rlcurric.rollout.replay_engine import ReplayEngine
-from rlcurric.train.rl import batch_advantages, imitated
+from rlcurric.train.advantages import batch_advantages, imitated
 from rlcurric.types import AdmittedGroup, Batch, GroupId, Prompt, SampleOutcome, Status
 from tests.tiny import TINY, tiny_recipe
 
