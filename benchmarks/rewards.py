@@ -120,7 +120,8 @@ def measure(
     contenders: Contenders, runner: RewardRunner, samples: Sequence[Sample], repeats: int
 ) -> list[dict[str, Any]]:
     """Processor and wall seconds of every contender, in turns."""
-    warm_up, rest = samples[: 4 * CHUNK], samples[4 * CHUNK :]
+    first = min(4 * CHUNK, len(samples) // 2)
+    warm_up, rest = samples[:first], samples[first:]
     for contender in contenders.named().values():
         contender(warm_up)
     rows: list[dict[str, Any]] = []
