@@ -8,6 +8,7 @@ from typing import Any
 import rlcurric
 from rlcurric.rewards import sandbox
 from rlcurric.rewards.programs import Limits, judge, read_tests
+from rlcurric.rewards.sandbox import launcher
 from rlcurric.types import Score, Status
 
 _FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE)
@@ -36,7 +37,7 @@ def _check(seconds: float, budget: float, memory_mb: int, **_: Any) -> None:
     scope="group",
     separable=True,
     correctness=True,
-    preload=("rlcurric.rewards.sandbox.launcher:start",),
+    preload=(launcher.PRELOAD,),
     validate=_check,
 )
 def code(

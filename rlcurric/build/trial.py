@@ -17,7 +17,7 @@ import numpy as np
 from rlcurric.data import Row
 from rlcurric.rewards.host import Host
 from rlcurric.rewards.protocol import Reward
-from rlcurric.rewards.rubric import Component, GradeRequest, Rubric, Terms, correctness_score
+from rlcurric.rewards.rubric import Component, GradeRequest, Rubric, Terms
 from rlcurric.rewards.runner import RewardRunner
 from rlcurric.seeds import philox
 from rlcurric.types import (
@@ -27,7 +27,6 @@ from rlcurric.types import (
     Prompt,
     Rollout,
     SampleOutcome,
-    Score,
     Status,
 )
 
@@ -42,7 +41,7 @@ WRITINGS = (  # how a model may write an answer down; the first that fits is tak
 GARBAGE = "<think>%%</think><answer>@#!~</answer>"
 WRONG = 0.5  # from here on a wrong completion is paid; some tasks of reasoning-gym pay less for any answer
 SHOWN = 80  # characters of a text that a message shows
-AT_ONCE = 1024  # completions that are judged between two words on how far it is
+AT_ONCE = 256  # rows that are judged between two words on how far it is
 TIMEOUTS = 3  # calls of a reward without an answer, after which it is timed no more
 KNOWN = "<gold answers>"  # stands for the correctness where only shapers are tried; no component is called so
 
@@ -177,10 +176,10 @@ def _graded(
     """The rows of one distribution under one writing."""
     requests = _groups(name, rows, writing, kinds)
     what = f"grading completions for gold answers of {name}, written {writing!r}"
-    verdicts = _judge_at_once(alone, requests, pool, lambda done: tell(f"{what}: {done}"))
+    verdicts = _judge_in_slices(alone, requests, pool, lambda done: tell(f"{what}: {done}"))
     scores = {
         kind: [
-            verdicts[request.group_id, one.sample][0]
+            verdicts[request.group_id, one.sample].correct
             for request in requests
             for one in request.rollouts
             if KINDS[one.sample] == kind
@@ -310,70 +309,24 @@ def _rollout(group_id: GroupId, sample: int, text: str) -> Rollout:
     return Rollout(group_id, sample, ids, ids.astype(np.float32), np.zeros_like(ids), "stop", text)
 
 
-def _judge_at_once(
+def _judge_in_slices(
     alone: Trial, requests: Sequence[GradeRequest], pool: RewardRunner, tell: Tell
-) -> dict[Key, tuple[float | None, str]]:
-    """Every completion's correctness, and why there is none where there is none.
-
-    A reward that scores sample by sample in workers is asked for all of them at once, in calls of many rows: a run asks
-    group by group, which for the rows of a whole data set takes several times as long.
-    """
-    judge = alone.judge
-    assert judge is not None
-    reward = judge.reward
-    if (reward.scope, reward.where) != ("sample", "worker"):
-        tell(str(sum(len(one.rollouts) for one in requests)))
-        found = _judge(alone, requests, pool)
-        return {key: (one.correct, one.detail) for key, one in found.items()}
-    pairs = [(request, one) for request in requests for one in request.rollouts]
-    told: dict[Key, tuple[float | None, str]] = {}
-    for start in range(0, len(pairs), AT_ONCE):
-        tell(f"{start} of {len(pairs)}")
-        some = pairs[start : start + AT_ONCE]
-        for (request, one), score in zip(some, _scores(alone, judge, some, pool), strict=True):
-            value = None if score.status.is_failure else score.value
-            told[request.group_id, one.sample] = (value, f"{score.status}: {score.detail}")
-    return told
-
-
-def _scores(
-    alone: Trial,
-    judge: Component,
-    pairs: Sequence[tuple[GradeRequest, Rollout]],
-    pool: RewardRunner,
-) -> list[Score]:
-    """The correctness of completions of any rows, in calls of many."""
-    reward = judge.reward
-    own = dict(alone.args.get(judge.name, {}))
-    names = {name for request, _ in pairs for name in request.prompt.columns}
-    taken = {*own, *reward.arguments, "prompts", "completions", "correct", "rewards"}
-    columns: dict[str, list[Any]] = {
-        **{
-            name: [request.prompt.columns.get(name) for request, _ in pairs]
-            for name in sorted(names)
-        },
-        "completion_ids": [one.completion_ids_T.tolist() for _, one in pairs],
-        "lengths": [one.length for _, one in pairs],
-        "truncated": [one.truncated for _, one in pairs],
-        "distribution": [request.prompt.distribution for request, _ in pairs],
-    }
-    scores = pool.run(
-        reward,
-        [request.prompt.text for request, _ in pairs],
-        [alone.prefill + one.text for _, one in pairs],
-        {name: values for name, values in columns.items() if name not in taken},
-        own,
-        [range(len(pairs))],
-        judge.reference,
-        alone.deadline,
-    )
-    return [correctness_score(score) for score in scores]
+) -> Verdicts:
+    """The same as `_judge`, in slices between which it is told how far it is; what sees the batch is shown all of it."""
+    total = sum(len(one.rollouts) for one in requests)
+    whole = any(one.reward.scope == "batch" for one in alone.components)
+    size = len(requests) if whole else AT_ONCE
+    found: Verdicts = {}
+    for start in range(0, len(requests), max(1, size)):
+        tell(f"{len(found)} of {total}")
+        found |= _judge(alone, requests[start : start + size], pool)
+    return found
 
 
 def _wrong(
     rows: Sequence[Row],
     requests: Sequence[GradeRequest],
-    verdicts: Mapping[Key, tuple[float | None, str]],
+    verdicts: Verdicts,
 ) -> list[Problem]:
     """One for every completion that is not graded as it should be. Another row's answer may be right by chance."""
     problems = []
@@ -381,24 +334,29 @@ def _wrong(
         for one in request.rollouts:
             kind = KINDS[one.sample]
             key = (request.group_id, one.sample)
-            score, detail = verdicts[key]
+            outcome = verdicts[key]
+            score = outcome.correct
             little = score == 0 or ((score or 1) < WRONG and row.columns.get("reasoning_gym"))
             fine = score == 1 if kind == "gold" else little
             if fine or kind == "another":
                 continue
-            said = f"scores {score}" if score is not None else f"is not graded ({detail})"
+            said = (
+                f"scores {score}"
+                if score is not None
+                else f"is not graded ({outcome.status}: {outcome.detail})"
+            )
             answer = f"{row.columns.get('answer')!r:.{SHOWN}}"
             line = f"  {row.place}: the {kind} completion {said}; the answer is {answer}"
             problems.append(Problem(line, frozenset({key})))
     return problems
 
 
-def _easily_pleased(name: str, verdicts: Mapping[Key, tuple[float | None, str]]) -> list[Problem]:
+def _easily_pleased(name: str, verdicts: Verdicts) -> list[Problem]:
     """What is wrong with a correctness that other rows' answers please too; nothing if they do not."""
     others = {
-        key: score
-        for key, (score, _) in verdicts.items()
-        if KINDS[key[1]] == "another" and score is not None
+        key: one.correct
+        for key, one in verdicts.items()
+        if KINDS[key[1]] == "another" and one.correct is not None
     }
     pleased = frozenset(key for key, score in others.items() if score >= WRONG)
     if 2 * len(pleased) <= len(others):

@@ -90,7 +90,7 @@ def invoke(
     given |= {"prompts": prompts, "completions": completions}  # by keyword, in whatever order
     result: Any = function(**_accepted(function, given))
     if inspect.isawaitable(result):
-        result = wait(result) if wait else asyncio.run(_finish(result))
+        result = wait(result) if wait else asyncio.run(finish(result))
     if isinstance(result, str | bytes | Mapping | Set) or not isinstance(result, Sized):
         raise ScoreCountError(
             f"a list with one score for each completion is required, got {type(result).__name__}"
@@ -118,7 +118,8 @@ def described(error: BaseException, file: str) -> str:
     return f"{text} ({os.path.basename(file)}:{own[-1]})" if own else text
 
 
-async def _finish(result: Awaitable[Any]) -> Any:
+async def finish(result: Awaitable[Any]) -> Any:
+    """A coroutine around whatever may be awaited."""
     return await result
 
 

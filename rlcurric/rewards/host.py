@@ -12,7 +12,14 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import Any, TypeVar
 
 from rlcurric.errors import RunError
-from rlcurric.rewards.calling import ScoreCountError, TrainerState, Verdicts, described, invoke
+from rlcurric.rewards.calling import (
+    ScoreCountError,
+    TrainerState,
+    Verdicts,
+    described,
+    finish,
+    invoke,
+)
 from rlcurric.rewards.calls import Ask, Call, Job
 from rlcurric.types import Score, Status
 
@@ -110,7 +117,7 @@ class Host:
                     target=_run, args=(self._loop,), name="async rewards", daemon=True
                 ).start()
             loop = self._loop
-        waiting = asyncio.wait_for(_finish(result), self._deadline)
+        waiting = asyncio.wait_for(finish(result), self._deadline)
         future = asyncio.run_coroutine_threadsafe(waiting, loop)
         try:
             return self._result(future, self._deadline + GRACE_SECONDS)
@@ -135,10 +142,6 @@ class Host:
         finally:
             with self._guard:
                 self._waiting.discard(future)
-
-
-async def _finish(result: Awaitable[T]) -> T:
-    return await result
 
 
 async def _wind_up() -> None:

@@ -163,7 +163,7 @@ class Rubric:
             ]
             verdicts = self._ask(component, seen, terms, groups)
             if component.name == self.correct:
-                scores = tuple(map(correctness_score, verdicts.scores))
+                scores = tuple(map(_correctness, verdicts.scores))
                 verdicts = replace(verdicts, scores=scores)
             metrics += verdicts.metrics
             for place, k in enumerate(places):
@@ -300,7 +300,7 @@ class Rubric:
         )
 
 
-def correctness_score(score: Score) -> Score:
+def _correctness(score: Score) -> Score:
     """The score of a correctness; an error where it is none: gates and bandits would take it for a pass rate."""
     if score.value is None or -ROUNDING <= score.value <= 1 + ROUNDING:
         return score

@@ -51,7 +51,6 @@ class RewardRunner:
         self._workers: list[WorkerProcess] = []
         self._changed = threading.Condition()  # guards what follows
         self._waiting: deque[Call] = deque()
-        self._jobs: set[Job] = set()
         self._failure: RunError | None = None
         self._closing = False
         self._thread: threading.Thread | None = None
@@ -120,9 +119,7 @@ class RewardRunner:
         job = Job(asked)
         with self._changed:
             self._refuse()
-            if job.calls:
-                self._jobs.add(job)
-                self._waiting.extend(job.calls)
+            self._waiting.extend(job.calls)
         self._wake()
         with self._changed:
             self._changed.wait_for(lambda: job.missing == 0 or self._failure)
@@ -160,7 +157,7 @@ class RewardRunner:
                 known = isinstance(failure, RunError)
                 text = f"{failure}" if known else f"{type(failure).__name__}: {failure}"
                 self._failure = RunError(CLOSED if failure is None else text)
-                self._workers, self._jobs = [], set()
+                self._workers = []
                 self._waiting.clear()
                 self._changed.notify_all()
 
@@ -238,7 +235,6 @@ class RewardRunner:
 
     def _tell(self, job: Job) -> None:
         if job.missing == 0:
-            self._jobs.discard(job)
             self._changed.notify_all()
 
     def _replace(self, worker: WorkerProcess) -> None:

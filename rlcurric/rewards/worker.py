@@ -29,7 +29,6 @@ from rlcurric.rewards.protocol import discover_builtin, get_reward, load_reward_
 from rlcurric.rewards.sandbox import launcher
 
 _SAID = ("scores", "metrics", "notes", "error", "final")
-LAUNCHER = "rlcurric.rewards.sandbox.launcher:start"  # what rewards preload that run programs
 LONGEST_ANSWER = 64 << 20  # bytes
 
 
@@ -108,7 +107,7 @@ def _grade(request: dict[str, Any]) -> bytes:
     file = ""
     try:
         entry = get_reward(request["reward"], request["base_dir"])
-        if LAUNCHER not in entry.preload:
+        if launcher.PRELOAD not in entry.preload:
             launcher.leave()
         file = entry.source
         found = invoke(

@@ -18,6 +18,8 @@ from typing import Any
 from rlcurric.rewards.sandbox import kernel
 from rlcurric.rewards.sandbox.keeper import keep
 
+PRELOAD = f"{__name__}:start"  # of rewards that run programs
+
 _control: socket.socket | None = None
 _starting = threading.Lock()
 
