@@ -28,18 +28,23 @@ _MAX_BOXES = 20  # that may make one answer
 
 def extract_answer(completion: str, numbers: bool = True) -> str | None:
     """The answer as text, stripped; None if there is none."""
-    text = completion[-_MAX_CHARACTERS:]
-    thought, closed, statement = text.rpartition("</think>")
-    if not closed and "<think>" in completion:
-        thought, statement = text, ""
+    thought, statement = split_thought(completion, _MAX_CHARACTERS)
     return _marked(statement) or (last_number(statement) if numbers else None) or _marked(thought)
+
+
+def split_thought(completion: str, characters: int = 0) -> tuple[str, str]:
+    """What is thought and what stands behind it, in the last so many `characters` (0: all of them).
+
+    A completion without think tags has no thought; one whose thought never closes has nothing else.
+    """
+    text = completion[-characters:]
+    thought, closed, statement = text.rpartition("</think>")
+    return (thought, statement) if closed or "<think>" not in completion else (text, "")
 
 
 def final_statement(completion: str) -> str | None:
     """What tags, a box or hashes mark as the answer, else all that stands behind the thought; None if that is nothing."""
-    _, closed, statement = completion.rpartition("</think>")
-    if not closed and "<think>" in completion:
-        statement = ""
+    _, statement = split_thought(completion)
     return extract_answer(completion, numbers=False) or statement.strip() or None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from rlcurric.rewards.extraction import extract_answer
+from rlcurric.rewards.extraction import extract_answer, split_thought
 
 Part = Literal["answer", "response"]
 
@@ -13,8 +13,8 @@ _MAX_CHARACTERS = 100_000  # of the end of a completion that are looked at
 
 def response(completion: str) -> str:
     """What stands behind the thought, stripped; all of it where there is no thought, nothing where it is still open."""
-    _, closed, statement = completion[-_MAX_CHARACTERS:].rpartition("</think>")
-    return "" if not closed and "<think>" in completion else statement.strip()
+    _, statement = split_thought(completion, _MAX_CHARACTERS)
+    return statement.strip()
 
 
 def tagged(text: str) -> str | None:
