@@ -13,7 +13,12 @@ from rlcurric.rewards.extraction import extract_answer
 from rlcurric.types import Score, Status
 
 
-@rlcurric.reward("countdown", correctness=True)
+def _check(operators: str, **_: Any) -> None:
+    if not operators or set(operators) - set("+-*/"):
+        raise ValueError(f"countdown needs operators out of '+-*/', got {operators!r}")
+
+
+@rlcurric.reward("countdown", correctness=True, validate=_check)
 def countdown(
     prompts: list[str],
     completions: list[str],
@@ -29,8 +34,7 @@ def countdown(
     (`<answer>`, `\\boxed{}`, `####`), alone or with `= target`. `use: all` asks for every number exactly once, `some`
     for each at most once. `operators` lists those that are allowed; a sign counts as its operator.
     """
-    if not operators or set(operators) - set("+-*/"):
-        raise ValueError(f"countdown needs operators out of '+-*/', got {operators!r}")
+    _check(operators)
     if use not in ("all", "some"):
         raise ValueError(f"countdown needs use: all or some, got {use!r}")
     return [

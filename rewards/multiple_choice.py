@@ -16,7 +16,17 @@ _SAID = r"(?i:answer|choice|option)\s*(?i:is|:)?\s*:?\s*(?i:option|choice)?\s*[*
 _ALONE = r"(?<![A-Za-z0-9'’\\])\(?([{0}])(?:\)|\]|\.|:|,|\*|$)(?![A-Za-z0-9])"
 
 
-@rlcurric.reward("multiple_choice", correctness=True, preload=("rlcurric.rewards.symbolic",))
+def _check(letters: str, **_: Any) -> None:
+    if len(set(letters)) != len(letters) or not (letters.isascii() and letters.isupper()):
+        raise ValueError(f"multiple_choice needs letters such as ABCD, each once, got {letters!r}")
+
+
+@rlcurric.reward(
+    "multiple_choice",
+    correctness=True,
+    preload=("rlcurric.rewards.symbolic",),
+    validate=_check,
+)
 def multiple_choice(
     prompts: list[str],
     completions: list[str],
@@ -31,8 +41,7 @@ def multiple_choice(
     last "answer is", else it is the last letter that stands alone ("(B)", "B."). Rows may have a column `choices`, the list
     of their texts: then the text of a choice may stand for its letter, and `answer` may be that text or a number from 0.
     """
-    if len(set(letters)) != len(letters) or not (letters.isascii() and letters.isupper()):
-        raise ValueError(f"multiple_choice needs letters such as ABCD, each once, got {letters!r}")
+    _check(letters)
     texts = choices or [None] * len(completions)
 
     def grade(completion: str, gold: Any, offered: Any) -> Score:

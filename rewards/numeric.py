@@ -15,14 +15,14 @@ from rlcurric.types import Score, Status
 _LONGEST = 400  # characters of a number and its unit
 
 
-def _check(relative: float, absolute: float) -> None:
+def _check(relative: float, absolute: float, **_: Any) -> None:
     if not (0 <= relative < 1 and 0 <= absolute < float("inf")):
         raise ValueError(
             f"numeric needs 0 <= relative < 1 and 0 <= absolute (finite), got relative {relative} and absolute {absolute}"
         )
 
 
-@rlcurric.reward("numeric", where="inline", correctness=True)
+@rlcurric.reward("numeric", where="inline", correctness=True, validate=_check)
 def numeric(
     prompts: list[str],
     completions: list[str],

@@ -11,7 +11,12 @@ from rlcurric.rewards.passages import passage
 from rlcurric.types import Score, Status
 
 
-@rlcurric.reward("regex", correctness=True)
+def _check(expression: str, **_: Any) -> None:
+    if expression:
+        _compiled(expression, 0)
+
+
+@rlcurric.reward("regex", correctness=True, validate=_check)
 def regex(
     prompts: list[str],
     completions: list[str],

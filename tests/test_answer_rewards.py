@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from rlcurric.registry import registry
 from rlcurric.rewards.extraction import extract_answer, final_statement, last_boxed, only_number
-from rlcurric.rewards.protocol import Reward, discover_builtin
+from rlcurric.rewards.protocol import Reward, discover_builtin, get_reward
 from rlcurric.rewards.rubric import Component, GradeRequest, Rubric
 from rlcurric.rewards.runner import RewardRunner
 from rlcurric.types import GroupId, Prompt, Rollout, Score, Status
@@ -297,3 +298,21 @@ def test_extraction_is_quick_whatever_is_repeated(part: str) -> None:
     text = part * (200_000 // len(part))
     assert extract_answer(text) == extract_answer(text)
     assert last_boxed(text[:20_000]) in (None, "1")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("numeric", {"relative": 2.0}, "0 <= relative < 1"),
+        ("multiple_choice", {"letters": "AAB"}, "each once, got 'AAB'"),
+        ("countdown", {"operators": "+^"}, "operators out of"),
+        ("regex", {"expression": "(a"}, "is no regular expression"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused_before_anything_is_judged(
+    name: str, arguments: dict[str, Any], words: str
+) -> None:
+    entry = get_reward(name)
+    entry.check({})
+    with pytest.raises(ValueError, match=re.escape(words)):
+        entry.check(arguments)
