@@ -277,6 +277,9 @@ class Optim(Closed):
     eps: PositiveFloat = 1e-8
     warmup_steps: NonNegativeInt = 0
     max_grad_norm: PositiveFloat = 1.0
+    max_skipped_updates: NonNegativeInt = (
+        3  # in a row, each left out because loss or gradient was not finite; then the run ends
+    )
     minibatches: PositiveInt = 1  # optimizer updates an epoch over the step's batch
     epochs: PositiveInt = 1  # passes over the step's batch; updates_per_step = minibatches * epochs
     tokens_per_microbatch: PositiveInt = 8192

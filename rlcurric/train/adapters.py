@@ -7,19 +7,23 @@ leaves the same bits.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from rlcurric.recipe.schema import Lora
+from rlcurric.train.sharding.base import plain_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ADAPTER = "default"
 FOLDER = "adapter"
+BUCKET = 1 << 26  # elements that are gathered at a time
+Gathered = Callable[[Sequence[torch.nn.Parameter]], AbstractContextManager[list[torch.Tensor]]]
 
 
 def is_adapted(model: Any) -> bool:
@@ -89,35 +93,80 @@ def _check_saved(saved: Path, lora: Lora) -> None:
             )
 
 
-def save_adapter(model: Any, folder: Path) -> None:
+def adapter_tensors(model: Any, gathered: Gathered) -> dict[str, torch.Tensor]:
+    """Whole tensors of the adapter by the model's own names, copied to the CPU."""
+    named = {key: value for key, value in model.named_parameters() if "lora_" in key}
+    with gathered(list(named.values())) as wholes:
+        return {key: whole.cpu().clone() for key, whole in zip(named, wholes, strict=True)}
+
+
+def save_adapter(model: Any, folder: Path, tensors: dict[str, torch.Tensor]) -> None:
     """peft's own format: `adapter_config.json` and `adapter_model.safetensors`."""
-    model.save_pretrained(folder, selected_adapters=[ADAPTER])
+    model.save_pretrained(folder, state_dict=tensors, selected_adapters=[ADAPTER])
     (folder / "README.md").unlink(missing_ok=True)  # peft's template of a model card
 
 
-def merged_tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Parameters of the base model by its own names, the adapter's change added."""
-    base = model.get_base_model()
-    deltas = {
+def base_model(model: Any) -> Any:
+    """The model itself, an adapter left aside."""
+    return model.get_base_model() if is_adapted(model) else model
+
+
+def merged_tensors(model: Any, gathered: Gathered) -> Iterator[tuple[str, torch.Tensor]]:
+    """Whole parameters of the base model by its own names, an adapter's change added, one after the other.
+
+    `gathered` is called with a bucket of parameters at a time, in the same order on every rank.
+    """
+    base = base_model(model)
+    layers = {
         id(module.base_layer.weight): module
         for module in base.modules()
-        if hasattr(module, "base_layer") and hasattr(module, "lora_A") and ADAPTER in module.lora_A
+        if hasattr(module, "base_layer") and ADAPTER in getattr(module, "lora_A", ())
     }
-    for name, parameter in base.named_parameters():
-        if "lora_" in name:
-            continue
-        tensor = parameter.detach()
-        layer = deltas.get(id(parameter))
-        if layer is not None:
-            tensor = tensor + layer.get_delta_weight(ADAPTER).detach().to(tensor.dtype)
-        yield name.replace(".base_layer.", "."), tensor
+    named = [(name, one) for name, one in base.named_parameters() if "lora_" not in name]
+    for bucket in _buckets(named):
+        wanted = []
+        for _, parameter in bucket:
+            layer = layers.get(id(parameter))
+            wanted.append(parameter)
+            if layer is not None:
+                wanted += [layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight]
+        with gathered(wanted) as wholes:
+            whole = iter(wholes)
+            for name, parameter in bucket:
+                tensor, layer = next(whole), layers.get(id(parameter))
+                if layer is not None:
+                    tensor = tensor + _change(layer, next(whole), next(whole)).to(tensor.dtype)
+                yield name.replace(".base_layer.", "."), tensor
+
+
+def _change(layer: Any, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """What a linear layer's adapter adds to its weight: B A times its scale (LoRA 2106.09685, section 4.1)."""
+    product = second @ first
+    change: torch.Tensor = (product.T if layer.fan_in_fan_out else product) * layer.scaling[ADAPTER]
+    return change
+
+
+def _buckets(named: list[tuple[str, Any]]) -> Iterator[list[tuple[str, Any]]]:
+    """The parameters in runs of up to BUCKET elements, or of one that is larger."""
+    bucket: list[tuple[str, Any]] = []
+    size = 0
+    for name, parameter in named:
+        count = getattr(parameter, "ds_numel", parameter.numel())
+        if bucket and size + count > BUCKET:
+            yield bucket
+            bucket, size = [], 0
+        bucket.append((name, parameter))
+        size += count
+    if bucket:
+        yield bucket
 
 
 def save_model(model: Any, folder: Path) -> None:
-    """A whole model in Hugging Face format, an adapter merged into it."""
+    """A whole model, all on this rank, in Hugging Face format; an adapter merged into it."""
     if not is_adapted(model):
         model.save_pretrained(folder)
         return
-    base = model.get_base_model()
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in merged_tensors(model)}
-    base.save_pretrained(folder, state_dict=tensors)
+    tensors = {
+        name: tensor.cpu().contiguous() for name, tensor in merged_tensors(model, plain_tensors)
+    }
+    base_model(model).save_pretrained(folder, state_dict=tensors)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 
 from rlcurric.data.packing import PackedRows
 from rlcurric.errors import RunError
@@ -25,18 +25,21 @@ from rlcurric.objective.pieces import plain, resolved
 from rlcurric.recipe.schema import Optim
 from rlcurric.rollout.parity import ParityLimits, ParityStats
 from rlcurric.schedules import Progress, value_at
-from rlcurric.train.adapters import FOLDER, is_adapted, save_adapter, save_model
+from rlcurric.train.adapters import FOLDER, adapter_tensors, is_adapted, save_adapter
 from rlcurric.train.coordinator import Coordinator
 from rlcurric.train.logprobs import PolicyForward, check_packing
+from rlcurric.train.models import model_tensors, named_tensors, save_config
+from rlcurric.train.moments import load_moments, moment_pieces
+from rlcurric.train.pieces import Piece, PieceReader
 from rlcurric.train.reference import Reference
 from rlcurric.train.rows import AnyRow, ImitationRow, Key, TrainRow, Window, distinct
 from rlcurric.train.scoring import Batcher, RowScores, parity_of, score
+from rlcurric.train.sharding import shard
 from rlcurric.train.windows import TokenAdvantages, gather_values, token_advantages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-OPTIMIZER = "optimizer.safetensors"
 STATE = "learner.json"
 ALWAYS = ("loss/policy/mean", "loss/supervised/mean")  # metrics of a window without trained tokens
 
@@ -94,31 +97,24 @@ class Learner:
         ranks: Coordinator,
         settings: LearnerSettings,
     ) -> None:
-        from accelerate import Accelerator
-
         self.optim, self.objective, self.ranks, self.settings = optim, objective, ranks, settings
         _silence_dropout(model)
-        on_cuda = torch.cuda.is_available()
-        self.accelerator = Accelerator(cpu=not on_cuda, mixed_precision=settings.mixed_precision)
-        if str(self.accelerator.distributed_type.value) not in ("NO", "MULTI_CPU", "MULTI_GPU"):
-            raise ValueError(
-                f"This release trains on one process or with DDP; the launcher asked for "
-                f"{self.accelerator.distributed_type.value}. Use one of the configurations in launch/."
-            )
         forward = PolicyForward(model, settings.fp32_head)
-        prepared = self.accelerator.prepare(forward, adamw(forward, optim))
-        self.policy: Any = prepared[0]
-        self.optimizer: Any = prepared[1]
+        model.train()
+        check_packing(forward, model.device)
+        self.sharding = shard(
+            forward, lambda module: adamw(module, optim), ranks, optim.max_grad_norm
+        )
+        self.policy: Any = self.sharding.policy
         self.model: PreTrainedModel = model
-        self.model.train()
-        check_packing(forward, self.device)
-        self.reference = Reference(model, forward) if objective.kl.on else None
+        self.reference = Reference(model, self.sharding, ranks) if objective.kl.on else None
         self.entropy = EntropyController(objective.entropy)
+        self._skipped = 0  # updates in a row
         self._batches = Batcher(optim, ranks, self.device)
 
     @property
     def device(self) -> torch.device:
-        return self.accelerator.device
+        return self.sharding.device
 
     def update(self, step: Step) -> dict[str, float]:
         """One optimizer step a window; metrics of the step, equal on all ranks.
@@ -143,12 +139,11 @@ class Learner:
             parity = ParityStats.merge([parity, measured])
         ref = self._score_reference(rollouts) if self.reference is not None else {}
         advantages = token_advantages(objective, rollouts, old or {}, ref, self.ranks, self.device)
-        sums, norms = _Sums(), []
+        sums, norms, skipped = _Sums(), [], 0
         for number, (window, rate) in enumerate(
             zip(step.windows, step.learning_rates, strict=True)
         ):
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
+            self.sharding.set_learning_rate(rate)
             now = old
             if number and objective.needs_scores_by_window:
                 now, _ = self._score(window.rollouts, None, objective.needs_entropy_first)
@@ -166,17 +161,27 @@ class Learner:
             if number == 0 and old is None:
                 self._check_parity(seen)
                 parity = ParityStats.merge([parity, seen])
-            norms.append(self._finish(totals))
+            norm = self._finish(totals)
+            if norm is None:
+                skipped += 1
+                continue
+            norms.append(norm)
             if "entropy/bonus/mean" in totals:
                 self.entropy.observe(float(totals["entropy/bonus/mean"]))
             sums.add(totals)
         self._follow(step.progress)
         return {
             **sums.means(),
-            "grad/norm": float(np.mean(norms)),
-            "optim/updates": len(step.windows),
+            **({"grad/norm": float(np.mean(norms))} if norms else {}),
+            "optim/updates": len(norms),
+            **({"optim/skipped/sum": skipped} if skipped else {}),
             **self._merged(parity).metrics(),
         }
+
+    def read_states(self, packed: PackedRows) -> torch.Tensor:
+        """The policy's hidden states (N, D) where a line predicts; on all ranks together."""
+        states_ND: torch.Tensor = self.policy(packed, 1.0, False, states_only=True)[0]
+        return states_ND
 
     def measure_parity(self, rows: Sequence[TrainRow], version: int) -> dict[str, float]:
         """Log-probs of rows by the learner against the engine's; RunError beyond the limits."""
@@ -194,61 +199,65 @@ class Learner:
             sums[row.key] = float(k1_T.sum())
         return sums
 
-    def save(self, folder: Path) -> None:
-        """Model in Hugging Face format, adapter, optimizer state by parameter name, reference, controller."""
-        save_model(self.model, folder / "model")
-        if is_adapted(self.model):
-            save_adapter(self.model, folder / FOLDER)
-        save_file(self._optimizer_tensors(), folder / OPTIMIZER)
+    def named_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The whole weights for an engine, one after the other: adapters merged, a tied head by its own name."""
+        self.sharding.settle()
+        return named_tensors(self.model, self.sharding.gathered)
+
+    def model_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The whole tensors of the model in Hugging Face format, one after the other."""
+        self.sharding.settle()
+        return model_tensors(self.model, self.sharding.gathered)
+
+    def pieces(self) -> list[Piece]:
+        """What this rank writes of the optimizer state and of the reference."""
+        self.sharding.settle()
+        pieces = moment_pieces(self.sharding, self.model, self.ranks)
+        return pieces + (self.reference.pieces() if self.reference is not None else [])
+
+    def small_files(self, folder: Path | None) -> None:
+        """Configuration, adapter, controller: called on every rank, written where there is a folder."""
+        self.sharding.settle()
+        adapter = (
+            adapter_tensors(self.model, self.sharding.gathered) if is_adapted(self.model) else None
+        )
+        if folder is None:
+            return
+        save_config(self.model, folder / "model")
+        if adapter is not None:
+            save_adapter(self.model, folder / FOLDER, adapter)
         state = {
             "entropy": self.entropy.state_dict(),
-            "reference": self.reference.save(folder) if self.reference is not None else None,
+            "reference": self.reference is not None,
+            "skipped": self._skipped,
         }
         (folder / STATE).write_text(json.dumps(state), encoding="utf-8")
 
-    def load_optimizer(self, folder: Path) -> None:
-        """Optimizer state as `save` wrote it, if the checkpoint has one; the weights are the model's own."""
-        if not (folder / OPTIMIZER).exists():  # of an SFT stage
-            return
-        tensors = load_file(folder / OPTIMIZER)
-        named = dict(self.model.named_parameters())
-        state = self.optimizer.state
-        for key, tensor in tensors.items():
-            name, _, kind = key.rpartition("::")
-            if name not in named:
-                raise ValueError(
-                    f"{folder / OPTIMIZER} is of another model: it has no parameter {name!r}"
-                )
-            parameter = named[name]
-            value = tensor if kind == "step" else tensor.to(parameter.device)
-            state[parameter][kind] = value.clone()
+    def load_optimizer(self, reader: PieceReader) -> None:
+        """Optimizer state as `pieces` gave it, if the checkpoint has one; the weights are the model's own."""
+        self.sharding.settle()
+        load_moments(self.sharding, self.model, reader)
 
-    def load_reference(self, folder: Path, required: bool) -> None:
+    def load_reference(self, folder: Path, reader: PieceReader, required: bool) -> None:
         """The reference that the checkpoint was trained against; ValueError if it is `required` and there is none."""
         if self.reference is None:
             return
         file = folder / STATE
-        kind = json.loads(file.read_text(encoding="utf-8"))["reference"] if file.exists() else None
-        if kind is None and not required:  # a fork that turns the penalty on
+        kept = file.exists() and json.loads(file.read_text(encoding="utf-8"))["reference"]
+        if not kept and not required:  # a fork that turns the penalty on
             return
-        if kind is None:
+        if not kept:
             raise ValueError(
                 f"The checkpoint {folder} has no reference to carry on with: no KL penalty was on. Leave `reference` out "
                 "of `carry`"
             )
-        self.reference.load(folder, kind)
+        self.reference.load(reader, folder)
 
     def load_controller(self, folder: Path) -> None:
-        """The entropy controller of the checkpoint."""
+        """The entropy controller of the checkpoint, and how many updates in a row were skipped before it."""
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         self.entropy.load_state_dict(state["entropy"])
-
-    def _optimizer_tensors(self) -> dict[str, torch.Tensor]:
-        return {
-            f"{name}::{kind}": value.detach().cpu().contiguous()
-            for name, parameter in self.model.named_parameters()
-            for kind, value in self.optimizer.state.get(parameter, {}).items()
-        }
+        self._skipped = state["skipped"]
 
     def _accumulate(self, job: _WindowJob) -> tuple[dict[str, torch.Tensor], ParityStats]:
         """Forward and backward over the window's micro-batches; metrics over ranks."""
@@ -258,8 +267,10 @@ class Learner:
         objective = job.objective
         coef = self.entropy.coef(plain(objective.entropy.coef)) if objective.entropy.on else 0.0
         sums, parity = _Sums(), ParityStats()
+        totals: dict[str, torch.Tensor] = {}
         for number, (rows, packed) in enumerate(batches):
-            with self._boundary(number == len(batches) - 1), self.accelerator.autocast():
+            last = number == len(batches) - 1
+            with self.sharding.boundary(last), self._autocast():
                 logprobs_N, entropy_N = self.policy(packed, self.settings.temperature, True)
                 if not objective.entropy_has_gradient:
                     entropy_N = entropy_N.detach()
@@ -275,9 +286,12 @@ class Learner:
                     coef,
                     job.step.token_fraction,
                 )
-                self.accelerator.backward(loss)
-            sums.add(metrics)
-        totals = sums.over_ranks(self.ranks)
+                sums.add(metrics)
+                if last:
+                    totals = sums.over_ranks(self.ranks)
+                    if not _finite(totals):  # the gradient shows it on every rank, however it lies
+                        loss = loss * math.nan
+                self.sharding.backward(loss)
         if not counts.tokens:  # nothing but imitation: means over trained tokens say nothing
             totals = {key: value for key, value in totals.items() if key in ALWAYS}
         if objective.entropy.on:
@@ -354,21 +368,25 @@ class Learner:
             kind: coefs[kind] / max(total, 1) for kind, total in zip(kinds, totals, strict=True)
         }
 
-    def _finish(self, totals: Mapping[str, torch.Tensor]) -> float:
-        """Clip, check that everything is finite on all ranks, step."""
-        norm = self.accelerator.clip_grad_norm_(self.policy.parameters(), self.optim.max_grad_norm)
-        norm_value = float(norm)
-        finite = np.isfinite(norm_value) and all(
-            bool(torch.isfinite(value).all()) for value in totals.values()
-        )
-        if self._any(not finite):
+    def _finish(self, totals: Mapping[str, torch.Tensor]) -> float | None:
+        """Clip and step; None if that was left out, on all ranks, because loss or gradient is not finite.
+
+        RunError after too many such updates in a row.
+        """
+        norm = self.sharding.step(self.optim.max_grad_norm)
+        if not self._any(not math.isfinite(norm)):
+            self._skipped = 0
+            return norm
+        self._skipped += 1
+        if self._skipped > self.optim.max_skipped_updates:
+            odd = [key for key, value in totals.items() if not _finite({key: value})]
             raise RunError(
-                f"the loss or the gradient norm is not finite (norm {norm_value}). Likely causes: a learning rate that "
-                "is too high, bfloat16 overflow, or broken weights. The last checkpoint is from before this step."
+                f"the loss or the gradient norm is not finite (norm {norm}"
+                f"{', not finite: ' + ', '.join(odd) if odd else ''}), and updates were skipped for that "
+                f"{self._skipped - 1} times in a row (optim.max_skipped_updates). Likely causes: a learning rate that is "
+                "too high, bfloat16 overflow, or broken weights. The last checkpoint is from before this step."
             )
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return norm_value
+        return None
 
     def _score(
         self, rows: Sequence[TrainRow], version: int | None, with_entropy: bool = False
@@ -379,7 +397,7 @@ class Learner:
             self.policy,
             batches,
             self.settings.temperature,
-            self.accelerator.autocast(),
+            self._autocast(),
             with_entropy,
         )
         if version is None:
@@ -390,12 +408,12 @@ class Learner:
 
     def _score_reference(self, rows: Sequence[TrainRow]) -> dict[Key, RowScores]:
         assert self.reference is not None
-        with self.reference.scoring() as forward:
+        with self.reference.scoring():
             return score(
-                forward,
+                self.policy,
                 self._batches(list(rows)),
                 self.settings.temperature,
-                self.accelerator.autocast(),
+                self._autocast(),
             )
 
     def _follow(self, progress: Progress) -> None:
@@ -433,9 +451,10 @@ class Learner:
     def _any(self, flag: bool) -> bool:
         return bool(self.ranks.max(torch.tensor([int(flag)])).item())
 
-    def _boundary(self, last: bool) -> AbstractContextManager[Any]:
-        """Gradients are reduced over ranks with the window's last micro-batch only."""
-        return nullcontext() if last else self.accelerator.no_sync(self.policy)
+    def _autocast(self) -> AbstractContextManager[Any]:
+        """bfloat16 on CUDA where the settings say so; weights stay float32."""
+        on = self.settings.mixed_precision == "bf16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=on)
 
 
 @dataclass(frozen=True, slots=True)
@@ -483,6 +502,10 @@ class _Sums:
         if squared:
             means["mismatch/ess/mean"] = means["mismatch/ratio/mean"] ** 2 / squared
         return means
+
+
+def _finite(values: Mapping[str, torch.Tensor]) -> bool:
+    return all(bool(torch.isfinite(value).all()) for value in values.values())
 
 
 def _trained(row: AnyRow) -> int:

@@ -36,10 +36,19 @@ class PolicyForward(nn.Module):
             )
 
     def forward(
-        self, packed: PackedRows, temperature: float, with_entropy: bool
+        self,
+        packed: PackedRows,
+        temperature: float,
+        with_entropy: bool,
+        states_only: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`(logprobs_N, entropy_N)` in nats, float32, both with gradients; entropy is zeros unless asked for."""
+        """`(logprobs_N, entropy_N)` in nats, float32, both with gradients; entropy is zeros unless asked for.
+
+        `states_only`: instead `(hidden_ND, hidden_ND)` of the positions that predict, for who reads the policy's states.
+        """
         hidden_ND = hidden_states(self.model, packed)
+        if states_only:
+            return hidden_ND, hidden_ND
         head = self.model.get_output_embeddings()
         device = hidden_ND.device.type
         dtype = hidden_ND.dtype
@@ -50,9 +59,9 @@ class PolicyForward(nn.Module):
         with torch.autocast(device, enabled=False):
             return logprobs_and_entropy(
                 hidden_ND,
-                whole_parameter(head.weight),
+                head.weight,
                 packed.targets_N,
-                whole_parameter(head.bias) if getattr(head, "bias", None) is not None else None,
+                getattr(head, "bias", None),
                 temperature=temperature,
                 scale=self._scale,
                 softcap=self._softcap,
@@ -108,24 +117,6 @@ def check_packing(policy: PolicyForward, device: torch.device) -> None:
             "Its layers mix neighbouring rows (recurrence, convolution), scale logits in a way of their own, or drop out "
             "at random while training"
         )
-
-
-def whole_parameter(parameter: torch.Tensor) -> torch.Tensor:
-    """A parameter of the output head on this rank: an FSDP2 shard is gathered, one of ZeRO-3 raises ValueError."""
-    if hasattr(parameter, "full_tensor"):
-        from torch.distributed.tensor import Partial
-
-        # Every rank's gradient is a part of the whole. FSDP averages over ranks, and so must this.
-        sharded: Any = parameter
-        placements = [Partial("avg")] * sharded.device_mesh.ndim
-        whole: torch.Tensor = sharded.full_tensor(grad_placements=placements)
-        return whole
-    if getattr(parameter, "ds_id", None) is not None and parameter.numel() == 0:
-        raise ValueError(
-            "The output head is partitioned by DeepSpeed ZeRO-3, which log-probs in tiles do not support: use ZeRO-2, or "
-            "gather the head (deepspeed.zero.GatheredParameters) around the forward and the backward pass"
-        )
-    return parameter
 
 
 def head_factors(model: PreTrainedModel) -> tuple[float, float | None]:

@@ -12,8 +12,9 @@ import torch
 
 from rlcurric.recipe.schema import Recipe, StageBase
 from rlcurric.seeds import hash64
-from rlcurric.train.adapters import add_adapter, is_adapted, merged_tensors
+from rlcurric.train.adapters import Gathered, add_adapter, base_model, merged_tensors
 from rlcurric.train.named import local_path, name_environment, named_models
+from rlcurric.train.sharding.base import plain_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -167,15 +168,41 @@ def eos_token_ids_of(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tupl
     return tuple(dict.fromkeys(ids))
 
 
-def named_tensors(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
-    """Parameters for an engine: adapters merged, a tied output head included (engines keep their own copy of it)."""
+def named_tensors(
+    model: PreTrainedModel, gathered: Gathered = plain_tensors
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters for an engine: adapters merged, a tied output head included (engines keep their own copy of it).
+
+    `gathered` makes whole tensors of what the ranks hold in shards; all ranks go through them together.
+    """
     seen = set()
-    for name, tensor in merged_tensors(model) if is_adapted(model) else model.named_parameters():
+    for name, tensor in merged_tensors(model, gathered):
         seen.add(name)
-        yield name, tensor.detach()
+        yield name, tensor
     head = model.get_output_embeddings()
     if head is not None and "lm_head.weight" not in seen:
-        yield "lm_head.weight", head.weight.detach()
+        weight: Any = head.weight
+        with gathered([weight]) as wholes:
+            yield "lm_head.weight", wholes[0]
+
+
+def model_tensors(
+    model: PreTrainedModel, gathered: Gathered = plain_tensors
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """What `save_pretrained` would write: parameters, tied ones once and adapters merged, and buffers that are kept."""
+    yield from merged_tensors(model, gathered)
+    for prefix, module in base_model(model).named_modules():
+        for name, buffer in module.named_buffers(prefix, recurse=False):
+            if name.rpartition(".")[2] not in module._non_persistent_buffers_set:
+                yield name.replace(".base_layer.", "."), buffer
+
+
+def save_config(model: PreTrainedModel, folder: Path) -> None:
+    """The files of a model's folder beside its weights and tokenizer."""
+    base = base_model(model)
+    base.config.save_pretrained(folder)
+    if base.can_generate():
+        base.generation_config.save_pretrained(folder)
 
 
 def set_environment(recipe: Recipe) -> None:

@@ -14,9 +14,10 @@ from __future__ import annotations
 import json
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ from rlcurric.errors import RunError
 from rlcurric.recipe.schema import Recipe, ValueModel
 from rlcurric.seeds import hash64
 from rlcurric.train.attention import use_packed_attention
+from rlcurric.train.coordinator import Coordinator, SingleProcess
 from rlcurric.train.logprobs import PolicyForward, check_packing, hidden_states
 from rlcurric.train.models import load_model, tokenizer_of
 from rlcurric.train.named import VALUE_KEY, local_path
@@ -88,6 +90,8 @@ class PromptValue:
             dropout and gradient checkpointing are off.
         seed: of a hidden layer's first weights.
         mixed_precision: `bf16`: the backbone runs under autocast on CUDA, as the learner's; `no`: as it is.
+        ranks: those of the job; predictions are then made on all of them at once.
+        read: hidden states of a line by the policy, where its weights may lie in shards; default: by `model` itself.
 
     ValueError if a model of the value's own cannot run packed rows.
     """
@@ -98,24 +102,27 @@ class PromptValue:
         model: PreTrainedModel,
         seed: int,
         mixed_precision: str = "no",
+        ranks: Coordinator | None = None,
+        read: Callable[[PackedRows], torch.Tensor] | None = None,
     ) -> None:
         self.settings = settings
         self._model: Any = model
+        self._ranks = ranks or SingleProcess()
+        self._given = read
         self._device: torch.device = model.device
         self._bf16 = mixed_precision == "bf16" and self._device.type == "cuda"
-        use_packed_attention(model)
         if not settings.reads_policy:
+            use_packed_attention(model)
             model.eval()
             check_packing(PolicyForward(model), self._device)
-        width = int(model.get_input_embeddings().weight.shape[-1])
+        config: Any = model.config.get_text_config()
+        width = int(config.hidden_size)
         self._head = ValueHead(width, settings.hidden, hash64(seed, "value") >> 1).to(self._device)
         self._optimizer = self._adamw()
         self._window: deque[_Evidence] = deque(maxlen=settings.steps)
 
     def predict(self, prompts: Sequence[Prompt]) -> list[float]:
         """The expected pass rate of each prompt, strictly between 0 and 1: one half before the first fit."""
-        if not prompts:
-            return []
         with torch.no_grad(), self._undisturbed():
             logits_P = self._head(self._read([prompt.prompt_ids for prompt in prompts])).double()
         values: list[float] = logits_P.clamp(-_FARTHEST, _FARTHEST).sigmoid().tolist()
@@ -259,14 +266,19 @@ class PromptValue:
     def _read(self, rows: Sequence[tuple[int, ...]]) -> torch.Tensor:
         """Hidden states (P, D) of prompts, without a gradient."""
         states_PD = torch.zeros(len(rows), self._head.width, device=self._device)
-        for members, line in self._lines(rows):
+        lines = list(self._lines(rows))
+        if self._given is not None:  # a policy in shards: as many forward passes on every rank
+            wanted = int(self._ranks.max(torch.tensor([len(lines)])).item())
+            lines += [([], to_packed([], self._device))] * (wanted - len(lines))
+        for members, line in lines:
             states_PD[members] = self._states(line)
         return states_PD
 
     def _states(self, line: PackedRows) -> torch.Tensor:
         """Hidden states of the last prompt tokens of a line, float32."""
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._bf16):
-            return hidden_states(self._model, line).float()
+            read = self._given or partial(hidden_states, self._model)
+            return read(line).float()
 
     def _descend(
         self, batches: Batches, target_P: torch.Tensor, weight_P: torch.Tensor

@@ -1,157 +1,102 @@
-"""The reference policy of a KL penalty: what the stage started from, or a copy that follows the policy."""
+"""The reference policy of a KL penalty: the weights that training began with, or a copy that follows the policy.
+
+It is the trained weights alone that differ, the adapter's under LoRA, so these are kept a second time, as each rank holds
+them, and put into the policy's place while the reference scores: no second model, and one way under every sharding.
+"""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import load_file, save_file
 
-from rlcurric.train.adapters import ADAPTER, is_adapted
-from rlcurric.train.logprobs import PolicyForward
+from rlcurric.train.adapters import is_adapted
+from rlcurric.train.coordinator import Coordinator
+from rlcurric.train.moments import dealt, trained, whole_shape, whole_size
+from rlcurric.train.pieces import Piece, PieceReader
+from rlcurric.train.sharding.base import Sharding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-FILE = "reference.safetensors"
-FROZEN = "reference"  # name of the adapter that holds it
-Kind = Literal["model", "base", "adapter"]
+PREFIX = "reference::"
 
 
 class Reference:
-    """Frozen weights to score with.
+    """Frozen weights to score with."""
 
-    Under LoRA it costs no second model: a fresh adapter's reference is the model without it, a trained one's is a
-    frozen copy of the adapter. Without LoRA it is a frozen copy of the model.
-    """
-
-    def __init__(self, model: PreTrainedModel, policy: PolicyForward) -> None:
-        self._model = model
-        self._policy = policy
-        self._frozen: PolicyForward | None = None
-        self._kind: Kind | None = None  # not chosen yet
+    def __init__(self, model: PreTrainedModel, sharding: Sharding, ranks: Coordinator) -> None:
+        self._model, self._sharding, self._ranks = model, sharding, ranks
+        self._held: dict[str, torch.Tensor] | None = None  # by parameter: this rank's elements
 
     def start(self) -> None:
         """Make the policy as it is now the reference, unless one was loaded."""
-        if self._kind is not None:
-            return
-        if not is_adapted(self._model):
-            self._copy_model()
-        elif _is_fresh(self._model):
-            self._kind = "base"
-        else:
-            self._freeze_adapter()
+        if self._held is None:
+            self._held = {name: values.clone() for name, values, _ in self._parts()}
 
     @contextmanager
-    def scoring(self) -> Iterator[PolicyForward]:
-        """The forward of the reference; the policy is itself again afterwards."""
+    def scoring(self) -> Iterator[None]:
+        """The policy's forward is the reference's; the policy is itself again afterwards."""
         self.start()
-        if self._frozen is not None:
-            yield self._frozen
-            return
-        peft_model: Any = self._model
-        if self._kind == "base":
-            with peft_model.disable_adapter():
-                yield self._policy
-            return
-        peft_model.set_adapter(FROZEN)
+        self._exchange()
         try:
-            yield self._policy
+            yield
         finally:
-            peft_model.set_adapter(ADAPTER)
-            _only_policy_trains(peft_model)
+            self._exchange()
 
     @torch.no_grad()
     def follow(self, mix: float) -> None:
         """Reference <- mix * policy + (1 - mix) * reference (TR-DPO 2404.09656, eq. 4)."""
-        self.start()
-        if self._frozen is None:
-            if mix != 1.0:
-                raise ValueError(
-                    f"kl.sync_mix must be 1 under LoRA (adapters' factors cannot be averaged one by one), got {mix}"
-                )
-            self._freeze_adapter()
-            return
-        for held, current in zip(
-            self._frozen.model.parameters(), self._model.parameters(), strict=True
-        ):
-            held.lerp_(current.detach(), mix)
-
-    def save(self, folder: Path) -> Kind:
-        """Its tensors, where they cannot be had from elsewhere; what kind it is, for `load`."""
-        self.start()
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._named()}
-        if tensors:
-            save_file(tensors, folder / FILE)
-        assert self._kind is not None
-        return self._kind
-
-    def load(self, folder: Path, kind: Kind) -> None:
-        """As `save` left it."""
-        if (kind == "model") == is_adapted(self._model):
+        if is_adapted(self._model) and mix != 1.0:
             raise ValueError(
-                f"The reference of {folder} was kept {'without' if kind == 'model' else 'under'} model.lora, and this run "
-                f"trains {'under' if kind == 'model' else 'without'} it. Leave `reference` out of `carry`"
+                f"kl.sync_mix must be 1 under LoRA (adapters' factors cannot be averaged one by one), got {mix}"
             )
-        if kind == "base":
-            self._kind = kind
-            return
-        if kind == "model":
-            self._copy_model()
-        else:
-            self._freeze_adapter()
-        saved = load_file(folder / FILE)
-        for name, tensor in self._named():
-            if name not in saved:
-                raise ValueError(f"{folder / FILE} is of another model: it has no tensor {name!r}")
-            with torch.no_grad():
-                tensor.copy_(saved[name])
+        self.start()
+        assert self._held is not None
+        for name, values, _ in self._parts():
+            self._held[name].lerp_(values, mix)
 
-    def _copy_model(self) -> None:
-        self._kind = "model"
-        self._frozen = PolicyForward(copy.deepcopy(self._model), self._policy.fp32_head)
-        self._frozen.eval().requires_grad_(False)
+    def pieces(self) -> list[Piece]:
+        """What this rank writes of it."""
+        self.start()
+        assert self._held is not None
+        named = trained(self._model)
+        mine = dealt([whole_size(p) for _, p in named], self._ranks)
+        return [
+            Piece(PREFIX + name, whole_shape(parameter), start, self._held[name])
+            for (name, parameter), (_, _, start), own in zip(
+                named, self._parts(), mine, strict=True
+            )
+            if own or not self._sharding.replicated
+        ]
 
-    def _freeze_adapter(self) -> None:
-        peft_model: Any = self._model
-        if FROZEN not in peft_model.peft_config:
-            config = copy.deepcopy(peft_model.peft_config[ADAPTER])
-            with torch.random.fork_rng():
-                peft_model.add_adapter(FROZEN, config)
-        self._kind = "adapter"
-        policy = dict(_adapter(peft_model, ADAPTER))
-        with torch.no_grad():
-            for name, tensor in _adapter(peft_model, FROZEN):
-                tensor.copy_(policy[name])
-        peft_model.set_adapter(ADAPTER)
-        _only_policy_trains(peft_model)
+    def load(self, reader: PieceReader, folder: Path) -> None:
+        """As `pieces` gave it; ValueError if it is of other weights."""
+        kept = {name.removeprefix(PREFIX) for name in reader.names() if name.startswith(PREFIX)}
+        wanted = {name for name, _ in trained(self._model)}
+        if kept != wanted:
+            odd = sorted(kept ^ wanted)[0]
+            raise ValueError(
+                f"The reference of {folder} does not fit what is trained here: only one of them has {odd!r} (model.lora is "
+                "another, or the model). Leave `reference` out of `carry`"
+            )
+        self._held = {
+            name: reader.read(PREFIX + name, start, values.numel()).to(values)
+            for name, values, start in self._parts()
+        }
 
-    def _named(self) -> Iterator[tuple[str, torch.Tensor]]:
-        if self._frozen is not None:
-            yield from self._frozen.model.named_parameters()
-        elif self._kind == "adapter":
-            yield from _adapter(self._model, FROZEN)
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        assert self._held is not None
+        for name, values, _ in self._parts():
+            mine = values.clone()
+            values.copy_(self._held[name])
+            self._held[name].copy_(mine)
 
-
-def _adapter(model: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
-    """Tensors of one adapter, by names without it."""
-    for key, parameter in model.named_parameters():
-        if f".{name}." in key:
-            yield key.replace(f".{name}.", "."), parameter
-
-
-def _is_fresh(model: Any) -> bool:
-    """Whether the adapter changes nothing yet: all its B are 0."""
-    return not any(
-        bool(tensor.any()) for key, tensor in _adapter(model, ADAPTER) if "lora_B" in key
-    )
-
-
-def _only_policy_trains(model: Any) -> None:
-    for key, parameter in model.named_parameters():
-        if "lora_" in key:
-            parameter.requires_grad_(f".{ADAPTER}." in key)
+    def _parts(self) -> list[tuple[str, torch.Tensor, int]]:
+        self._sharding.settle()
+        parts = [(name, self._sharding.weights(one)) for name, one in trained(self._model)]
+        return [(name, part.values, part.start) for name, part in parts]

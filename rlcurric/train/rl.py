@@ -315,6 +315,11 @@ class RlLeader:
                 value_at(self.stage.curriculum.token_fraction, progress),
             )
         row |= answers[0]
+        if row.get("optim/skipped/sum"):
+            self._warn(
+                "updates_skipped",
+                f"{row['optim/skipped/sum']} of {len(minibatches)} updates were left out: loss or gradient was not finite",
+            )
         row["optim/learning_rate"] = rates[-1]
         self.state = self.state.updated(len(minibatches))
         with self._timed("sync"):

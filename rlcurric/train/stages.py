@@ -10,6 +10,7 @@ from rlcurric.recipe.schema import RlStage
 from rlcurric.train.coordinator import conduct
 from rlcurric.train.learner import Learner
 from rlcurric.train.models import load_policy
+from rlcurric.train.pieces import PieceReader
 from rlcurric.train.prompt_value import STATE as VALUE_STATE
 from rlcurric.train.prompt_value import PromptValue, value_backbone
 from rlcurric.train.rl import RlLeader
@@ -34,10 +35,11 @@ def run_rl(run: RunContext, stage: RlStage, state: RunState) -> tuple[str, RunSt
     worker = RlWorker(run, stage, learner, engine, value)
     keep_statistics = not run.forked or _same(run, "curriculum", "mixture")
     optimizer_kept = resumed or "optimizer" in stage.carry
-    if run.origin and optimizer_kept and (not run.forked or _same(run, "optim")):
-        learner.load_optimizer(run.origin.path)
-    if run.origin and (resumed or "reference" in stage.carry):
-        learner.load_reference(run.origin.path, required=not resumed)
+    pieces = PieceReader(run.origin.path) if run.origin else None
+    if pieces and optimizer_kept and (not run.forked or _same(run, "optim")):
+        learner.load_optimizer(pieces)
+    if run.origin and pieces and (resumed or "reference" in stage.carry):
+        learner.load_reference(run.origin.path, pieces, required=not resumed)
     if run.origin and resumed:
         learner.load_controller(run.origin.path)
     if run.origin and resumed and keep_statistics:
@@ -78,8 +80,15 @@ def _value_model(run: RunContext, stage: RlStage, learner: Learner) -> PromptVal
         return None
     settings = stage.curriculum.value
     backbone = value_backbone(run.recipe, settings, learner.model, run.tokenizer)
+    if not settings.reads_policy:
+        backbone = backbone.to(learner.device)
     return PromptValue(
-        settings, backbone.to(learner.device), run.recipe.seed, learner.settings.mixed_precision
+        settings,
+        backbone,
+        run.recipe.seed,
+        learner.settings.mixed_precision,
+        run.ranks,
+        learner.read_states if settings.reads_policy else None,
     )
 
 

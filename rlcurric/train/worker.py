@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.torch import save_file
 
 from rlcurric import seeds
 from rlcurric.recipe.schema import RlStage
@@ -33,6 +34,7 @@ from rlcurric.train.directives import (
 )
 from rlcurric.train.evaluation import EvalSample, evaluate
 from rlcurric.train.learner import Learner, Step
+from rlcurric.train.pieces import save_pieces
 from rlcurric.train.prompt_value import PromptValue
 from rlcurric.train.rows import ImitationRow, Key, TrainRow, Window, prompt_rows
 from rlcurric.train.run import RunContext
@@ -246,7 +248,15 @@ class RlWorker:
             carried = {group: held for share in shares for group, held in share.items()}
 
             def write(folder: Path) -> None:
-                self.learner.save(folder)
+                self.learner.small_files(folder)
+                save_file(
+                    {k: v.cpu().clone() for k, v in self.learner.model_tensors()},
+                    folder / "model" / "model.safetensors",
+                    {"format": "pt"},
+                )
+                save_pieces(
+                    self.learner.pieces(), folder / "state-00000-of-00001.safetensors"
+                )
                 self.run.tokenizer.save_pretrained(folder / "model")
                 if self.value is not None:
                     self.value.save(folder)
