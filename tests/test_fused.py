@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +10,6 @@ import torch
 
 from rlcurric.objective import fused
 from rlcurric.objective.fused import logprobs_and_entropy
-from rlcurric.train.logprobs import whole_parameter
 
 
 def dense(
@@ -153,70 +148,3 @@ def test_senseless_temperatures_are_refused() -> None:
     hidden, weight, _, targets_N, _, _ = tensors(3, 7, False)
     with pytest.raises(ValueError, match="temperature must be above 0"):
         logprobs_and_entropy(hidden, weight, targets_N, temperature=0.0)
-
-
-def test_a_head_that_is_partitioned_away_is_refused() -> None:
-    partitioned = torch.nn.Parameter(torch.empty(0, 8))
-    partitioned.ds_id = 1  # type: ignore[attr-defined]
-    with pytest.raises(ValueError, match="partitioned by DeepSpeed ZeRO-3"):
-        whole_parameter(partitioned)
-
-
-FSDP2 = """
-import sys
-import torch
-import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from rlcurric.objective.fused import logprobs_and_entropy
-from rlcurric.train.logprobs import whole_parameter
-
-class Policy(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.body, self.head = torch.nn.Linear(4, 6), torch.nn.Linear(6, 11, bias=False)
-    def forward(self, x, y):
-        weight = whole_parameter(self.head.weight)
-        logprobs, entropy = logprobs_and_entropy(torch.tanh(self.body(x)), weight, y)
-        return logprobs.sum() + 0.3 * entropy.sum()
-
-dist.init_process_group("gloo")
-rank, mesh = dist.get_rank(), init_device_mesh("cpu", (2,))
-for head_apart in (False, True):
-    torch.manual_seed(0)
-    sharded, plain = Policy().double(), Policy().double()
-    plain.load_state_dict(sharded.state_dict())
-    x, y = torch.randn(2, 5, 4, dtype=torch.float64), torch.randint(0, 11, (2, 5))
-    (sum(plain(x[k], y[k]) for k in range(2)) / 2).backward()
-    if head_apart:
-        fully_shard(sharded.head, mesh=mesh)
-    fully_shard(sharded, mesh=mesh)
-    sharded(x[rank], y[rank]).backward()
-    wanted = dict(plain.named_parameters())
-    for name, parameter in sharded.named_parameters():
-        off = (parameter.grad.full_tensor() - wanted[name].grad).abs().max().item()
-        assert off < 1e-12, (head_apart, name, off)
-dist.destroy_process_group()
-"""
-
-
-def test_a_head_sharded_by_fsdp2_has_the_gradient_of_all_ranks(tmp_path: Path) -> None:
-    """Two ranks with rows of their own; the head in the root's shard, and in one of its own."""
-    program = tmp_path / "program.py"
-    program.write_text(FSDP2)
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node",
-        "2",
-        "--master_port",
-        "29655",
-    ]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(Path(__file__).parent.parent),
-        "OMP_NUM_THREADS": "1",
-    }
-    done = subprocess.run([*command, str(program)], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]

@@ -215,13 +215,18 @@ class Model(Closed):
     context: PositiveInt | None = (
         None  # tokens of prompt and completion; default: what the model allows
     )
-    dtype: Literal["auto", "float32", "bfloat16"] = (
-        "auto"  # auto: bfloat16 autocast on CUDA, float32 on CPU
+    dtype: Literal["auto", "float32", "bfloat16", "float64"] = (
+        "auto"  # auto: bfloat16 autocast on CUDA, float32 on CPU; float64: for numerical proofs
     )
     gradient_checkpointing: bool = False
     fp32_head: bool = False  # log-probs from a float32 product with the output head, under bfloat16
     lora: Lora | None = None
     trust_remote_code: bool = False
+
+    @property
+    def autocasts(self) -> bool:
+        """Whether the forward pass is in bfloat16 where there is CUDA."""
+        return self.dtype in ("auto", "bfloat16")
 
     @model_validator(mode="before")
     @classmethod

@@ -87,9 +87,7 @@ class Engines:
                 Path(folder),
                 VllmSettings(
                     max_model_len=self._context,
-                    dtype="bfloat16"
-                    if on_cuda and self._recipe.model.dtype != "float32"
-                    else "float32",
+                    dtype="bfloat16" if on_cuda and self._recipe.model.autocasts else "float32",
                     gpu_memory_utilization=settings.gpu_memory_utilization,
                     max_num_seqs=settings.max_num_seqs,
                     enforce_eager=settings.enforce_eager,

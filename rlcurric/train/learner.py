@@ -109,7 +109,7 @@ class Learner:
         self.model: PreTrainedModel = model
         self.reference = Reference(model, self.sharding, ranks) if objective.kl.on else None
         self.entropy = EntropyController(objective.entropy)
-        self._skipped = 0  # updates in a row
+        self.skipped_in_a_row = 0
         self._batches = Batcher(optim, ranks, self.device)
 
     @property
@@ -229,7 +229,7 @@ class Learner:
         state = {
             "entropy": self.entropy.state_dict(),
             "reference": self.reference is not None,
-            "skipped": self._skipped,
+            "skipped": self.skipped_in_a_row,
         }
         (folder / STATE).write_text(json.dumps(state), encoding="utf-8")
 
@@ -257,7 +257,7 @@ class Learner:
         """The entropy controller of the checkpoint, and how many updates in a row were skipped before it."""
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         self.entropy.load_state_dict(state["entropy"])
-        self._skipped = state["skipped"]
+        self.skipped_in_a_row = state["skipped"]
 
     def _accumulate(self, job: _WindowJob) -> tuple[dict[str, torch.Tensor], ParityStats]:
         """Forward and backward over the window's micro-batches; metrics over ranks."""
@@ -375,15 +375,15 @@ class Learner:
         """
         norm = self.sharding.step(self.optim.max_grad_norm)
         if not self._any(not math.isfinite(norm)):
-            self._skipped = 0
+            self.skipped_in_a_row = 0
             return norm
-        self._skipped += 1
-        if self._skipped > self.optim.max_skipped_updates:
+        self.skipped_in_a_row += 1
+        if self.skipped_in_a_row > self.optim.max_skipped_updates:
             odd = [key for key, value in totals.items() if not _finite({key: value})]
             raise RunError(
                 f"the loss or the gradient norm is not finite (norm {norm}"
                 f"{', not finite: ' + ', '.join(odd) if odd else ''}), and updates were skipped for that "
-                f"{self._skipped - 1} times in a row (optim.max_skipped_updates). Likely causes: a learning rate that is "
+                f"{self.skipped_in_a_row - 1} times in a row (optim.max_skipped_updates). Likely causes: a learning rate that is "
                 "too high, bfloat16 overflow, or broken weights. The last checkpoint is from before this step."
             )
         return None

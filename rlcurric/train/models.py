@@ -58,7 +58,7 @@ def tokenizer_of(recipe: Recipe, path: Path | str | None = None) -> PreTrainedTo
 
 
 def load_model(recipe: Recipe, path: Path | str | None = None) -> PreTrainedModel:
-    """The model at `path` (default: the recipe's base) in float32, the master weights of training."""
+    """The model at `path` (default: the recipe's base) in float32, the master weights of training, or in float64."""
     from transformers import AutoModelForCausalLM
 
     if path is None and recipe.model.architecture is not None:
@@ -67,7 +67,7 @@ def load_model(recipe: Recipe, path: Path | str | None = None) -> PreTrainedMode
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             str(where),
-            dtype=torch.float32,
+            dtype=weights_dtype(recipe),
             attn_implementation="sdpa",
             trust_remote_code=recipe.model.trust_remote_code,
         )
@@ -76,6 +76,11 @@ def load_model(recipe: Recipe, path: Path | str | None = None) -> PreTrainedMode
     if recipe.model.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model
+
+
+def weights_dtype(recipe: Recipe) -> torch.dtype:
+    """Of the weights that are trained."""
+    return torch.float64 if recipe.model.dtype == "float64" else torch.float32
 
 
 def load_policy(run: RunContext, stage: StageBase, resumed: bool) -> Any:
@@ -114,7 +119,7 @@ def random_model(recipe: Recipe) -> PreTrainedModel:
     )
     with torch.random.fork_rng():
         torch.manual_seed(hash64(recipe.seed, "init") >> 1)
-        model = Qwen3ForCausalLM(config)
+        model = Qwen3ForCausalLM(config).to(weights_dtype(recipe))
     if recipe.model.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model

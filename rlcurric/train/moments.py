@@ -35,15 +35,17 @@ def moment_pieces(sharding: Sharding, model: Any, ranks: Coordinator) -> list[Pi
 def load_moments(sharding: Sharding, model: Any, reader: PieceReader) -> None:
     """Fill the optimizer's state from a checkpoint; ValueError if it is of another model."""
     named = dict(trained(model))
-    kept = [name.rpartition("::") for name in reader.names()]
-    kept = [(name, kind) for name, _, kind in kept if kind in (STEP, *MOMENTS)]
+    split = [name.rpartition("::") for name in reader.names()]
+    kept = [(name, kind) for name, _, kind in split if kind in (STEP, *MOMENTS)]
     for name, _ in kept:
         if name not in named:
             raise ValueError(
                 f"{reader.folder} holds the optimizer of another model: this one has no parameter {name!r}"
             )
     updates = {
-        named[name]: float(reader.read(f"{name}::{STEP}", 0, 1)) for name, kind in kept if kind == STEP
+        named[name]: float(reader.read(f"{name}::{STEP}", 0, 1))
+        for name, kind in kept
+        if kind == STEP
     }
     if not updates:  # of an SFT stage
         return

@@ -49,4 +49,8 @@ class PieceReader:
 
 def save_pieces(pieces: Iterable[Piece], file: Path) -> None:
     pieces = list(pieces)
-    save_file({f"{k}": p.part.clone() for k, p in enumerate(pieces)}, file, {"pieces": json.dumps({f"{k}": [p.name, p.start] for k, p in enumerate(pieces)})})
+    save_file(
+        {f"{k}": p.part.clone() for k, p in enumerate(pieces)},
+        file,
+        {"pieces": json.dumps({f"{k}": [p.name, p.start] for k, p in enumerate(pieces)})},
+    )

@@ -111,8 +111,9 @@ class PromptValue:
         self._given = read
         self._device: torch.device = model.device
         self._bf16 = mixed_precision == "bf16" and self._device.type == "cuda"
-        if not settings.reads_policy:
+        if read is None:
             use_packed_attention(model)
+        if not settings.reads_policy:
             model.eval()
             check_packing(PolicyForward(model), self._device)
         config: Any = model.config.get_text_config()

@@ -104,7 +104,7 @@ class RunContext:
         """What the learner needs of a stage beside its optimizer."""
         import torch
 
-        bf16 = torch.cuda.is_available() and self.recipe.model.dtype != "float32"
+        bf16 = torch.cuda.is_available() and self.recipe.model.autocasts
         parity = stage.rollout.parity
         return LearnerSettings(
             temperature=stage.rollout.temperature,

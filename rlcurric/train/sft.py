@@ -103,7 +103,7 @@ def _make_trainer(run: RunContext, stage: SftStage, model: Any, follower: _Follo
         dataset_kwargs={"skip_prepare_dataset": True},
         max_length=None,
         gradient_checkpointing=run.recipe.model.gradient_checkpointing,
-        bf16=on_cuda and run.recipe.model.dtype != "float32",
+        bf16=on_cuda and run.recipe.model.autocasts,
         use_cpu=not on_cuda,
         logging_strategy="steps",
         logging_steps=1,

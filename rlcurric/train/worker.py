@@ -254,9 +254,7 @@ class RlWorker:
                     folder / "model" / "model.safetensors",
                     {"format": "pt"},
                 )
-                save_pieces(
-                    self.learner.pieces(), folder / "state-00000-of-00001.safetensors"
-                )
+                save_pieces(self.learner.pieces(), folder / "state-00000-of-00001.safetensors")
                 self.run.tokenizer.save_pretrained(folder / "model")
                 if self.value is not None:
                     self.value.save(folder)

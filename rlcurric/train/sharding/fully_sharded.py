@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,7 +36,9 @@ class FullyShardedSharding:
         from torch.distributed.fsdp import fully_shard
 
         kind = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(kind, torch.cuda.current_device() if kind == "cuda" else None)
+        self.device = torch.device(
+            f"cuda:{torch.cuda.current_device()}" if kind == "cuda" else "cpu"
+        )
         self._rank, self._world = ranks.rank, ranks.world
         mesh = init_device_mesh(kind, (ranks.world,))
         frees = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower()
@@ -56,7 +58,7 @@ class FullyShardedSharding:
 
         sharded = isinstance(self.policy, FSDPModule) and all(
             isinstance(parameter, DTensor) and self._world == parameter.device_mesh.size()
-            for parameter in self.policy.parameters()
+            for parameter in nn.Module.parameters(self.policy)
         )
         return "fsdp2" if sharded else "ddp"
 
@@ -117,7 +119,7 @@ class FullyShardedSharding:
 
 def layers(policy: nn.Module) -> list[nn.Module]:
     """The decoder layers of a transformers model, outermost first."""
-    model: Any = policy.model  # type: ignore[union-attr]
+    model: Any = policy.model
     base = model.get_base_model() if hasattr(model, "peft_config") else model
     names = set(getattr(base, "_no_split_modules", None) or ())
     found = [module for module in base.modules() if type(module).__name__ in names]

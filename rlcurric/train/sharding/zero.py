@@ -60,13 +60,20 @@ class ZeroSharding:
     ) -> None:
         import deepspeed
 
-        config = deepspeed_config() | {
-            "train_batch_size": ranks.world,  # counts of its own, for nothing: windows are the learner's
-            "train_micro_batch_size_per_gpu": 1,
-            "gradient_accumulation_steps": 1,
-            "gradient_clipping": max_grad_norm,
-            "steps_per_print": 2**62,
-        }
+        if any(parameter.dtype == torch.float64 for parameter in policy.parameters()):
+            raise ValueError(
+                "model.dtype is float64, but DeepSpeed keeps its master weights in float32: use FSDP2, DDP or one process"
+            )
+        config = (
+            deepspeed_config()
+            | {
+                "train_batch_size": ranks.world,  # counts of its own, for nothing: windows are the learner's
+                "train_micro_batch_size_per_gpu": 1,
+                "gradient_accumulation_steps": 1,
+                "gradient_clipping": max_grad_norm,
+                "steps_per_print": 2**62,
+            }
+        )
         self.stage = int(config["zero_optimization"]["stage"])
         # A small parameter that stays whole would not see its shard change.
         config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
