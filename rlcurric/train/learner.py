@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 
 from rlcurric.data.packing import PackedRows
 from rlcurric.errors import RunError
@@ -25,10 +25,12 @@ from rlcurric.objective.pieces import plain, resolved
 from rlcurric.recipe.schema import Optim
 from rlcurric.rollout.parity import ParityLimits, ParityStats
 from rlcurric.schedules import Progress, value_at
-from rlcurric.train.adapters import FOLDER, is_adapted, save_adapter, save_model
+from rlcurric.train.adapters import FOLDER, is_adapted, save_adapter
 from rlcurric.train.coordinator import Coordinator
 from rlcurric.train.logprobs import PolicyForward, check_packing
-from rlcurric.train.reference import Reference
+from rlcurric.train.models import model_tensors, named_tensors, save_config
+from rlcurric.train.pieces import Piece, PieceReader
+from rlcurric.train.reference import PREFIX, Reference
 from rlcurric.train.rows import AnyRow, ImitationRow, Key, TrainRow, Window, distinct
 from rlcurric.train.scoring import Batcher, RowScores, parity_of, score
 from rlcurric.train.windows import TokenAdvantages, gather_values, token_advantages
@@ -36,7 +38,6 @@ from rlcurric.train.windows import TokenAdvantages, gather_values, token_advanta
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-OPTIMIZER = "optimizer.safetensors"
 STATE = "learner.json"
 ALWAYS = ("loss/policy/mean", "loss/supervised/mean")  # metrics of a window without trained tokens
 
@@ -194,36 +195,60 @@ class Learner:
             sums[row.key] = float(k1_T.sum())
         return sums
 
-    def save(self, folder: Path) -> None:
-        """Model in Hugging Face format, adapter, optimizer state by parameter name, reference, controller."""
-        save_model(self.model, folder / "model")
+    def named_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Whole weights for an engine, one after the other."""
+        yield from named_tensors(self.model)
+
+    def model_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Whole tensors of the model in Hugging Face names, an adapter merged, one after the other."""
+        yield from model_tensors(self.model)
+
+    def pieces(self) -> list[Piece]:
+        """What this rank writes of the optimizer state and of the reference: ranks that hold the same share it."""
+        tensors = [
+            (f"{name}::{kind}", value.detach())
+            for name, parameter in self.model.named_parameters()
+            for kind, value in self.optimizer.state.get(parameter, {}).items()
+        ]
+        if self.reference is not None:
+            tensors += self.reference.tensors()
+        total, before, pieces = max(sum(value.numel() for _, value in tensors), 1), 0, []
+        for name, value in tensors:
+            if before * self.ranks.world // total == self.ranks.rank:
+                pieces.append(Piece(name, tuple(value.shape), 0, value.reshape(-1)))
+            before += value.numel()
+        return pieces
+
+    def small_files(self, folder: Path | None) -> None:
+        """Configuration, adapter, controller: called on every rank, written where there is a folder."""
+        if folder is None:
+            return
+        save_config(self.model, folder / "model")
         if is_adapted(self.model):
             save_adapter(self.model, folder / FOLDER)
-        save_file(self._optimizer_tensors(), folder / OPTIMIZER)
         state = {
             "entropy": self.entropy.state_dict(),
-            "reference": self.reference.save(folder) if self.reference is not None else None,
+            "reference": self.reference.kind if self.reference is not None else None,
         }
         (folder / STATE).write_text(json.dumps(state), encoding="utf-8")
 
-    def load_optimizer(self, folder: Path) -> None:
-        """Optimizer state as `save` wrote it, if the checkpoint has one; the weights are the model's own."""
-        if not (folder / OPTIMIZER).exists():  # of an SFT stage
-            return
-        tensors = load_file(folder / OPTIMIZER)
+    def load_optimizer(self, reader: PieceReader) -> None:
+        """Optimizer state as `pieces` gave it, if the checkpoint has one; the weights are the model's own."""
         named = dict(self.model.named_parameters())
         state = self.optimizer.state
-        for key, tensor in tensors.items():
+        for key in reader.names():
             name, _, kind = key.rpartition("::")
+            if name == PREFIX.removesuffix("::"):
+                continue
             if name not in named:
                 raise ValueError(
-                    f"{folder / OPTIMIZER} is of another model: it has no parameter {name!r}"
+                    f"{reader.folder} holds the optimizer of another model: it has no parameter {name!r}"
                 )
-            parameter = named[name]
-            value = tensor if kind == "step" else tensor.to(parameter.device)
-            state[parameter][kind] = value.clone()
+            parameter, shape = named[name], reader.shape(key)
+            value = reader.read(key, 0, math.prod(shape)).view(shape)
+            state[parameter][kind] = value if kind == "step" else value.to(parameter.device)
 
-    def load_reference(self, folder: Path, required: bool) -> None:
+    def load_reference(self, folder: Path, reader: PieceReader, required: bool) -> None:
         """The reference that the checkpoint was trained against; ValueError if it is `required` and there is none."""
         if self.reference is None:
             return
@@ -236,19 +261,12 @@ class Learner:
                 f"The checkpoint {folder} has no reference to carry on with: no KL penalty was on. Leave `reference` out "
                 "of `carry`"
             )
-        self.reference.load(folder, kind)
+        self.reference.load(reader, kind)
 
     def load_controller(self, folder: Path) -> None:
         """The entropy controller of the checkpoint."""
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         self.entropy.load_state_dict(state["entropy"])
-
-    def _optimizer_tensors(self) -> dict[str, torch.Tensor]:
-        return {
-            f"{name}::{kind}": value.detach().cpu().contiguous()
-            for name, parameter in self.model.named_parameters()
-            for kind, value in self.optimizer.state.get(parameter, {}).items()
-        }
 
     def _accumulate(self, job: _WindowJob) -> tuple[dict[str, torch.Tensor], ParityStats]:
         """Forward and backward over the window's micro-batches; metrics over ranks."""

@@ -178,6 +178,26 @@ def named_tensors(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
         yield "lm_head.weight", head.weight.detach()
 
 
+def model_tensors(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
+    """What `save_pretrained` would write: parameters, tied ones once and adapters merged, and buffers that are kept."""
+    yield from merged_tensors(model) if is_adapted(model) else model.named_parameters()
+    base: Any = model.get_base_model() if is_adapted(model) else model  # type: ignore[operator]
+    for prefix, module in base.named_modules():
+        for name, buffer in module.named_buffers(prefix, recurse=False):
+            if name.rpartition(".")[2] not in module._non_persistent_buffers_set:
+                yield name.replace(".base_layer.", "."), buffer
+
+
+def save_config(model: PreTrainedModel, folder: Path) -> None:
+    """The files of a model's folder beside its weights and tokenizer."""
+    base: Any = model.get_base_model() if is_adapted(model) else model  # type: ignore[operator]
+    base.config.dtype = str(base.dtype).removeprefix("torch.")
+    base.config.architectures = [type(base).__name__]
+    base.config.save_pretrained(folder)
+    if base.can_generate():
+        base.generation_config.save_pretrained(folder)
+
+
 def set_environment(recipe: Recipe) -> None:
     """No usage statistics; no network where nothing remote is named; threads as asked."""
     name_environment(recipe)

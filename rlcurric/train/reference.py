@@ -5,19 +5,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
 
 from rlcurric.train.adapters import ADAPTER, is_adapted
 from rlcurric.train.logprobs import PolicyForward
+from rlcurric.train.pieces import PieceReader
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-FILE = "reference.safetensors"
+PREFIX = "reference::"  # of its tensors in a checkpoint
 FROZEN = "reference"  # name of the adapter that holds it
 Kind = Literal["model", "base", "adapter"]
 
@@ -81,21 +80,24 @@ class Reference:
         ):
             held.lerp_(current.detach(), mix)
 
-    def save(self, folder: Path) -> Kind:
-        """Its tensors, where they cannot be had from elsewhere; what kind it is, for `load`."""
+    @property
+    def kind(self) -> Kind:
+        """What kind it is, for `load`."""
         self.start()
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._named()}
-        if tensors:
-            save_file(tensors, folder / FILE)
         assert self._kind is not None
         return self._kind
 
-    def load(self, folder: Path, kind: Kind) -> None:
-        """As `save` left it."""
+    def tensors(self) -> list[tuple[str, torch.Tensor]]:
+        """Its tensors, where they cannot be had from elsewhere."""
+        self.start()
+        return [(PREFIX + name, tensor.detach()) for name, tensor in self._named()]
+
+    def load(self, reader: PieceReader, kind: Kind) -> None:
+        """As `tensors` gave it."""
         if (kind == "model") == is_adapted(self._model):
             raise ValueError(
-                f"The reference of {folder} was kept {'without' if kind == 'model' else 'under'} model.lora, and this run "
-                f"trains {'under' if kind == 'model' else 'without'} it. Leave `reference` out of `carry`"
+                f"The reference of {reader.folder} was kept {'without' if kind == 'model' else 'under'} model.lora, and this "
+                f"run trains {'under' if kind == 'model' else 'without'} it. Leave `reference` out of `carry`"
             )
         if kind == "base":
             self._kind = kind
@@ -104,12 +106,9 @@ class Reference:
             self._copy_model()
         else:
             self._freeze_adapter()
-        saved = load_file(folder / FILE)
         for name, tensor in self._named():
-            if name not in saved:
-                raise ValueError(f"{folder / FILE} is of another model: it has no tensor {name!r}")
             with torch.no_grad():
-                tensor.copy_(saved[name])
+                tensor.copy_(reader.read(PREFIX + name, 0, tensor.numel()).view(tensor.shape))
 
     def _copy_model(self) -> None:
         self._kind = "model"

@@ -10,10 +10,12 @@ from rlcurric.recipe.schema import RlStage
 from rlcurric.train.coordinator import conduct
 from rlcurric.train.learner import Learner
 from rlcurric.train.models import load_policy
+from rlcurric.train.pieces import PieceReader
 from rlcurric.train.prompt_value import STATE as VALUE_STATE
 from rlcurric.train.prompt_value import PromptValue, value_backbone
 from rlcurric.train.rl import RlLeader
 from rlcurric.train.run import RunContext, RunState
+from rlcurric.train.space import check_space, checkpoint_bytes
 from rlcurric.train.worker import RlWorker
 
 
@@ -32,12 +34,17 @@ def run_rl(run: RunContext, stage: RlStage, state: RunState) -> tuple[str, RunSt
     engine = run.engines.get(stage, learner.model, run.tokenizer)
     value = _value_model(run, stage, learner)
     worker = RlWorker(run, stage, learner, engine, value)
+    check_space(
+        run,
+        checkpoint_bytes(model, learner.reference is not None, value.own_bytes if value else 0),
+    )
     keep_statistics = not run.forked or _same(run, "curriculum", "mixture")
     optimizer_kept = resumed or "optimizer" in stage.carry
     if run.origin and optimizer_kept and (not run.forked or _same(run, "optim")):
-        learner.load_optimizer(run.origin.path)
+        learner.load_optimizer(PieceReader(run.origin.path))
     if run.origin and (resumed or "reference" in stage.carry):
-        learner.load_reference(run.origin.path, required=not resumed)
+        pieces = PieceReader(run.origin.path)
+        learner.load_reference(run.origin.path, pieces, required=not resumed)
     if run.origin and resumed:
         learner.load_controller(run.origin.path)
     if run.origin and resumed and keep_statistics:
