@@ -268,9 +268,7 @@ class CheckpointStore:
         ]
         self.finish()
         if gone:
-            self._removal = threading.Thread(
-                target=lambda: [_remove(path) for path in gone], name="remove checkpoints"
-            )
+            self._removal = threading.Thread(target=_remove, args=gone, name="remove checkpoints")
             self._removal.start()
 
     def _put_away(self, path: Path) -> Path:
@@ -303,12 +301,13 @@ def _readable(checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with contextlib.suppress(OSError):
-            path.unlink()
+def _remove(*paths: Path) -> None:
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _sealed(manifest: dict[str, Any]) -> str:

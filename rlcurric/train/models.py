@@ -181,7 +181,7 @@ def named_tensors(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
 def model_tensors(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
     """What `save_pretrained` would write: parameters, tied ones once and adapters merged, and buffers that are kept."""
     yield from merged_tensors(model) if is_adapted(model) else model.named_parameters()
-    base: Any = model.get_base_model() if is_adapted(model) else model  # type: ignore[operator]
+    base: Any = model.get_base_model() if is_adapted(model) else model
     for prefix, module in base.named_modules():
         for name, buffer in module.named_buffers(prefix, recurse=False):
             if name.rpartition(".")[2] not in module._non_persistent_buffers_set:
@@ -190,7 +190,7 @@ def model_tensors(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
 
 def save_config(model: PreTrainedModel, folder: Path) -> None:
     """The files of a model's folder beside its weights and tokenizer."""
-    base: Any = model.get_base_model() if is_adapted(model) else model  # type: ignore[operator]
+    base: Any = model.get_base_model() if is_adapted(model) else model
     base.config.dtype = str(base.dtype).removeprefix("torch.")
     base.config.architectures = [type(base).__name__]
     base.config.save_pretrained(folder)

@@ -132,7 +132,7 @@ class PieceReader:
 
 
 def _slice(place: _Place, first: int, last: int) -> torch.Tensor:
-    with safe_open(place.file, "pt") as opened:  # type: ignore[no-untyped-call]
+    with safe_open(place.file, "pt") as opened:
         part: torch.Tensor = opened.get_slice(place.key)[first:last]
     return part
 

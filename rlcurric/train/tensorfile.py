@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -50,11 +51,8 @@ def write_safetensors(
     digest = hashlib.sha256()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("xb", buffering=0) as file:
-        for part in (
-            _header(order, tensors, metadata or {}),
-            *map(_bytes, map(tensors.get, order)),
-        ):
-            view = memoryview(part)
+        header = _header(order, tensors, metadata or {})
+        for view in (memoryview(header), *(_bytes(tensors[name]) for name in order)):
             for start in range(0, len(view), CHUNK):
                 if cancelled():
                     raise Cancelled
@@ -97,9 +95,10 @@ def _header(
     return len(text).to_bytes(8, "little") + text
 
 
-def _bytes(tensor: torch.Tensor | None) -> memoryview:
-    assert tensor is not None and tensor.device.type == "cpu" and tensor.is_contiguous()
-    return memoryview(tensor.detach().reshape(-1).view(torch.uint8).numpy())
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    assert tensor.device.type == "cpu" and tensor.is_contiguous()
+    flat: Any = tensor.detach().reshape(-1).view(torch.uint8).numpy()
+    return memoryview(flat)
 
 
 def _write_all(file: int, chunk: memoryview) -> None:
