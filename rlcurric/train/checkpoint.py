@@ -81,6 +81,9 @@ class Damage:
     checkpoint: Checkpoint
     reason: str  # names the file
 
+    def __str__(self) -> str:
+        return f"warning: the checkpoint of step {self.checkpoint.step} is damaged and passed over: {self.reason}"
+
 
 class StateFiles:
     """A run's state at this moment, as the files that it goes into."""

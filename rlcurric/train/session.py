@@ -302,9 +302,7 @@ class _Session:
         return _Start(checkpoint, folder, folder)
 
     def _tell_passed(self, damage: Damage) -> None:
-        self.reporter.message(
-            f"warning: the checkpoint of step {damage.checkpoint.step} is damaged and passed over: {damage.reason}"
-        )
+        self.reporter.message(str(damage))
 
     def _identify(self, start: _Start) -> None:
         """run.json: what this run is and what it runs on. Earlier launches stay listed."""
