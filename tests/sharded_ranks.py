@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from rlcurric.objective.kl import Kl
 from rlcurric.objective.presets import dapo
@@ -26,9 +26,10 @@ from rlcurric.train.adapters import add_adapter
 from rlcurric.train.coordinator import start_ranks
 from rlcurric.train.learner import Learner, LearnerSettings, Step
 from rlcurric.train.models import random_model, set_environment
-from rlcurric.train.pieces import PieceReader, save_pieces
+from rlcurric.train.pieces import PieceReader
 from rlcurric.train.rows import TrainRow, Window
 from rlcurric.types import GroupId, Rollout
+from tests.saved import write_checkpoint
 from tests.tiny import tiny_recipe
 
 LENGTHS = [(3, 5), (1, 1), (6, 12), (2, 7), (4, 3)]  # tokens of prompt and completion
@@ -60,7 +61,7 @@ def main(folder: Path, origin: Path | None, dtype: str, lora: bool, first: int, 
     ranks = start_ranks()
     model = random_model(recipe).to(getattr(torch, dtype))
     if origin is not None and not lora:
-        model.load_state_dict(load_file(origin / "model.safetensors"), strict=False)
+        model.load_state_dict(load_file(origin / "model" / "model.safetensors"), strict=False)
     if lora:
         model = add_adapter(model, Lora(rank=4), 1, origin / "adapter" if origin else None)
         model = model.to(getattr(torch, dtype))
@@ -82,15 +83,10 @@ def main(folder: Path, origin: Path | None, dtype: str, lora: bool, first: int, 
             Window(tuple(part[ranks.rank :: ranks.world])) for part in (every[:4], every[4:])
         ]
         measured.append(learner.update(Step(windows, [1e-2, 5e-3], step, Progress(step, step, 10))))
-    if ranks.is_main:
-        folder.mkdir(parents=True)
-    ranks.barrier()
     tensors = {name: tensor.cpu().clone() for name, tensor in learner.model_tensors()}
     sent = {name: tensor.cpu().clone() for name, tensor in learner.named_tensors()}
-    save_pieces(learner.pieces(), folder / f"state-{ranks.rank:05d}.safetensors")
-    learner.small_files(folder if ranks.is_main else None)
+    write_checkpoint(learner, folder, ranks)
     if ranks.is_main:
-        save_file(tensors, folder / "model.safetensors")
         assert all(torch.equal(sent[name], tensor) for name, tensor in tensors.items())
         told = {"kind": learner.sharding.in_force(), "steps": measured}
         (folder / "told.json").write_text(json.dumps(told))

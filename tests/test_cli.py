@@ -30,6 +30,7 @@ COMMANDS = {
     "train": ["recipe", "overrides", "run_dir", "from_"],
     "check": ["recipe", "overrides"],
     "eval": ["recipe", "overrides", "checkpoint", "stage", "output"],
+    "export": ["checkpoint", "folder", "dtype"],
     "preflight": [
         *("recipe", "overrides", "checkpoint", "stage"),
         *("prompts", "samples", "output", "report"),
@@ -286,6 +287,44 @@ def test_eval_on_a_run_and_on_a_checkpoint(
     assert _run(["eval", recipe, "--checkpoint", str(tmp_path)]) == 2
     assert _run(["eval", recipe, "--stage", "clod"]) == 2
     assert "Known: cold, first, second" in capsys.readouterr().err
+
+
+def test_export_writes_a_folder_that_transformers_loads(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    newest, step, half = tmp_path / "newest", tmp_path / "new" / "step", tmp_path / "half"
+    assert _run(["export", str(run_dir), str(newest)]) == 0
+    assert _run(["export", f"{run_dir}:4", str(step)]) == 0
+    assert _run(["export", str(run_dir), str(half), "--dtype", "bfloat16"]) == 0
+    assert "parameters of" in capsys.readouterr().out
+    kept = run_dir / "checkpoints"
+    ids = torch.tensor([[5, 6, 7]])
+    for folder, source in ((newest, kept / "step-000006"), (step, kept / "step-000004")):
+        ours = AutoModelForCausalLM.from_pretrained(folder)
+        theirs = AutoModelForCausalLM.from_pretrained(source / "model")
+        assert ours.dtype == torch.float32
+        assert torch.equal(ours(input_ids=ids).logits, theirs(input_ids=ids).logits)
+        assert AutoTokenizer.from_pretrained(folder).decode(
+            [5, 6]
+        ) == AutoTokenizer.from_pretrained(source / "model").decode([5, 6])
+        assert (folder / "generation_config.json").is_file()
+    rounded = AutoModelForCausalLM.from_pretrained(half)
+    assert rounded.dtype == torch.bfloat16
+    whole = dict(AutoModelForCausalLM.from_pretrained(newest).named_parameters())
+    assert all(torch.equal(p, whole[name].bfloat16()) for name, p in rounded.named_parameters())
+    for arguments, told in (
+        ([str(run_dir), str(newest)], "exists already, and nothing is overwritten"),
+        ([f"{run_dir}:77", str(tmp_path / "x")], "has no checkpoint of step 77"),
+        ([str(tmp_path), str(tmp_path / "x")], "is no run with a checkpoint"),
+        ([str(run_dir), str(tmp_path / "x"), "--dtype", "int8"], "must be float32 or bfloat16"),
+        ([str(run_dir), str(newest / "config.json" / "x")], "cannot be made"),
+    ):
+        assert _run(["export", *arguments]) == 2
+        assert told in capsys.readouterr().err
+    assert not (tmp_path / "x").exists() and not list(tmp_path.glob("*.tmp"))
 
 
 def test_doctor_runs_an_engine(capsys: pytest.CaptureFixture[str]) -> None:

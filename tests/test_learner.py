@@ -31,9 +31,11 @@ from rlcurric.train.coordinator import Coordinator, SingleProcess
 from rlcurric.train.learner import Learner, LearnerSettings, Step, adamw, learning_rate
 from rlcurric.train.logprobs import PolicyForward
 from rlcurric.train.models import random_model
+from rlcurric.train.pieces import PieceReader
 from rlcurric.train.rows import ImitationRow, TrainRow, Window, prompt_rows
 from rlcurric.types import GroupId, Rollout
 from tests.packed import logprobs_alone
+from tests.saved import write_checkpoint
 from tests.tiny import tiny_recipe
 
 if TYPE_CHECKING:
@@ -404,18 +406,18 @@ def test_the_optimizer_goes_on_from_its_file_bit_for_bit(tmp_path: Path) -> None
     batch = rows(model)
     free = learner_of(model, parity=ParityLimits(None, None))
     update(free, [batch], [1e-2])
-    free.save(tmp_path)
+    write_checkpoint(free, tmp_path)
     from transformers import AutoModelForCausalLM
 
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
     second = learner_of(loaded, parity=ParityLimits(None, None))
-    second.load_optimizer(tmp_path)
+    second.load_optimizer(PieceReader(tmp_path))
     update(free, [batch], [1e-2], version=1)
     update(second, [batch], [1e-2], version=1)
     assert largest_difference(weights(model), weights(loaded)) == 0
     other = random_model(tiny_recipe("model.architecture.layers=1"))
-    with pytest.raises(ValueError, match="is of another model"):
-        learner_of(other).load_optimizer(tmp_path)
+    with pytest.raises(ValueError, match="of another model"):
+        learner_of(other).load_optimizer(PieceReader(tmp_path))
 
 
 def test_weight_decay_leaves_vectors_alone() -> None:
@@ -723,7 +725,7 @@ def test_the_adaptive_coefficient_is_in_the_checkpoint(tmp_path: Path) -> None:
     learner = learner_of(model, objective)
     coefs = [update(learner, [rows(model, k)], [1e-3], k)["entropy/coef"] for k in range(3)]
     assert coefs == [0.0, 0.25, 0.5]
-    learner.save(tmp_path)
+    write_checkpoint(learner, tmp_path)
     second = learner_of(new_model(), objective)
     second.load_controller(tmp_path)
     assert second.entropy.coef(0.0) == 0.75

@@ -15,8 +15,18 @@ from rlcurric.objective.presets import grpo
 from rlcurric.recipe.schema import Lora
 from rlcurric.report.compare import first_difference
 from rlcurric.report.tables import read_run
-from rlcurric.train.adapters import ADAPTER, add_adapter, save_adapter, save_model
+from rlcurric.train.adapters import (
+    ADAPTER,
+    adapter_tensors,
+    add_adapter,
+    save_adapter,
+    save_model,
+)
 from rlcurric.train.models import named_tensors
+from rlcurric.train.pieces import PieceReader
+from rlcurric.train.reference import PREFIX
+from rlcurric.train.sharding.base import plain_tensors
+from tests.saved import write_checkpoint
 from tests.test_learner import learner_of, new_model, rows, update, weights
 from tests.test_resume import in_new_process
 from tests.tiny import tiny_recipe
@@ -71,7 +81,7 @@ def test_engines_and_checkpoints_get_merged_weights_and_the_base_stays(tmp_path:
     save_model(model, tmp_path / "model")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
     assert torch.equal(loaded(input_ids=ids).logits, plain(input_ids=ids).logits)
-    save_adapter(model, tmp_path / "adapter")
+    save_adapter(model, tmp_path / "adapter", adapter_tensors(model, plain_tensors))
     back = add_adapter(new_model(), LORA, 2, tmp_path / "adapter")
     assert torch.equal(back(input_ids=ids).logits, model(input_ids=ids).logits)
     assert sorted(path.name for path in (tmp_path / "adapter").iterdir()) == [
@@ -80,12 +90,17 @@ def test_engines_and_checkpoints_get_merged_weights_and_the_base_stays(tmp_path:
     ]
 
 
+def kept_reference(folder: Path) -> list[str]:
+    return [name for name in PieceReader(folder).names() if name.startswith(PREFIX)]
+
+
 def test_the_reference_of_a_fresh_adapter_is_the_model_without_it(tmp_path: Path) -> None:
     learner = learner_of(adapted(), replace(grpo(), kl=Kl(0.5, "k3")))
     assert update(learner, [rows(new_model())], [3e-2], 9)["kl/ref_k3/mean"] == 0.0
     assert update(learner, [rows(new_model())], [3e-2], 9)["kl/ref_k3/mean"] > 1e-5
     assert list(learner.model.peft_config) == [ADAPTER]  # no second set of weights
-    assert all("lora_" in piece.name for piece in learner.pieces())
+    write_checkpoint(learner, tmp_path)
+    assert all("lora_" in name for name in kept_reference(tmp_path))
 
 
 def test_the_reference_of_a_trained_adapter_is_a_copy_of_it_and_not_the_base(
@@ -103,12 +118,12 @@ def test_the_reference_of_a_trained_adapter_is_a_copy_of_it_and_not_the_base(
     sent = dict(named_tensors(model))
     assert not any("lora" in name for name in sent)
 
-    learner.save(tmp_path)
-    assert (tmp_path / "reference.safetensors").exists()
+    write_checkpoint(learner, tmp_path)
+    assert kept_reference(tmp_path)
     back = add_adapter(new_model(), LORA, 2, tmp_path / "adapter")
     second = learner_of(back, replace(grpo(), kl=Kl(0.5, "k3")))
-    second.load_reference(tmp_path, required=True)
-    second.load_optimizer(tmp_path)
+    second.load_reference(tmp_path, PieceReader(tmp_path), required=True)
+    second.load_optimizer(PieceReader(tmp_path))
     a, b = (update(one, [rows(new_model())], [3e-2], 9) for one in (learner, second))
     assert a == b
     with pytest.raises(ValueError, match="sync_mix must be 1 under LoRA"):
@@ -137,8 +152,8 @@ def test_a_run_under_lora(whole: Path) -> None:
         assert row["grad/norm"] > 0 and row["parity/logprob/max_abs"] < 1e-4
     for stage in (run.metrics[2:4], run.metrics[4:]):
         assert stage[0]["kl/ref_k3/mean"] < stage[1]["kl/ref_k3/mean"]
-    assert not (whole / "checkpoints" / "step-000004" / "reference.safetensors").exists()
-    assert (whole / "checkpoints" / "step-000006" / "reference.safetensors").exists()
+    assert all("lora_" in name for name in kept_reference(whole / "checkpoints" / "step-000004"))
+    assert kept_reference(whole / "checkpoints" / "step-000006")
     for step in range(1, 7):
         folder = whole / "checkpoints" / f"step-{step:06d}"
         assert (folder / "model" / "model.safetensors").exists()

@@ -15,7 +15,7 @@ import rlcurric
 from rlcurric.report.compare import first_difference
 from rlcurric.report.summary import changes
 from rlcurric.report.tables import read_run
-from rlcurric.train.checkpoint import MANIFEST, CheckpointStore, _sealed
+from rlcurric.train.checkpoint import MANIFEST, CheckpointStore, Damage, _sealed
 from rlcurric.train.rundir import EVENTS, METRICS, RunDirectory, read_jsonl
 from rlcurric.train.stop import StopRequest
 from tests.tiny import tiny_recipe
@@ -55,6 +55,10 @@ def test_old_checkpoints_go_but_those_that_stages_start_from(store: CheckpointSt
     for step in range(1, 6):
         save(store, step, keep=(2,))
     assert [one.step for one in store.all()] == [2, 4, 5]
+    store.finish()
+    assert sorted(path.name for path in store.folder.glob("step-*")) == [
+        f"step-{step:06d}" for step in (2, 4, 5)
+    ]
 
 
 @pytest.mark.parametrize("when", ["write", "manifest"])
@@ -81,27 +85,46 @@ def test_a_save_that_dies_leaves_the_last_checkpoint(
     assert not list(store.folder.glob("*.tmp"))
 
 
-@pytest.mark.parametrize("damage", ["flip", "remove", "manifest"])
-def test_damage_is_named_with_the_newest_good_checkpoint(
-    store: CheckpointStore, damage: str
-) -> None:
+def damage(store: CheckpointStore, step: int, kind: str) -> Path:
+    """Break a file of a checkpoint; which."""
+    folder = store.folder / f"step-{step:06d}"
+    victim = folder / (MANIFEST if "manifest" in kind else "model/weights")
+    content = bytearray(victim.read_bytes())
+    if kind.startswith("lost"):
+        victim.unlink()
+    elif kind == "truncated":
+        victim.write_bytes(content[:-1])
+    else:
+        content[2] ^= 4
+        victim.write_bytes(content)
+    return victim
+
+
+@pytest.mark.parametrize(
+    "kind", ["flipped", "truncated", "lost", "flipped manifest", "lost manifest"]
+)
+def test_a_damaged_checkpoint_is_passed_over_by_name(store: CheckpointStore, kind: str) -> None:
     save(store, 1)
     save(store, 2)
-    folder = store.folder / "step-000002"
-    victim = folder / (MANIFEST if damage == "manifest" else "model/weights")
-    if damage == "remove":
-        victim.unlink()
-    else:
-        content = bytearray(victim.read_bytes())
-        content[2] ^= 4 if damage == "flip" else 0xFF
-        victim.write_bytes(content)
+    victim = damage(store, 2, kind)
+    passed: list[Damage] = []
+    newest = store.newest(passed.append)
+    assert newest is not None and newest.step == 1
+    assert [one.checkpoint.step for one in passed] == [2] and str(victim) in passed[0].reason
     with pytest.raises(ValueError, match="Damaged checkpoint") as caught:
-        store.newest()
+        store.at(2)  # asked for by name
     assert str(victim) in str(caught.value)
-    assert f"newest good checkpoint is {store.folder / 'step-000001'}" in str(caught.value)
+    assert f"newest good checkpoint before it is {store.folder / 'step-000001'}" in str(
+        caught.value
+    )
     assert store.at(1).step == 1
     with pytest.raises(ValueError, match=r"no checkpoint of step 7\. There are: 1, 2"):
         store.at(7)
+    assert store.set_aside(passed[0]).name == "step-000002.damaged"
+    assert [one.step for one in store.all()] == [1]
+    damage(store, 1, kind)
+    with pytest.raises(ValueError, match="There is no older good checkpoint"):
+        store.newest()
 
 
 @pytest.mark.parametrize("bit", [0, 3, 6])
@@ -115,9 +138,25 @@ def test_any_flipped_byte_of_a_manifest_is_damage(store: CheckpointStore, bit: i
             content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
         )
         with pytest.raises(ValueError, match=r"manifest\.json is not what was written"):
-            store.newest()
+            store.at(2)
     manifest.write_bytes(content)
     assert store.at(2).step == 2
+
+
+def test_what_was_cut_short_is_removed_and_latest_is_mended(store: CheckpointStore) -> None:
+    save(store, 1)
+    save(store, 2)
+    for name in ("step-000003.tmp/model", "step-000000.old"):
+        (store.folder / name).mkdir(parents=True)
+    (store.folder / "latest").write_text("step-000007\n")
+    assert store.tidy(store.newest()) == "step-000007"
+    assert sorted(path.name for path in store.folder.iterdir()) == [
+        "latest",
+        "step-000001",
+        "step-000002",
+    ]
+    assert (store.folder / "latest").read_text() == "step-000002\n"
+    assert store.tidy(store.newest()) is None
 
 
 def test_checkpoints_are_in_order_of_their_steps(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def trained(folder: Path, kind: str, **options: Any) -> tuple[dict[str, torch.Te
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads((folder / "told.json").read_text())
     assert told["kind"] == kind
-    return load_file(folder / "model.safetensors"), told["steps"]
+    return load_file(folder / "model" / "model.safetensors"), told["steps"]
 
 
 def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:

@@ -103,6 +103,25 @@ def eval(
 
 
 @app.command()
+def export(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            help="A run directory (its newest checkpoint) or RUN:step.", metavar="RUN[:step]"
+        ),
+    ],
+    folder: Annotated[Path, typer.Argument(help="Folder to make; it must not exist.")],
+    dtype: Annotated[
+        str, typer.Option(help="float32, as trained, or bfloat16: half the size, rounded.")
+    ] = "float32",
+) -> int:
+    """Write the model of a checkpoint as a plain Hugging Face folder: weights, tokenizer, generation settings."""
+    from rlcurric.cli.export import run_export
+
+    return run_export(checkpoint, folder, dtype)
+
+
+@app.command()
 def preflight(
     recipe: RecipeArg,
     overrides: OverridesArg = None,

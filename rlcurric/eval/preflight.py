@@ -80,7 +80,9 @@ def preflight(
     from rlcurric.train.session import open_context
     from rlcurric.train.worker import RlWorker
 
-    folder = model_folder(checkpoint) if checkpoint is not None else start_of(recipe, stage, say)
+    folder = (
+        model_folder(checkpoint, say) if checkpoint is not None else start_of(recipe, stage, say)
+    )
     with open_context(recipe, Tell(say), folder) as run:
         model = load_model(recipe, folder)
         learner = Learner(

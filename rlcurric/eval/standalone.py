@@ -10,16 +10,25 @@ from rlcurric.train.checkpoint import MANIFEST, CheckpointStore
 from rlcurric.train.reporter import Silent
 
 
-def model_folder(path: Path) -> Path:
-    """The Hugging Face folder that a run, a checkpoint (a folder, or RUN:step) or a model folder stands for."""
+def model_folder(path: Path, say: Callable[[str], None]) -> Path:
+    """The Hugging Face folder that a run, a checkpoint (a folder, or RUN:step) or a model folder stands for.
+
+    Of a run the newest good checkpoint; `say` hears of newer ones that are damaged.
+    """
     run, _, step = str(path).rpartition(":")
     if run and step.isdigit() and Path(run).is_dir():
         return CheckpointStore(Path(run) / "checkpoints", keep_last=1).at(int(step)).model
     if (path / "config.json").is_file():
         return path
     if (path / MANIFEST).is_file():
-        return path / "model"
-    newest = CheckpointStore(path / "checkpoints", keep_last=1).newest() if path.is_dir() else None
+        step = path.name.removeprefix("step-")
+        return (
+            CheckpointStore(path.parent, 1).at(int(step)).model
+            if step.isdigit()
+            else path / "model"
+        )
+    store = CheckpointStore(path / "checkpoints", keep_last=1)
+    newest = store.newest(lambda damage: say(str(damage))) if path.is_dir() else None
     if newest is None:
         raise ValueError(
             f"{path} is no run with a checkpoint, no RUN:step, no checkpoint (RUN/checkpoints/step-000012) and no Hugging "
@@ -45,7 +54,7 @@ def evaluate_model(
     from rlcurric.train.evaluation import summarise
     from rlcurric.train.session import open_context
 
-    folder = model_folder(checkpoint) if checkpoint is not None else None
+    folder = model_folder(checkpoint, say) if checkpoint is not None else None
     with open_context(recipe, Tell(say), folder) as run:
         if not run.data.held_out(stage):
             raise ValueError(

@@ -108,9 +108,16 @@ class Evaluate:
 
 @dataclass(frozen=True, slots=True)
 class Save:
-    """Write a checkpoint of this state."""
+    """Begin a checkpoint of this state; answer what was copied for it."""
 
     state: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """Answer what became of the checkpoint in flight: nothing while it is being written, unless told to wait."""
+
+    wait: bool
 
 
 Directive = (
@@ -125,4 +132,5 @@ Directive = (
     | Forget
     | Evaluate
     | Save
+    | Settle
 )

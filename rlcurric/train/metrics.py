@@ -12,7 +12,7 @@ from rlcurric.train.evaluation import EvalSample, summarise
 from rlcurric.types import AdmittedGroup, Batch, Delivery, GroupId, SampleOutcome, Status
 
 # Keys whose values depend on the clock, not on the run's state: a resumed run may differ in these alone.
-VOLATILE = ("time/", "throughput/")
+VOLATILE = ("time/", "throughput/", "checkpoint/")
 
 
 class VerdictLog:

@@ -205,6 +205,8 @@ def model_tensors(
 def save_config(model: PreTrainedModel, folder: Path) -> None:
     """The files of a model's folder beside its weights and tokenizer."""
     base = base_model(model)
+    base.config.dtype = str(base.dtype).removeprefix("torch.")
+    base.config.architectures = [type(base).__name__]
     base.config.save_pretrained(folder)
     if base.can_generate():
         base.generation_config.save_pretrained(folder)

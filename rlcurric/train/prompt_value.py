@@ -34,7 +34,7 @@ from rlcurric.seeds import hash64
 from rlcurric.train.attention import use_packed_attention
 from rlcurric.train.coordinator import Coordinator, SingleProcess
 from rlcurric.train.logprobs import PolicyForward, check_packing, hidden_states
-from rlcurric.train.models import load_model, tokenizer_of
+from rlcurric.train.models import load_model, model_tensors, tokenizer_of
 from rlcurric.train.named import VALUE_KEY, local_path
 from rlcurric.train.value_head import ValueHead
 from rlcurric.types import Prompt
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 TENSORS = "value.safetensors"
 STATE = "value.json"
 MODEL = "value_model"
+MODEL_TENSORS = f"{MODEL}/model.safetensors"
 _FARTHEST = 30.0  # logits beyond this would round to a pass rate of 0 or 1
 
 
@@ -173,6 +174,19 @@ class PromptValue:
 
     def save(self, folder: Path) -> None:
         """Head, moments and window into `value.safetensors` and `value.json`; an own model into `value_model/`."""
+        self.save_description(folder)
+        for file, tensors in self.tensors().items():
+            save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, folder / file)
+
+    def save_description(self, folder: Path) -> None:
+        """What `save` writes beside tensors: it stays the same while this object lives."""
+        (folder / STATE).write_text(json.dumps(self._identity()), encoding="utf-8")
+        if not self.settings.reads_policy:
+            (folder / MODEL).mkdir(exist_ok=True)
+            self._model.config.save_pretrained(folder / MODEL)
+
+    def tensors(self) -> dict[str, dict[str, torch.Tensor]]:
+        """The tensors that `save` writes, as they are now, by file."""
         tensors = {f"head::{name}": tensor for name, tensor in self._head.state_dict().items()}
         for name, parameter in self._trained():
             for kind, value in self._optimizer.state.get(parameter, {}).items():
@@ -185,10 +199,16 @@ class PromptValue:
             "window::pass_rates": _doubles([one.pass_rates for one in self._window]),
             "window::weights": _doubles([one.weights for one in self._window]),
         }
-        save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, folder / TENSORS)
-        (folder / STATE).write_text(json.dumps(self._identity()), encoding="utf-8")
-        if not self.settings.reads_policy:
-            self._model.save_pretrained(folder / MODEL)
+        if self.settings.reads_policy:
+            return {TENSORS: tensors}
+        return {TENSORS: tensors, MODEL_TENSORS: dict(model_tensors(self._model))}
+
+    @property
+    def own_bytes(self) -> int:
+        """What a model of the value's own takes in a checkpoint, with the moments of its optimizer."""
+        if self.settings.reads_policy:
+            return 0
+        return 3 * sum(p.numel() * p.element_size() for p in self._model.parameters())
 
     def load(self, folder: Path) -> None:
         """As `save` left it; of a longer window the latest steps. ValueError for another kind of value model."""

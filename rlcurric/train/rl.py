@@ -36,7 +36,6 @@ from rlcurric.train.directives import (
     Minibatch,
     Predict,
     Probe,
-    Save,
     ScoreKl,
     Sync,
     TrainSample,
@@ -47,6 +46,7 @@ from rlcurric.train.metrics import VerdictLog, batch_metrics, merge_evaluation
 from rlcurric.train.rolloutlog import write_rollouts
 from rlcurric.train.run import RunContext, RunState
 from rlcurric.train.rundir import DECISIONS
+from rlcurric.train.saves import Saves
 from rlcurric.train.screening import measure, outcome_of
 from rlcurric.train.worker import Generated
 from rlcurric.types import AdmittedGroup, Batch, Delivery, GroupId, GroupOutcome
@@ -71,6 +71,7 @@ class RlLeader:
         self._generated = 0  # tokens sampled in this step
         self._value_metrics: dict[str, float] = {}
         self._verdicts = VerdictLog()
+        self._saves = Saves(run)
 
     def lead(self) -> Lead:
         """Train until the stage ends or a stop is asked for; "done" or "stopped"."""
@@ -101,6 +102,8 @@ class RlLeader:
             self.state = self.state.stepped(self._generated)
             yield from self._evaluate(row)
             self._watch(row)
+            yield from self._saves.settle(wait=False)
+            row |= self._saves.metrics()
             yield from self._log(row, batch, advantages, started)
             yield from self._save_if_due()
             if self.run.stop.requested(self.state.step) and not self._finished:
@@ -415,20 +418,22 @@ class RlLeader:
 
     def _save_if_due(self) -> Turn:
         every = self.run.recipe.run.checkpoints.every
-        if self._finished or (every and self.state.step % every == 0):
-            yield from self._save()
+        if self._finished:
+            yield from self._saves.finish(self._saved_state())
+        elif every and self.state.step % every == 0:
+            yield from self._saves.begin(self._saved_state())
 
-    def _save(self) -> Turn:
-        self.run.reporter.phase("save")
+    def _saved_state(self) -> dict[str, Any]:
         self.run.curriculum = self.controller.state_dict()
-        yield Save(self.state.to_json(self.run))
+        return self.state.to_json(self.run)
 
     def _stop(self) -> Lead:
+        yield from self._saves.settle(wait=True)
         if not self.run.saved(self.state.step):
             if self.state.stage_step:
-                yield from self._save()
+                yield from self._saves.finish(self._saved_state())
             else:  # nothing was trained in this stage: it begins anew, with what was measured before it
-                yield Save(self._entered.to_json(self.run))
+                yield from self._saves.finish(self._entered.to_json(self.run))
         return "stopped"
 
     def _probe(self) -> Turn:

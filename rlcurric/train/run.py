@@ -19,6 +19,7 @@ from rlcurric.train.engines import Engines
 from rlcurric.train.learner import LearnerSettings
 from rlcurric.train.reporter import Reporter
 from rlcurric.train.rundir import METRICS, RunDirectory
+from rlcurric.train.saving import Saver
 from rlcurric.train.stop import StopRequest
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class RunContext:
     ranks: Coordinator
     directory: RunDirectory  # written by rank 0 only
     store: CheckpointStore
+    saver: Saver
     reporter: Reporter
     stop: StopRequest
     tokenizer: PreTrainedTokenizerBase
@@ -97,8 +99,8 @@ class RunContext:
 
     def saved(self, step: int) -> bool:
         """Whether the newest checkpoint is of this step."""
-        known = self.store.all()
-        return bool(known) and known[-1].step == step
+        newest = self.store.last()
+        return newest is not None and newest.step == step
 
     def learner_settings(self, stage: StageBase) -> LearnerSettings:
         """What the learner needs of a stage beside its optimizer."""

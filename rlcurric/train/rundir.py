@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rlcurric.errors import RunError
+
 METRICS, DECISIONS, EVENTS = "metrics.jsonl", "decisions.jsonl", "events.jsonl"
 
 
@@ -66,12 +68,18 @@ class RunDirectory:
 
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as error:
+        except OSError as error:
             raise ValueError(
                 f"The run directory {self.path} cannot be made: {error.strerror}. Choose another --run-dir."
             ) from None
         file = self.path / "run.lock"
-        self._lock_handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self._lock_handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise ValueError(
+                f"The run directory {self.path} cannot be written: {error.strerror}. Make it writable, or choose another "
+                "--run-dir."
+            ) from None
         try:
             fcntl.flock(self._lock_handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -100,9 +108,16 @@ class RunDirectory:
     def append(self, log: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add whole lines to a log, written and flushed in one call."""
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        if text:
+        if not text:
+            return
+        try:
             with (self.path / log).open("a", encoding="utf-8") as file:
                 file.write(text)
+        except OSError as error:
+            raise RunError(
+                f"{self.path / log} cannot be written: {error.strerror}. Free space, or make it writable; the same command then "
+                "goes on from the newest good checkpoint."
+            ) from None
 
     def event(self, kind: str, step: int, **detail: Any) -> None:
         """Append to events.jsonl, which is never cut."""

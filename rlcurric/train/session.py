@@ -23,7 +23,7 @@ from rlcurric.recipe.load import (
     rereads,
 )
 from rlcurric.recipe.schema import Recipe, RlStage, SftStage
-from rlcurric.train.checkpoint import Checkpoint, CheckpointStore
+from rlcurric.train.checkpoint import Checkpoint, CheckpointStore, Damage
 from rlcurric.train.reporter import Reporter, Silent
 from rlcurric.train.rundir import RunDirectory, write_atomic
 from rlcurric.train.stop import StopRequest
@@ -196,11 +196,38 @@ class _Session:
                     f"{f', forked from {origin}' if origin else ''}. Choose another --run-dir, or leave --from out to resume."
                 )
         ancestor = origin.parent.parent if origin else None
-        own = CheckpointStore(self.directory.checkpoints, 1).newest()
+        own = self._newest()
         if own is not None or origin is None:
             return _Start(own, ancestor=ancestor)
         store = CheckpointStore(origin.parent, 1)
         return _Start(store.at(int(origin.name.removeprefix("step-"))), ancestor, ancestor)
+
+    def _newest(self) -> Checkpoint | None:
+        """The run's newest good checkpoint; what is left of saves that were cut short is removed, damage set aside."""
+        store = CheckpointStore(self.directory.checkpoints, 1)
+        passed: list[Damage] = []
+        newest = store.newest(passed.append)
+        for damage in passed:
+            place = store.set_aside(damage)
+            assert newest is not None
+            self.directory.event(
+                "checkpoint_damaged",
+                damage.checkpoint.step,
+                reason=damage.reason,
+                moved_to=place.name,
+                used=newest.step,
+            )
+            self.reporter.message(
+                f"warning: the checkpoint of step {damage.checkpoint.step} is damaged: {damage.reason}. It lies in {place} now; "
+                f"the run goes on from step {newest.step}, the newest good one"
+            )
+        said = store.tidy(newest)
+        if said is not None and newest is not None and not passed:
+            self.directory.event("latest_corrected", newest.step, said=said)
+            self.reporter.message(
+                f"checkpoints/latest named {said}; the newest good checkpoint is {newest.path.name}"
+            )
+        return newest
 
     def _compare(self, old: Recipe, known: Checkpoint | None) -> None:
         """Refuse a resume under another recipe; free keys are applied and recorded."""
@@ -247,7 +274,7 @@ class _Session:
                 f"--from: {folder} holds no checkpoint; give a run directory, RUN[:step] or RUN[:stage]"
             )
         if not where:
-            checkpoint = store.newest()
+            checkpoint = store.newest(self._tell_passed)
         elif where.isdigit():
             checkpoint = store.at(int(where))
         else:
@@ -273,6 +300,9 @@ class _Session:
                 if end <= checkpoint.step:
                     store.at(end)
         return _Start(checkpoint, folder, folder)
+
+    def _tell_passed(self, damage: Damage) -> None:
+        self.reporter.message(str(damage))
 
     def _identify(self, start: _Start) -> None:
         """run.json: what this run is and what it runs on. Earlier launches stay listed."""
@@ -341,7 +371,7 @@ class _Session:
                     self._event("stopped", state, reason=self.stop.reason)
                     return RunResult("stopped", self.directory.path, state.step)
                 self._event("stage_ended", state, stage=stage.name)
-            run.origin = run.store.newest() or run.origin
+            run.origin = run.ranks.broadcast((run.store.last(),))[0] or run.origin
             run.forked = False
             index += 1
             if index == len(stages):
@@ -388,6 +418,7 @@ def _context(
     from rlcurric.train.engines import Engines
     from rlcurric.train.models import context_length, eos_token_ids_of, model_config, tokenizer_of
     from rlcurric.train.run import RunContext
+    from rlcurric.train.saving import Saver
 
     reporter.phase("data")
     tokenizer = tokenizer_of(recipe, model)
@@ -400,11 +431,15 @@ def _context(
         engines = Engines(recipe, ranks, reporter, context, eos_token_ids_of(recipe, tokenizer))
         stack.callback(engines.close)
         grading = recipe.stages[0].grading
+        store = CheckpointStore(directory.checkpoints, recipe.run.checkpoints.keep_last)
+        saver = Saver(store, ranks.rank, ranks.world)
+        stack.callback(saver.close)
         yield RunContext(
             recipe=recipe,
             ranks=ranks,
             directory=directory,
-            store=CheckpointStore(directory.checkpoints, recipe.run.checkpoints.keep_last),
+            store=store,
+            saver=saver,
             reporter=reporter,
             stop=stop,
             tokenizer=tokenizer,

@@ -29,6 +29,9 @@ from rlcurric.train.evaluation import evaluate, summarise
 from rlcurric.train.learner import adamw, learning_rate
 from rlcurric.train.models import load_policy
 from rlcurric.train.run import RunContext, RunState
+from rlcurric.train.saves import newest_good, tell_failure
+from rlcurric.train.saving import WRITE_ERRORS, told
+from rlcurric.train.space import check_space, checkpoint_bytes, shortage
 
 
 def run_sft(run: RunContext, stage: SftStage, state: RunState) -> tuple[str, RunState]:
@@ -37,6 +40,7 @@ def run_sft(run: RunContext, stage: SftStage, state: RunState) -> tuple[str, Run
     assert run.origin is not None or not resumed
     model = load_policy(run, stage, resumed)
     follower = _Follower(run, stage, state, model)
+    check_space(run, checkpoint_bytes(model, reference=False))
     trainer = _make_trainer(run, stage, model, follower)
     resume_from = _trainer_checkpoint(run, trainer) if resumed else None
     trainer.train(resume_from_checkpoint=resume_from)
@@ -134,7 +138,7 @@ def _make_trainer(run: RunContext, stage: SftStage, model: Any, follower: _Follo
     )
     trainer.remove_callback(_printer())
     trainer.add_callback(follower.callback())
-    follower.trainer = trainer
+    follower.watch(trainer)
     return trainer
 
 
@@ -204,6 +208,8 @@ class _Follower:
         self.first_step = state.step - state.stage_step
         self.stopped = False
         self.trainer: Any = None
+        self._write: Any = None  # the trainer's own save
+        self._problem: str | None = None  # why it failed on this rank
         self._tokens = 0
         self._started = time.perf_counter()
 
@@ -229,6 +235,21 @@ class _Follower:
                 follower.save(state.global_step)
 
         return Follow()
+
+    def watch(self, trainer: Any) -> None:
+        """Follow this trainer; that its disk is full is no end of it."""
+        self.trainer, self._write = trainer, trainer._save_checkpoint
+        trainer._save_checkpoint = self._guarded
+
+    def _guarded(self, *args: Any) -> None:
+        ranks, store, needed = self.run.ranks, self.run.store, self.run.saver.expected
+        self._problem = ranks.broadcast((shortage(store, needed) if ranks.is_main else None,))[0]
+        if self._problem is not None:
+            return
+        try:
+            self._write(*args)
+        except (*WRITE_ERRORS, RuntimeError) as error:  # torch.save: the latter
+            self._problem = told(error)
 
     def step_end(self, stage_step: int, control: Any) -> None:
         self.state = self.state.stepped().updated(1)
@@ -279,20 +300,52 @@ class _Follower:
         return summarise([sample for share in self.run.ranks.gather(samples) for sample in share])
 
     def save(self, stage_step: int) -> None:
-        """The trainer has written `checkpoint-N`: commit it as ours."""
+        """The trainer has written `checkpoint-N`: commit it as ours, at once.
+
+        A failure is told and ends nothing, but a save that the run is to go on from is tried again, then RunError.
+        """
         if self.run.ranks.is_main:
             self.run.reporter.phase("save")
-            written = Path(self.trainer.args.output_dir) / f"checkpoint-{stage_step}"
+        final = self.stopped or stage_step == self.stage.until.steps
+        problem = self._commit(stage_step, "It is tried again." if final else _GOES_ON)
+        if problem is not None and final:
+            self._guarded(self.trainer.model, None)
+            problem = self._commit(stage_step, "")
+            if problem is not None:
+                raise RunError(
+                    f"the checkpoint of step {self.state.step} could not be written, 2 times: {problem}. "
+                    f"{newest_good(self.run.store)} Make room in {self.run.store.folder}, or make it writable; then the same "
+                    "command goes on from there."
+                )
+
+    def _commit(self, stage_step: int, then: str) -> str | None:
+        """The same on every rank: why it failed, if it did on any."""
+        problems = self.run.ranks.gather(self._problem)
+        written = Path(self.trainer.args.output_dir) / f"checkpoint-{stage_step}"
+        problem = next(((r, one) for r, one in enumerate(problems) if one is not None), None)
+        if self.run.ranks.is_main:
+            problem = problem or self._adopted(written)
+            shutil.rmtree(written, ignore_errors=True)
+            if problem is not None:
+                self.run.store.clear(self.state.step)
+                tell_failure(self.run, self.state.step, *problem, then)
+        found: tuple[tuple[int, str] | None] = self.run.ranks.broadcast((problem,))
+        return found[0][1] if found[0] is not None else None
+
+    def _adopted(self, written: Path) -> tuple[int, str] | None:
+        try:
             self.run.store.save(
                 self.state.step,
                 self.state.to_json(self.run),
                 lambda folder: _adopt(written, folder, self.model),
                 self.run.kept_steps(),
             )
-            shutil.rmtree(written, ignore_errors=True)
-        self.run.ranks.barrier()
+        except WRITE_ERRORS as error:
+            return (0, told(error))
+        return None
 
 
+_GOES_ON = "Training goes on; the next due save tries again."
 _MODEL_FILES = ("config.json", "generation_config.json", "chat_template.jinja")
 _MODEL_PREFIXES = ("model", "tokenizer", "special_tokens", "added_tokens", "vocab", "merges")
 

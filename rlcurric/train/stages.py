@@ -15,6 +15,7 @@ from rlcurric.train.prompt_value import STATE as VALUE_STATE
 from rlcurric.train.prompt_value import PromptValue, value_backbone
 from rlcurric.train.rl import RlLeader
 from rlcurric.train.run import RunContext, RunState
+from rlcurric.train.space import check_space, checkpoint_bytes
 from rlcurric.train.worker import RlWorker
 
 
@@ -33,6 +34,10 @@ def run_rl(run: RunContext, stage: RlStage, state: RunState) -> tuple[str, RunSt
     engine = run.engines.get(stage, learner.model, run.tokenizer)
     value = _value_model(run, stage, learner)
     worker = RlWorker(run, stage, learner, engine, value)
+    check_space(
+        run,
+        checkpoint_bytes(model, learner.reference is not None, value.own_bytes if value else 0),
+    )
     keep_statistics = not run.forked or _same(run, "curriculum", "mixture")
     optimizer_kept = resumed or "optimizer" in stage.carry
     pieces = PieceReader(run.origin.path) if run.origin else None

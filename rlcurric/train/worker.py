@@ -5,18 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.torch import save_file
 
 from rlcurric import seeds
 from rlcurric.recipe.schema import RlStage
 from rlcurric.rewards.rubric import GradeRequest, Metrics, Terms
 from rlcurric.rollout.engine import Engine, SampleRequest, SamplingSpec
+from rlcurric.train.checkpoint import StateFiles
 from rlcurric.train.directives import (
     Directive,
     Evaluate,
@@ -28,17 +28,18 @@ from rlcurric.train.directives import (
     Probe,
     Save,
     ScoreKl,
+    Settle,
     Sync,
     TrainSample,
     Update,
 )
 from rlcurric.train.evaluation import EvalSample, evaluate
 from rlcurric.train.learner import Learner, Step
-from rlcurric.train.pieces import save_pieces
 from rlcurric.train.prompt_value import PromptValue
 from rlcurric.train.rows import ImitationRow, Key, TrainRow, Window, prompt_rows
 from rlcurric.train.run import RunContext
 from rlcurric.train.sampling import completions, stream_completions
+from rlcurric.train.saving import Begun, Extras, frozen_files, write_files
 from rlcurric.types import Delivery, GroupId, Prompt, Request, Rollout
 
 
@@ -69,6 +70,7 @@ class RlWorker:
         self.run, self.stage, self.learner, self.engine = run, stage, learner, engine
         self.value = value
         self.held: Held = {}
+        self._tokenizer_files: dict[str, bytes] | None = None  # the same in every checkpoint
         self._spec = SamplingSpec(
             stage.rollout.max_new_tokens, stage.rollout.temperature, run.engines.eos_token_ids
         )
@@ -85,6 +87,7 @@ class RlWorker:
                 )
             case FitValue():
                 assert self.value is not None
+                self.run.saver.before_update()
                 prompts, rates, weights = zip(*directive.examples, strict=True)
                 return self.value.fit(prompts, rates, weights)
             case ScoreKl():
@@ -108,6 +111,8 @@ class RlWorker:
                 return self._evaluate()
             case Save():
                 return self._save(directive)
+            case Settle():
+                return self.run.saver.status(directive.wait)
 
     def _share(self, requests: Sequence[Request]) -> list[Request]:
         """This rank's requests: a group that goes on stays where its tokens are."""
@@ -188,6 +193,7 @@ class RlWorker:
             for rollout in rollouts
         ]
         waiting = [row for row in waiting if row.version == directive.version]
+        self.run.saver.before_update()
         return self.learner.update(
             Step(
                 windows,
@@ -242,34 +248,38 @@ class RlWorker:
     def _evaluate(self) -> list[EvalSample]:
         return evaluate(self.run, self.stage, self.engine)
 
-    def _save(self, directive: Save) -> None:
+    def _save(self, directive: Save) -> Begun:
         shares = self.run.ranks.gather(self.held)  # after Forget: carried groups only
+        extras = Extras()
         if self.run.ranks.is_main:
             carried = {group: held for share in shares for group, held in share.items()}
+            extras = self._extras(directive.state, carried)
+        return self.run.saver.begin(directive.state["step"], self.learner, extras)
 
-            def write(folder: Path) -> None:
-                self.learner.small_files(folder)
-                save_file(
-                    {k: v.cpu().clone() for k, v in self.learner.model_tensors()},
-                    folder / "model" / "model.safetensors",
-                    {"format": "pt"},
-                )
-                save_pieces(self.learner.pieces(), folder / "state-00000-of-00001.safetensors")
-                self.run.tokenizer.save_pretrained(folder / "model")
-                if self.value is not None:
-                    self.value.save(folder)
-                if carried:
-                    (folder / CARRIED).write_text(json.dumps(dump_held(carried)), encoding="utf-8")
-
-            state = dict(directive.state)
-            self.run.store.save(state["step"], state, write, self.run.kept_steps())
-        self.run.ranks.barrier()
+    def _extras(self, state: Mapping[str, Any], carried: Held) -> Extras:
+        """What rank 0 adds to a checkpoint: of this moment, or unchanging."""
+        if self._tokenizer_files is None:
+            self._tokenizer_files = frozen_files(self.run.tokenizer.save_pretrained)
+        tokenizer, value = self._tokenizer_files, self.value
+        writes: list[Callable[[Path], None]] = [
+            StateFiles(state).write,
+            lambda folder: write_files(folder / "model", tokenizer),
+        ]
+        if carried:
+            writes.append(lambda folder: write_carried(folder, carried))
+        if value is None:
+            return Extras(writes=writes)
+        return Extras(value.tensors(), [*writes, value.save_description])
 
     def load_carried(self, checkpoint: Path) -> None:
         """Rollouts of carried groups of a checkpoint of this stage; rank 0 takes them all."""
         file = checkpoint / CARRIED
         if self.run.ranks.is_main and file.exists():
             self.held = load_held(json.loads(file.read_text(encoding="utf-8")))
+
+
+def write_carried(folder: Path, carried: Held) -> None:
+    (folder / CARRIED).write_text(json.dumps(dump_held(carried)), encoding="utf-8")
 
 
 def dump_held(held: Held) -> list[dict[str, Any]]:

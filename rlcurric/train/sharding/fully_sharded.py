@@ -39,7 +39,7 @@ class FullyShardedSharding:
         self.device = torch.device(
             f"cuda:{torch.cuda.current_device()}" if kind == "cuda" else "cpu"
         )
-        self._rank, self._world = ranks.rank, ranks.world
+        self._rank, self._world, self._module = ranks.rank, ranks.world, policy
         mesh = init_device_mesh(kind, (ranks.world,))
         frees = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower()
         if frees not in ("true", "false"):
@@ -58,7 +58,7 @@ class FullyShardedSharding:
 
         sharded = isinstance(self.policy, FSDPModule) and all(
             isinstance(parameter, DTensor) and self._world == parameter.device_mesh.size()
-            for parameter in nn.Module.parameters(self.policy)
+            for parameter in self._module.parameters()
         )
         return "fsdp2" if sharded else "ddp"
 
