@@ -17,7 +17,7 @@ def _run(args: list[str]) -> int:
     import typer
 
     from rlcurric.cli.app import app
-    from rlcurric.errors import RunError
+    from rlcurric.errors import RankLost, RunError
 
     # typer brings click along under a private name; what it exports leads to the base of all usage errors.
     usage_error: type[typer.BadParameter] = typer.BadParameter.__bases__[0]
@@ -38,10 +38,21 @@ def _run(args: list[str]) -> int:
     except ValueError as error:
         if os.environ.get("RLCURRIC_DEBUG"):
             raise
-        print(f"rlcurric: {error}", file=sys.stderr)
+        _tell(error, str(error))
         return 2
+    except RankLost as error:
+        if os.environ.get("RLCURRIC_DEBUG"):
+            raise
+        print(f"rlcurric: rank {os.environ.get('RANK', '0')}: {error}", file=sys.stderr)
+        return error.code
     except RunError as error:
         if os.environ.get("RLCURRIC_DEBUG"):
             raise
-        print(f"rlcurric: the run stopped: {error}", file=sys.stderr)
+        _tell(error, f"the run stopped: {error}")
         return 1
+
+
+def _tell(error: Exception, text: str) -> None:
+    """Once: in a job of several ranks the rank that failed has told it already, ahead of the others."""
+    if not getattr(error, "told", False):
+        print(f"rlcurric: {text}", file=sys.stderr)

@@ -277,6 +277,7 @@ _FREE = (
     "stages.*.grading.sandbox",
     "stages.*.rollout.torch",
     "stages.*.rollout.vllm",
+    "stages.*.rollout.max_restarts",
     "stages.*.until",
 )
 

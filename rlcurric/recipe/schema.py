@@ -419,6 +419,8 @@ class Rollouts(Closed):
     vllm: VllmSettings = VllmSettings()
     replay: ReplaySettings = ReplaySettings()
     parity: Parity = Parity()
+    # Of engines that died, until a step is finished; then the run ends.
+    max_restarts: NonNegativeInt = 3
 
     @model_validator(mode="after")
     def _replay_has_a_source(self) -> Rollouts:
@@ -600,6 +602,10 @@ class Run(Closed):
     checkpoints: Checkpoints = Checkpoints()
     rollouts: RolloutLog = RolloutLog()
     threads: PositiveInt | None = None  # torch threads on CPU; default: torch's own choice
+    # Seconds that one phase may last (a round of rollouts, an update, a save) before the run ends itself; 0: for ever.
+    watchdog: NonNegativeFloat = 1800.0
+    # Share of the host's memory: below it a warning, below half of it the run stops with a checkpoint; 0: not watched.
+    min_host_memory_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
 
 
 def _known_version(value: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rlcurric.errors import EngineLost, RunError, out_of_memory
 from rlcurric.rollout.engine import Sample, SampleRequest, SamplingSpec, in_order
 
 
@@ -27,6 +29,19 @@ class VllmSettings:
     cpu_kv_cache_gib: int = 1
     trust_remote_code: bool = False
     world_size: int = 1  # ranks of the job; each has an engine of its own
+
+
+@contextmanager
+def _its_own_death() -> Iterator[None]:
+    """What vLLM raises here is its death: no mistake of the user's, and no lack of memory, which would come again."""
+    try:
+        yield
+    except (ValueError, RunError):
+        raise
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        raise EngineLost(f"vLLM: {type(error).__name__}: {error}".strip(": ")) from error
 
 
 class VllmEngine:
@@ -72,9 +87,9 @@ class VllmEngine:
 
     def sync(self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Reload all weights in place. A tied head must be among them: vLLM keeps a packed copy on CPU."""
-        self._llm.collective_rpc(
-            "reload_weights", kwargs={"weights_iterator": iter(list(named_tensors))}
-        )
+        tensors = list(named_tensors)
+        with _its_own_death():
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(tensors)})
         self.version = version
 
     def generate(self, requests: Sequence[SampleRequest], spec: SamplingSpec) -> list[Sample]:
@@ -85,10 +100,16 @@ class VllmEngine:
         self, requests: Sequence[SampleRequest], spec: SamplingSpec
     ) -> Iterator[tuple[int, Sample]]:
         """One vLLM request a sample. The prefix cache starts empty, so a call does not depend on earlier ones."""
-        from vllm import SamplingParams, TokensPrompt
-
         if not requests:
             return
+        with _its_own_death():
+            yield from self._stream(requests, spec)
+
+    def _stream(
+        self, requests: Sequence[SampleRequest], spec: SamplingSpec
+    ) -> Iterator[tuple[int, Sample]]:
+        from vllm import SamplingParams, TokensPrompt
+
         if not self._llm.reset_prefix_cache():
             raise RuntimeError(
                 "vLLM did not reset its prefix cache: requests of an earlier call are still running"

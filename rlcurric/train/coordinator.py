@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator
+from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
 import torch
+
+from rlcurric.errors import RankLost
+from rlcurric.train.board import Notice
+from rlcurric.train.failures import notice_of
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -108,13 +113,17 @@ class Distributed:
         self._dist.barrier()
 
 
-def start_ranks() -> Coordinator:
-    """Join the process group that the launcher described in the environment, if it described one of several ranks."""
+def start_ranks(timeout: float | None = None) -> Coordinator:
+    """Join the process group that the launcher described in the environment, if it described one of several ranks.
+
+    A rank that waits for the others longer than `timeout` seconds fails; default: torch's own.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
         return SingleProcess()
     from accelerate import PartialState
 
-    PartialState(cpu=not torch.cuda.is_available())  # gloo on CPU, NCCL on GPUs
+    limit = {} if timeout is None else {"timeout": timedelta(seconds=timeout)}
+    PartialState(cpu=not torch.cuda.is_available(), **limit)  # gloo on CPU, NCCL on GPUs
     return Distributed()
 
 
@@ -127,23 +136,34 @@ def conduct(
     ranks: Coordinator,
     leader: Callable[[], Generator[D, list[Any], T]],
     obey: Callable[[D], Any],
+    beat: Callable[[str], None] = lambda phase: None,
 ) -> T:
     """Run `leader` on rank 0; every directive that it yields is obeyed by all ranks, and their answers go back to it.
 
-    Answers arrive in rank order. Returns what the leader returns, on every rank.
+    Answers arrive in rank order. Returns what the leader returns, on every rank. What the leader raises ends the other
+    ranks with RankLost. `beat` is told when the leader has the turn.
     """
     generator = leader() if ranks.is_main else None
     answers: list[Any] | None = None
     while True:
-        turn: tuple[bool, Any] | None = None
+        beat("decision")
+        turn: tuple[str, Any] | None = None
+        failure: Exception | None = None
         if generator is not None:
             try:
                 directive = next(generator) if answers is None else generator.send(answers)
-                turn = (False, directive)
+                turn = ("obey", directive)
             except StopIteration as end:
-                turn = (True, end.value)
-        finished, message = ranks.broadcast(turn)
-        if finished:
+                turn = ("end", end.value)
+            except Exception as error:
+                failure, turn = error, ("fail", notice_of(error, ranks.rank, "decision"))
+        what, message = ranks.broadcast(turn)
+        if failure is not None:
+            raise failure
+        if what == "fail":
+            assert isinstance(message, Notice)
+            raise RankLost(message.as_peer(), message.code)
+        if what == "end":
             result: T = message
             return result
         answers = ranks.gather(obey(message))

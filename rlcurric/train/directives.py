@@ -80,6 +80,19 @@ class Sync:
 
 
 @dataclass(frozen=True, slots=True)
+class RestartEngine:
+    """Close the engine and make it anew, on every rank; it has no weights until the next sync."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A rank's answer to a directive under which its engine died."""
+
+    rank: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Probe:
     """Sample a few completions and compare the log-probs of engine and learner."""
 
@@ -127,6 +140,7 @@ Directive = (
     | ScoreKl
     | Update
     | Sync
+    | RestartEngine
     | Probe
     | Fetch
     | Forget

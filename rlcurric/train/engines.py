@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,6 +68,16 @@ class Engines:
             raise RuntimeError(
                 f"The {engine.name} engine reports weights {engine.version}; {version} was sent"
             )
+
+    def restart(
+        self, stage: StageBase, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> Engine:
+        """The stage's engine, made anew after one died. What is left of that one may not close any more."""
+        left, self._vllm = self._vllm, None
+        if left is not None:
+            with contextlib.suppress(Exception):
+                left[1].close()
+        return self.get(stage, model, tokenizer)
 
     def close(self) -> None:
         if self._vllm is not None:

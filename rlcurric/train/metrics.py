@@ -11,8 +11,8 @@ from rlcurric.rewards.rubric import Metrics, Shaped
 from rlcurric.train.evaluation import EvalSample, summarise
 from rlcurric.types import AdmittedGroup, Batch, Delivery, GroupId, SampleOutcome, Status
 
-# Keys whose values depend on the clock, not on the run's state: a resumed run may differ in these alone.
-VOLATILE = ("time/", "throughput/", "checkpoint/")
+# Keys whose values depend on the clock and the machine, not on the run's state: a resumed run may differ in these alone.
+VOLATILE = ("time/", "throughput/", "memory/", "checkpoint/")
 
 
 class VerdictLog:

@@ -19,6 +19,7 @@ import numpy as np
 from rlcurric import seeds
 from rlcurric.curriculum.controller import Controller
 from rlcurric.curriculum.measured import append_measured, read_measured
+from rlcurric.errors import EngineLost
 from rlcurric.objective.declaration import Objective
 from rlcurric.objective.pieces import resolved
 from rlcurric.recipe.schema import RlStage
@@ -43,6 +44,7 @@ from rlcurric.train.directives import (
 )
 from rlcurric.train.learner import learning_rate
 from rlcurric.train.metrics import VerdictLog, batch_metrics, merge_evaluation
+from rlcurric.train.restarts import Restarts
 from rlcurric.train.rolloutlog import write_rollouts
 from rlcurric.train.run import RunContext, RunState
 from rlcurric.train.rundir import DECISIONS
@@ -72,10 +74,11 @@ class RlLeader:
         self._value_metrics: dict[str, float] = {}
         self._verdicts = VerdictLog()
         self._saves = Saves(run)
+        self._restarts = Restarts(run, stage.rollout.max_restarts)
 
     def lead(self) -> Lead:
         """Train until the stage ends or a stop is asked for; "done" or "stopped"."""
-        yield Sync(self.state.policy_version)
+        yield from self._of_engine(Sync(self.state.policy_version))
         yield from self._probe()
         if not (yield from self._screen()):
             return (yield from self._stop())
@@ -83,17 +86,12 @@ class RlLeader:
             self._seconds, self._generated, started = {}, 0, time.perf_counter()
             self._verdicts = VerdictLog()
             progress = self._progress()
-            self.controller.begin(self.state.step, progress, self.state.policy_version)
-            failures = self.run.failures.state_dict()
-            while not self.controller.ready():
-                if self.run.stop.requested():
-                    self.controller.abandon()
-                    self.run.failures.load_state_dict(failures)
-                    yield Forget(tuple(self.controller.carried()))
-                    return (yield from self._stop())
-                deliveries = yield from self._rollouts(progress)
-                self.controller.deliver(deliveries)
-            batch = self.controller.take()
+            try:
+                batch = yield from self._sample(progress)
+            except EngineLost:  # it is back, with the weights it had: the step begins again
+                continue
+            if batch is None:
+                return (yield from self._stop())
             self._tell_shortage(batch)
             yield from self._fit_value_model()
             batch = yield from self._shape(batch, progress)
@@ -105,10 +103,36 @@ class RlLeader:
             yield from self._saves.settle(wait=False)
             row |= self._saves.metrics()
             yield from self._log(row, batch, advantages, started)
+            self._restarts.step_done()
             yield from self._save_if_due()
             if self.run.stop.requested(self.state.step) and not self._finished:
                 return (yield from self._stop())
         return "done"
+
+    def _sample(self, progress: Progress) -> Generator[Directive, list[Any], Batch | None]:
+        """The step's batch; None if a stop was asked for. Without a batch the step has not begun.
+
+        Raises EngineLost where an engine died and was restarted.
+        """
+        self.controller.begin(self.state.step, progress, self.state.policy_version)
+        failures = self.run.failures.state_dict()
+        while not self.controller.ready():
+            stopped, deliveries = self.run.stop.requested() is not None, None
+            if not stopped:
+                deliveries = yield from self._rollouts(progress)
+            if deliveries is None:
+                self.controller.abandon()
+                self.run.failures.load_state_dict(failures)
+                yield Forget(tuple(self.controller.carried()))
+                if stopped:
+                    return None
+                raise EngineLost
+            self.controller.deliver(deliveries)
+        return self.controller.take()
+
+    def _of_engine(self, directive: Directive) -> Generator[Directive, list[Any], list[Any]]:
+        """The answers to what engines do outside a step's rollouts, asked again where one died."""
+        return self._restarts.ask(directive, self.state.step + 1, self.state.policy_version)
 
     @property
     def _finished(self) -> bool:
@@ -138,7 +162,9 @@ class RlLeader:
             if self.run.stop.requested():
                 return False
             self.run.reporter.phase(f"screening, {len(done)} of {total} prompts")
-            deliveries = yield from round_
+            deliveries = yield from self._restarts.drive(
+                round_, self.state.step + 1, self.state.policy_version
+            )
             self._tell_failures(deliveries)
             failures.observe(deliveries)
             found = [outcome_of(delivery) for delivery in deliveries]
@@ -176,14 +202,20 @@ class RlLeader:
         found = read_measured(Path(self.run.recipe.base_dir, path))
         return [one for one in found if len(one.correct) >= samples]
 
-    def _rollouts(self, progress: Progress) -> Generator[Directive, list[Any], list[Delivery]]:
-        """One round of requests, sampled and graded by all ranks."""
+    def _rollouts(
+        self, progress: Progress
+    ) -> Generator[Directive, list[Any], list[Delivery] | None]:
+        """One round of requests, sampled and graded by all ranks; None if an engine died, and was restarted."""
         weights, args = self.run.parts.reward_values(self.stage, progress)
         predicted = yield from self._predict()
         started = time.perf_counter()
         self.run.reporter.phase("rollout")
         requests = tuple(self.controller.requests(predicted))
         answers: list[Generated] = yield Generate(requests, weights, args, progress)
+        if (
+            yield from self._restarts.after(answers, self.state.step + 1, self.state.policy_version)
+        ):
+            return None
         grading = max(answer.grade_seconds for answer in answers)
         self._add_time("rollout", time.perf_counter() - started - grading)
         self._add_time("grade", grading)
@@ -326,7 +358,7 @@ class RlLeader:
         row["optim/learning_rate"] = rates[-1]
         self.state = self.state.updated(len(minibatches))
         with self._timed("sync"):
-            yield Sync(self.state.policy_version)
+            yield from self._of_engine(Sync(self.state.policy_version))
         return row
 
     def _imitation_metrics(self, batch: Batch, progress: Progress) -> dict[str, float]:
@@ -378,7 +410,7 @@ class RlLeader:
         due = asked.every and self.state.stage_step % asked.every == 0
         if due or (self._finished and asked.at_end):
             with self._timed("evaluate"):
-                answers = yield Evaluate()
+                answers = yield from self._of_engine(Evaluate())
             row |= merge_evaluation(answers)
 
     def _watch(self, row: dict[str, Any]) -> None:
@@ -440,7 +472,7 @@ class RlLeader:
         """Parity before anything is trained: at the start of a stage and after every resume."""
         prompts = self.run.data.probe_prompts(self.stage)
         self.run.reporter.phase("parity probe")
-        answers = yield Probe(prompts, self.state.policy_version)
+        answers = yield from self._of_engine(Probe(prompts, self.state.policy_version))
         self.run.directory.event(
             "parity_probe", self.state.step, stage=self.stage.name, **answers[0]
         )

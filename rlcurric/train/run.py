@@ -21,6 +21,7 @@ from rlcurric.train.reporter import Reporter
 from rlcurric.train.rundir import METRICS, RunDirectory
 from rlcurric.train.saving import Saver
 from rlcurric.train.stop import StopRequest
+from rlcurric.train.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -85,6 +86,7 @@ class RunContext:
     parts: Parts
     engines: Engines
     failures: FailureBudget
+    watchdog: Watchdog
     origin: Checkpoint | None = None  # the checkpoint that the current stage goes on from
     forked: bool = False  # `origin` belongs to another run, under another recipe
     ancestor: CheckpointStore | None = None  # of the run that this one was forked from
@@ -94,6 +96,7 @@ class RunContext:
 
     def log_step(self, row: dict[str, Any]) -> None:
         """One line of metrics.jsonl, also for whoever watches."""
+        row = {**row, **self.watchdog.memory()}
         self.directory.append(METRICS, [row])
         self.reporter.step(row)
 

@@ -125,6 +125,18 @@ class RunDirectory:
         self._mend_last_line(EVENTS)
         self.append(EVENTS, [row])
 
+    def report(self, kind: str, step: int, **detail: Any) -> None:
+        """The same from any rank and thread, also beside rank 0's own lines: one write, at the end of the file."""
+        row = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": kind, "step": step, **detail}
+        path = self.path / EVENTS
+        cut = path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
+        text = ("\n" if cut else "") + json.dumps(row, ensure_ascii=False) + "\n"
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(handle, text.encode())
+        finally:
+            os.close(handle)
+
     def cut_back(self, step: int) -> int:
         """Drop every per-step record after `step`; the number of steps dropped."""
         dropped = 0

@@ -31,8 +31,11 @@ from rlcurric.train.stop import StopRequest
 if TYPE_CHECKING:
     from rlcurric.train.coordinator import Coordinator
     from rlcurric.train.run import RunContext, RunState
+    from rlcurric.train.watchdog import Watchdog
 
 RUN_FILE = "run.json"
+_PATIENCE = 60.0  # seconds beyond the watchdog's until a collective gives up
+_FOR_EVER = 10.0 * 24 * 3600
 _PACKAGES = (
     "rlcurric",
     "torch",
@@ -114,33 +117,54 @@ class _Session:
         self.cautions: dict[str, list[str]] = {}  # stage -> what its curriculum has in vain
 
     def run(self) -> RunResult:
+        from rlcurric.train.board import open_board
         from rlcurric.train.coordinator import start_ranks
-        from rlcurric.train.models import check_named_models, set_environment
+        from rlcurric.train.failures import explain_failures
+        from rlcurric.train.models import set_environment
+        from rlcurric.train.watchdog import Watchdog
 
         set_environment(self.recipe)
-        ranks = start_ranks()
+        settings = self.recipe.run
+        ranks = start_ranks(settings.watchdog + _PATIENCE if settings.watchdog else _FOR_EVER)
         if not ranks.is_main:
             self.reporter = Silent()
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(self.stop)
-            # All that can be wrong with the recipe's parts and data is found before the directory is touched.
-            run = stack.enter_context(
-                _context(self.recipe, ranks, self.directory, self.reporter, self.stop)
+        board = open_board(ranks.rank, ranks.world)
+        limits = settings.watchdog, settings.min_host_memory_fraction
+        with (
+            Watchdog(board, self.reporter, self.stop, *limits) as watchdog,
+            explain_failures(watchdog),
+            contextlib.ExitStack() as stack,
+            explain_failures(watchdog),  # also here: before what is open is closed
+        ):
+            return self._run(ranks, watchdog, stack)
+
+    def _run(
+        self, ranks: Coordinator, watchdog: Watchdog, stack: contextlib.ExitStack
+    ) -> RunResult:
+        from rlcurric.train.models import check_named_models
+
+        stack.enter_context(self.stop)
+        watchdog.beat("data")
+        # All that can be wrong with the recipe's parts and data is found before the directory is touched.
+        run = stack.enter_context(
+            _context(self.recipe, ranks, self.directory, self.reporter, self.stop, watchdog)
+        )
+        check_named_models(self.recipe)
+        for stage in self.recipe.stages:
+            run.data.check_prompts(
+                stage, run.parts.columns(stage), run.parts.needs_demonstrations(stage)
             )
-            check_named_models(self.recipe)
-            for stage in self.recipe.stages:
-                run.data.check_prompts(
-                    stage, run.parts.columns(stage), run.parts.needs_demonstrations(stage)
-                )
-                self.cautions[stage.name] = run.parts.try_curriculum(stage, run.data.pool(stage))
-            if ranks.is_main:
-                if self.start_from is not None:
-                    self._fork(self.start_from)
-                self.directory.lock()
-                stack.callback(self.directory.unlock)
-            start = ranks.broadcast((self._open() if ranks.is_main else None,))[0]
-            assert start is not None
-            return self._stages(run, start)
+            self.cautions[stage.name] = run.parts.try_curriculum(stage, run.data.pool(stage))
+        if ranks.is_main:
+            if self.start_from is not None:
+                self._fork(self.start_from)
+            self.directory.lock()
+            stack.callback(self.directory.unlock)
+        watchdog.beat("opening the run directory")
+        start = ranks.broadcast((self._open() if ranks.is_main else None,))[0]
+        assert start is not None
+        watchdog.owns(self.directory)
+        return self._stages(run, start)
 
     def _open(self) -> _Start:
         """Rank 0: check the directory against the recipe, cut its logs back, write what identifies the run."""
@@ -357,6 +381,7 @@ class _Session:
                     stage.until.steps,
                     state.stage_step,
                 )
+                run.watchdog.begin_stage(state.step)
                 run.failures.configure(stage.grading.max_failures, stage.grading.window)
                 self._event("stage_started", state, stage=stage.name, stage_step=state.stage_step)
                 for sentence in self.cautions[stage.name]:
@@ -394,12 +419,16 @@ class _Session:
 @contextlib.contextmanager
 def open_context(recipe: Recipe, reporter: Reporter, model: Path | None) -> Iterator[RunContext]:
     """What stages share, without a run directory: for evaluation and checks. `model`: folder with the tokenizer."""
+    from rlcurric.train.board import open_board
     from rlcurric.train.coordinator import SingleProcess
     from rlcurric.train.models import set_environment
+    from rlcurric.train.watchdog import Watchdog
 
     set_environment(recipe)
     nowhere = RunDirectory(Path(os.devnull))
-    with _context(recipe, SingleProcess(), nowhere, reporter, StopRequest(), model) as run:
+    stop = StopRequest()
+    watchdog = Watchdog(open_board(0, 1), reporter, stop)  # not entered: nothing is watched
+    with _context(recipe, SingleProcess(), nowhere, reporter, stop, watchdog, model) as run:
         yield run
 
 
@@ -410,6 +439,7 @@ def _context(
     directory: RunDirectory,
     reporter: Reporter,
     stop: StopRequest,
+    watchdog: Watchdog,
     model: Path | None = None,
 ) -> Iterator[RunContext]:
     """Tokenizer, data, parts, engines: everything that stages share."""
@@ -447,6 +477,7 @@ def _context(
             parts=parts,
             engines=engines,
             failures=FailureBudget(grading.max_failures, grading.window),
+            watchdog=watchdog,
         )
 
 

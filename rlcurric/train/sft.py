@@ -18,16 +18,19 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from rlcurric import seeds
 from rlcurric.data.pool import IGNORED
-from rlcurric.errors import RunError
+from rlcurric.errors import EngineLost, RunError
 from rlcurric.objective.terms import entropy_sft_score, entropy_sft_threshold
 from rlcurric.recipe.schema import EntropySft, SftStage
 from rlcurric.schedules import Progress
 from rlcurric.train.adapters import FOLDER as ADAPTER_FOLDER
 from rlcurric.train.adapters import is_adapted, save_model
 from rlcurric.train.coordinator import Coordinator
+from rlcurric.train.directives import Lost
 from rlcurric.train.evaluation import evaluate, summarise
+from rlcurric.train.failures import explain_memory
 from rlcurric.train.learner import adamw, learning_rate
 from rlcurric.train.models import load_policy
+from rlcurric.train.restarts import Restarts, share_loss
 from rlcurric.train.run import RunContext, RunState
 from rlcurric.train.saves import newest_good, tell_failure
 from rlcurric.train.saving import WRITE_ERRORS, told
@@ -38,12 +41,15 @@ def run_sft(run: RunContext, stage: SftStage, state: RunState) -> tuple[str, Run
     """Train until the stage ends or a stop is asked for: ("done" | "stopped", where the run then stands)."""
     resumed = state.stage_step > 0
     assert run.origin is not None or not resumed
-    model = load_policy(run, stage, resumed)
+    run.watchdog.beat("loading the model")
+    with explain_memory("loading the model", run.recipe, stage):
+        model = load_policy(run, stage, resumed)
     follower = _Follower(run, stage, state, model)
     check_space(run, checkpoint_bytes(model, reference=False))
     trainer = _make_trainer(run, stage, model, follower)
     resume_from = _trainer_checkpoint(run, trainer) if resumed else None
-    trainer.train(resume_from_checkpoint=resume_from)
+    with explain_memory("update", run.recipe, stage):
+        trainer.train(resume_from_checkpoint=resume_from)
     shutil.rmtree(trainer.args.output_dir, ignore_errors=True)
     run.ranks.barrier()
     if follower.stopped:
@@ -221,6 +227,7 @@ class _Follower:
         class Follow(TrainerCallback):
             def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
                 follower._started = time.perf_counter()
+                follower.run.watchdog.beat("update")
 
             def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
                 follower.step_end(state.global_step, control)
@@ -285,6 +292,7 @@ class _Follower:
         last = step == self.stage.until.steps
         if (evaluation.every and step % evaluation.every == 0) or (last and evaluation.at_end):
             self.run.reporter.phase("evaluate")
+            self.run.watchdog.beat("evaluate", Progress(self.state.step, step))
             row |= self._evaluate()
             row["time/evaluate/s"] = round(time.perf_counter() - self._started - seconds, 4)
         row["time/step/s"] = round(time.perf_counter() - self._started, 4)
@@ -293,9 +301,23 @@ class _Follower:
 
     def _evaluate(self) -> dict[str, float]:
         was_training = self.model.training
-        engine = self.run.engines.get(self.stage, self.model, self.run.tokenizer)
-        self.run.engines.sync(engine, self.model, self.state.policy_version)
-        samples = evaluate(self.run, self.stage, engine)
+        version = self.state.policy_version
+        restarts = Restarts(self.run, self.stage.rollout.max_restarts)
+        samples, again = None, False
+        while samples is None:
+            lost: list[Lost] = []
+            start = self.run.engines.restart if again else self.run.engines.get
+            try:
+                with (
+                    share_loss(self.run.ranks) as lost,
+                    explain_memory("evaluate", self.run.recipe, self.stage),
+                ):
+                    engine = start(self.stage, self.model, self.run.tokenizer)
+                    self.run.engines.sync(engine, self.model, version)
+                    samples = evaluate(self.run, self.stage, engine)
+            except EngineLost:
+                restarts.note(lost, self.state.step)
+                samples, again = None, True
         self.model.train(was_training)
         return summarise([sample for share in self.run.ranks.gather(samples) for sample in share])
 
@@ -304,6 +326,7 @@ class _Follower:
 
         A failure is told and ends nothing, but a save that the run is to go on from is tried again, then RunError.
         """
+        self.run.watchdog.beat("save")
         if self.run.ranks.is_main:
             self.run.reporter.phase("save")
         final = self.stopped or stage_step == self.stage.until.steps

@@ -8,6 +8,7 @@ from typing import Any
 from rlcurric.curriculum.measured import read_measured
 from rlcurric.recipe.schema import RlStage
 from rlcurric.train.coordinator import conduct
+from rlcurric.train.failures import explain_memory
 from rlcurric.train.learner import Learner
 from rlcurric.train.models import load_policy
 from rlcurric.train.pieces import PieceReader
@@ -23,7 +24,9 @@ def run_rl(run: RunContext, stage: RlStage, state: RunState) -> tuple[str, RunSt
     """Train until the stage ends or a stop is asked for: ("done" | "stopped", where the run then stands)."""
     resumed = state.stage_step > 0
     assert run.origin is not None or not resumed
-    model = load_policy(run, stage, resumed)
+    run.watchdog.beat("loading the model")
+    with explain_memory("loading the model", run.recipe, stage):
+        model = load_policy(run, stage, resumed)
     learner = Learner(
         model,
         stage.optim,
@@ -31,7 +34,9 @@ def run_rl(run: RunContext, stage: RlStage, state: RunState) -> tuple[str, RunSt
         run.ranks,
         settings=run.learner_settings(stage),
     )
-    engine = run.engines.get(stage, learner.model, run.tokenizer)
+    run.watchdog.beat("engine start")
+    with explain_memory("engine start", run.recipe, stage):
+        engine = run.engines.get(stage, learner.model, run.tokenizer)
     value = _value_model(run, stage, learner)
     worker = RlWorker(run, stage, learner, engine, value)
     check_space(
@@ -75,7 +80,7 @@ def run_rl(run: RunContext, stage: RlStage, state: RunState) -> tuple[str, RunSt
         status = yield from leader.lead()
         return status, leader.state
 
-    result: tuple[str, RunState] = conduct(run.ranks, lead, worker.obey)
+    result: tuple[str, RunState] = conduct(run.ranks, lead, worker.obey, run.watchdog.beat)
     return result
 
 

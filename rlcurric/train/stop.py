@@ -34,6 +34,10 @@ class StopRequest:
             raise KeyboardInterrupt
         self.reason = signal.Signals(number).name
 
+    def ask(self, reason: str) -> None:
+        """A request from within the run."""
+        self.reason = self.reason or reason
+
     def requested(self, step: int | None = None) -> str | None:
         """Why to stop, or None. `step`: steps done, where the run stands between two steps."""
         if (

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from rlcurric import seeds
+from rlcurric.errors import EngineLost
 from rlcurric.recipe.schema import RlStage
 from rlcurric.rewards.rubric import GradeRequest, Metrics, Terms
 from rlcurric.rollout.engine import Engine, SampleRequest, SamplingSpec
@@ -24,8 +25,10 @@ from rlcurric.train.directives import (
     FitValue,
     Forget,
     Generate,
+    Lost,
     Predict,
     Probe,
+    RestartEngine,
     Save,
     ScoreKl,
     Settle,
@@ -34,8 +37,10 @@ from rlcurric.train.directives import (
     Update,
 )
 from rlcurric.train.evaluation import EvalSample, evaluate
+from rlcurric.train.failures import explain_memory, phase_of
 from rlcurric.train.learner import Learner, Step
 from rlcurric.train.prompt_value import PromptValue
+from rlcurric.train.restarts import share_loss
 from rlcurric.train.rows import ImitationRow, Key, TrainRow, Window, prompt_rows
 from rlcurric.train.run import RunContext
 from rlcurric.train.sampling import completions, stream_completions
@@ -76,7 +81,15 @@ class RlWorker:
         )
 
     def obey(self, directive: Directive) -> Any:
-        """Do what rank 0 decided; the answer is gathered from all ranks."""
+        """Do what rank 0 decided; the answer is gathered from all ranks. `Lost` where the engine died under it."""
+        self.run.watchdog.beat(phase_of(directive), getattr(directive, "progress", None))
+        try:
+            with explain_memory(phase_of(directive), self.run.recipe, self.stage):
+                return self._obey(directive)
+        except EngineLost as error:
+            return Lost(self.run.ranks.rank, str(error))
+
+    def _obey(self, directive: Directive) -> Any:
         match directive:
             case Generate():
                 return self._generate(directive)
@@ -96,6 +109,11 @@ class RlWorker:
                 return self._update(directive)
             case Sync():
                 return self.run.engines.sync(self.engine, self.learner.model, directive.version)
+            case RestartEngine():
+                self.engine = self.run.engines.restart(
+                    self.stage, self.learner.model, self.run.tokenizer
+                )
+                return None
             case Probe():
                 return self._probe(directive)
             case Fetch():
@@ -233,13 +251,14 @@ class RlWorker:
         mine = (
             directive.prompts[self.run.ranks.rank :: self.run.ranks.world] or directive.prompts[:1]
         )
-        rollouts = completions(
-            self.engine,
-            self.run.tokenizer,
-            [SampleRequest(p.prompt_ids, seeds.hash64("probe", p.uid) >> 1) for p in mine],
-            [(GroupId("probe", prompt.uid, 0), 0) for prompt in mine],
-            self._spec,
-        )
+        with share_loss(self.run.ranks):  # the comparison needs all ranks
+            rollouts = completions(
+                self.engine,
+                self.run.tokenizer,
+                [SampleRequest(p.prompt_ids, seeds.hash64("probe", p.uid) >> 1) for p in mine],
+                [(GroupId("probe", prompt.uid, 0), 0) for prompt in mine],
+                self._spec,
+            )
         rows = [
             TrainRow(p.prompt_ids, rollout, 0.0) for p, rollout in zip(mine, rollouts, strict=True)
         ]

@@ -1,0 +1,161 @@
+"""An engine that dies is made anew and the step is repeated: the run equals one that nothing disturbed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import rlcurric
+from rlcurric.errors import EngineLost, RunError
+from rlcurric.report.compare import first_difference
+from rlcurric.report.tables import read_run
+from rlcurric.rollout.engine import Sample, SampleRequest, SamplingSpec, in_order
+from rlcurric.train.engines import Engines
+from tests.test_curriculum_in_runs import EVERYTHING, recipe_of, stage
+from tests.tiny import tiny_recipe
+
+Dies = Callable[[str], bool]  # asked before every sample and call
+
+
+class Mortal:
+    """An engine that dies when `dies` says so, and then answers nothing any more."""
+
+    def __init__(self, engine: Any, dies: Dies) -> None:
+        self._engine, self._dies, self._dead = engine, dies, False
+        self.name, self.samples = engine.name, engine.samples
+
+    @property
+    def version(self) -> int:
+        return int(self._engine.version)
+
+    def _look(self, call: str) -> None:
+        self._dead = self._dead or self._dies(call)
+        if self._dead:
+            raise EngineLost(f"it died in {call}")
+
+    def sync(self, tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
+        self._look("sync")
+        self._engine.sync(tensors, version)
+
+    def generate(self, requests: Sequence[SampleRequest], spec: SamplingSpec) -> list[Sample]:
+        return in_order(self.stream(requests, spec), len(requests))
+
+    def stream(
+        self, requests: Sequence[SampleRequest], spec: SamplingSpec
+    ) -> Iterator[tuple[int, Sample]]:
+        for found in self._engine.stream(requests, spec):
+            self._look("greedy" if spec.greedy else "sampled")
+            yield found
+
+    def close(self) -> None:
+        self._engine.close()
+        if self._dead:
+            raise RuntimeError("a dead engine does not close")
+
+
+@pytest.fixture
+def mortal(monkeypatch: pytest.MonkeyPatch) -> Callable[[Dies], None]:
+    """Function that makes the engines of later runs die when it is told to."""
+
+    def arrange(dies: Dies) -> None:
+        get = Engines.get
+        monkeypatch.setattr(Engines, "get", lambda self, *args: Mortal(get(self, *args), dies))
+
+    return arrange
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that nothing disturbs."""
+    run_dir = tmp_path_factory.mktemp("whole") / "run"
+    rlcurric.train(tiny_recipe(), run_dir)
+    return run_dir
+
+
+def at(*moments: tuple[str, int]) -> Dies:
+    """Die in the nth of the looks of a kind, counted from 1."""
+    seen: dict[str, int] = {}
+
+    def dies(call: str) -> bool:
+        seen[call] = seen.get(call, 0) + 1
+        return (call, seen[call]) in moments
+
+    return dies
+
+
+def lost(run_dir: Path) -> list[dict[str, Any]]:
+    return [event for event in read_run(run_dir).events if event["event"] == "engine_lost"]
+
+
+@pytest.mark.parametrize(
+    "moments",
+    [
+        # At the end of SFT, in the held-out prompts, in the first probe, twice in a step.
+        [("sync", 1), ("greedy", 9), ("sampled", 1), ("sampled", 25), ("sampled", 26)],
+        # At a stage's start, the restarted one too, in the rollouts of two steps.
+        [("greedy", 1), ("sync", 4), ("sync", 5), ("sampled", 30), ("sampled", 60)],
+    ],
+    ids=["first", "second"],
+)
+def test_an_engine_that_dies_changes_nothing(
+    whole: Path, tmp_path: Path, mortal: Any, moments: list[tuple[str, int]]
+) -> None:
+    mortal(at(*moments))
+    rlcurric.train(tiny_recipe(), tmp_path / "run")
+    assert first_difference(whole, tmp_path / "run") is None
+    assert len(lost(tmp_path / "run")) == len(moments)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_an_engine_that_dies_at_random_changes_nothing(
+    whole: Path, tmp_path: Path, mortal: Any, seed: int
+) -> None:
+    draw = random.Random(seed)
+    mortal(lambda call: draw.random() < (0.01 if call == "sampled" else 0.15))
+    rlcurric.train(tiny_recipe("rollout.max_restarts=100"), tmp_path / "run")
+    assert first_difference(whole, tmp_path / "run") is None
+    assert lost(tmp_path / "run")
+
+
+def test_with_every_kind_of_part_a_repeated_step_leaves_no_trace(
+    tmp_path: Path, mortal: Any
+) -> None:
+    """In screening, in the stage's first step, in rounds that continue groups: nothing is held or logged twice."""
+    torch_engine = {"engine": "torch", "max_new_tokens": 12, "max_restarts": 6}
+    recipe = recipe_of({**stage(**EVERYTHING), "rollout": torch_engine})
+    rlcurric.train(recipe, tmp_path / "whole")
+    mortal(at(*(("sampled", number) for number in (20, 140, 155, 175, 190, 215))))
+    rlcurric.train(recipe, tmp_path / "run")
+    steps = [event["step"] for event in lost(tmp_path / "run")]
+    assert len(steps) > 3 and len(set(steps)) > 2, steps
+    assert first_difference(tmp_path / "whole", tmp_path / "run") is None
+
+
+def test_a_step_in_which_engines_keep_dying_ends_the_run(tmp_path: Path, mortal: Any) -> None:
+    look = at(*(("sampled", number) for number in range(14, 100)))
+    mortal(look)
+    with pytest.raises(RunError, match="an engine died 3 times in step 3 .*it died in sampled"):
+        rlcurric.train(tiny_recipe("rollout.max_restarts=2"), tmp_path / "run")
+    assert [event["step"] for event in lost(tmp_path / "run")] == [3, 3, 3]
+    assert lost(tmp_path / "run")[0]["reason"] == "rank 0: it died in sampled"
+
+
+def test_the_count_of_restarts_begins_anew_with_every_step(tmp_path: Path, mortal: Any) -> None:
+    looks: dict[int, int] = {}
+
+    def once_a_step(call: str) -> bool:
+        if call != "sampled":
+            return False
+        step = len(read_run(tmp_path / "run").metrics)
+        looks[step] = looks.get(step, 0) + 1
+        return looks[step] == 15  # behind the parity probes of the stages
+
+    mortal(once_a_step)
+    rlcurric.train(tiny_recipe("rollout.max_restarts=1"), tmp_path / "run")
+    assert len(lost(tmp_path / "run")) > 1
