@@ -12,7 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from rlcurric.errors import RunError
 from rlcurric.rollout.engine import Sample, SampleRequest, SamplingSpec, in_order
+
+GIB = 1 << 30
+WEIGHTS, CACHE = "weights", "kv_cache"  # vLLM's names of what it gives back
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +30,17 @@ class VllmSettings:
     enforce_eager: bool = True
     cpu_kv_cache_gib: int = 1
     trust_remote_code: bool = False
-    world_size: int = 1  # ranks of the job; each has an engine of its own
+    world_size: int = 1  # ranks of the job
+    tensor_parallel: int = 1  # consecutive ranks that hold one engine together
+    sleep: bool = False  # give weights and key-value cache back while the learner works
 
 
 class VllmEngine:
-    """An in-process `LLM`. Weights come through `sync`; the folder only tells what to build."""
+    """An in-process `LLM`, built from a folder with a configuration alone: weights come through `sync`.
+
+    Where an engine spans several ranks, each of them makes the same calls with the same requests in the same order,
+    and gets all samples.
+    """
 
     name = "vllm"
     samples = True
@@ -50,12 +60,22 @@ class VllmEngine:
         threads = torch.get_num_threads()
         from vllm import LLM
 
+        if self._ranked:
+            _keep_process_group()
         ranked: dict[str, Any] = (
-            {"distributed_executor_backend": "external_launcher"} if settings.world_size > 1 else {}
+            {"distributed_executor_backend": "external_launcher"} if self._ranked else {}
         )
         self.version = -1
+        self._on_cuda = torch.cuda.is_available()
+        self._sleeps = settings.sleep
+        self._asleep: set[str] = set()  # which parts of its memory are given back
+        self._utilization = settings.gpu_memory_utilization
+        self._part_bytes: dict[str, int] = {}  # what waking a part last took
+        self._given_bytes = 0  # what sleeping gave back
         self._llm = LLM(
             model=str(folder),
+            load_format="dummy",
+            generation_config="vllm",
             skip_tokenizer_init=True,
             dtype=settings.dtype,
             max_model_len=settings.max_model_len,
@@ -66,16 +86,61 @@ class VllmEngine:
             logprobs_mode="processed_logprobs",  # at the sampling temperature, as the trainer takes them
             disable_log_stats=True,
             seed=0,
+            tensor_parallel_size=settings.tensor_parallel,
+            enable_sleep_mode=settings.sleep
+            and self._on_cuda,  # refused on CPU, where `sleep` frees nothing
             **ranked,
         )
         torch.set_num_threads(threads)  # vLLM sets its own
 
+    @property
+    def needs_weights(self) -> bool:
+        """Whether its weights are gone since it slept, so that only a `sync` makes it sample again."""
+        return "weights" in self._asleep
+
     def sync(self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
-        """Reload all weights in place. A tied head must be among them: vLLM keeps a packed copy on CPU."""
-        self._llm.collective_rpc(
-            "reload_weights", kwargs={"weights_iterator": iter(list(named_tensors))}
-        )
+        """Reload all weights in place, one after the other; a tied head must be among them.
+
+        vLLM holds on to the tensors of a layer until it has all of them, and to nothing else. What it does not ask for
+        is taken from the iterator all the same: on other ranks the tensors may be gathered with this one's help.
+        """
+        self._wake(WEIGHTS)
+        stream = iter(named_tensors)
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": stream})
+        for _ in stream:
+            pass
         self.version = version
+
+    def sleep(self) -> None:
+        """Give the memory of weights and key-value cache to the learner, where the settings say so."""
+        if not self._sleeps or self.needs_weights:
+            return
+        free = self._free_bytes()
+        self._llm.sleep(level=2)
+        self._given_bytes = max(self._given_bytes, self._free_bytes() - free)
+        self._asleep = {WEIGHTS, CACHE}
+
+    def _wake(self, part: str) -> None:
+        """Take memory back; RunError with the numbers where the learner has left too little of it."""
+        if part not in self._asleep:
+            return
+        if self._on_cuda:
+            torch.cuda.empty_cache()  # what the learner has freed and torch still holds
+        free = self._free_bytes()
+        needed = self._given_bytes - self._part_bytes.get(WEIGHTS, 0) * (part == CACHE)
+        if free < needed:
+            raise RunError(
+                f"The device has {free / GIB:.1f} GiB free, and the engine needs {needed / GIB:.1f} GiB to wake up: the "
+                f"learner holds more than it did. Set rollout.vllm.gpu_memory_utilization below {self._utilization:g}, "
+                "optim.tokens_per_microbatch lower, or use more ranks with sharded weights"
+            )
+        self._llm.wake_up(tags=[part])
+        self._part_bytes[part] = free - self._free_bytes()
+        self._asleep.discard(part)
+
+    def _free_bytes(self) -> int:
+        """Free memory of the device; on CPU, where sleeping frees nothing, 0."""
+        return torch.cuda.mem_get_info()[0] if self._on_cuda else 0
 
     def generate(self, requests: Sequence[SampleRequest], spec: SamplingSpec) -> list[Sample]:
         """The samples of `stream`, in the order of the requests."""
@@ -89,6 +154,8 @@ class VllmEngine:
 
         if not requests:
             return
+        assert not self.needs_weights, "the engine slept and was not given weights since"
+        self._wake(CACHE)
         if not self._llm.reset_prefix_cache():
             raise RuntimeError(
                 "vLLM did not reset its prefix cache: requests of an earlier call are still running"
@@ -134,8 +201,7 @@ class VllmEngine:
         gc.collect()
         from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
-        if not self._ranked:
-            cleanup_dist_env_and_memory()
+        cleanup_dist_env_and_memory()
 
     def _sample(self, output: Any) -> Sample:
         ids = list(output.token_ids)
@@ -148,3 +214,10 @@ class VllmEngine:
             finish_reason="stop" if output.finish_reason == "stop" else "length",
             policy_version=self.version,
         )
+
+
+def _keep_process_group() -> None:
+    """An engine that ends takes torch's process group with it, which is the learner's under several ranks: not here."""
+    from vllm.distributed import parallel_state
+
+    parallel_state.destroy_distributed_environment = lambda: None

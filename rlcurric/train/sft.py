@@ -27,7 +27,7 @@ from rlcurric.train.adapters import is_adapted, save_model
 from rlcurric.train.coordinator import Coordinator
 from rlcurric.train.evaluation import evaluate, summarise
 from rlcurric.train.learner import adamw, learning_rate
-from rlcurric.train.models import load_policy
+from rlcurric.train.models import load_policy, named_tensors
 from rlcurric.train.run import RunContext, RunState
 
 
@@ -273,8 +273,9 @@ class _Follower:
     def _evaluate(self) -> dict[str, float]:
         was_training = self.model.training
         engine = self.run.engines.get(self.stage, self.model, self.run.tokenizer)
-        self.run.engines.sync(engine, self.model, self.state.policy_version)
+        self.run.engines.sync(engine, named_tensors(self.model), self.state.policy_version)
         samples = evaluate(self.run, self.stage, engine)
+        engine.sleep()
         self.model.train(was_training)
         return summarise([sample for share in self.run.ranks.gather(samples) for sample in share])
 

@@ -8,6 +8,7 @@ from typing import Any
 from rlcurric.curriculum.measured import read_measured
 from rlcurric.recipe.schema import RlStage
 from rlcurric.train.coordinator import conduct
+from rlcurric.train.device_plan import training_bytes
 from rlcurric.train.learner import Learner
 from rlcurric.train.models import load_policy
 from rlcurric.train.prompt_value import STATE as VALUE_STATE
@@ -29,7 +30,8 @@ def run_rl(run: RunContext, stage: RlStage, state: RunState) -> tuple[str, RunSt
         run.ranks,
         settings=run.learner_settings(stage),
     )
-    engine = run.engines.get(stage, learner.model, run.tokenizer)
+    to_come = training_bytes(learner.model)
+    engine = run.engines.get(stage, learner.model, run.tokenizer, training_bytes=to_come)
     value = _value_model(run, stage, learner)
     worker = RlWorker(run, stage, learner, engine, value)
     keep_statistics = not run.forked or _same(run, "curriculum", "mixture")
