@@ -29,7 +29,7 @@ OVERRIDES = (
     "rollout.engine=vllm",
     "rollout.vllm.sleep=on",
     "model.architecture.kv_heads=2",
-    "stages.cold.init=base",
+    "stages.first.init=base",
     "stages.first.until.steps=2",
     "stages.second.until.steps=1",
     # Groups that go on in a second round: they stay with the engine, and the rank, that has them.

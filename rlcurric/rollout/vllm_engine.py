@@ -62,6 +62,8 @@ class VllmEngine:
 
         if self._ranked:
             _keep_process_group()
+        if settings.tensor_parallel > 1 and not torch.cuda.is_available():
+            _name_shared_memory()
         ranked: dict[str, Any] = (
             {"distributed_executor_backend": "external_launcher"} if self._ranked else {}
         )
@@ -221,3 +223,16 @@ def _keep_process_group() -> None:
     from vllm.distributed import parallel_state
 
     parallel_state.destroy_distributed_environment = lambda: None
+
+
+def _name_shared_memory() -> None:
+    """On CPU the ranks of an engine meet in shared memory by a name that all jobs of a machine, and what a killed one
+    left behind, have in common under a launcher: add this job's own."""
+    from vllm.distributed.device_communicators.cpu_communicator import _CPUSHMDistributed
+
+    if not hasattr(_CPUSHMDistributed, "_rlcurric_name"):
+        named = _CPUSHMDistributed._rlcurric_name = _CPUSHMDistributed.make_group_name
+        job = f"rlcurric-{os.getppid()}-{os.environ.get('MASTER_PORT', '')}"
+        _CPUSHMDistributed.make_group_name = staticmethod(
+            lambda group: f"/{job}-{named(group).strip('/')}"
+        )
