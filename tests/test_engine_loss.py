@@ -140,7 +140,7 @@ def test_with_every_kind_of_part_a_repeated_step_leaves_no_trace(
 def test_a_step_in_which_engines_keep_dying_ends_the_run(tmp_path: Path, mortal: Any) -> None:
     look = at(*(("sampled", number) for number in range(14, 100)))
     mortal(look)
-    with pytest.raises(RunError, match="an engine died 3 times in step 3 .*it died in sampled"):
+    with pytest.raises(RunError, match=r"an engine died 3 times in step 3 .*it died in sampled"):
         rlcurric.train(tiny_recipe("rollout.max_restarts=2"), tmp_path / "run")
     assert [event["step"] for event in lost(tmp_path / "run")] == [3, 3, 3]
     assert lost(tmp_path / "run")[0]["reason"] == "rank 0: it died in sampled"

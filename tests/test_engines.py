@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +13,19 @@ import numpy as np
 import pytest
 import torch
 
+from rlcurric.recipe.schema import Lora
 from rlcurric.rollout.choose import choose_engine
 from rlcurric.rollout.engine import Engine, Sample, SampleRequest, SamplingSpec
 from rlcurric.rollout.gumbel import gumbel_noise, philox4x32
 from rlcurric.rollout.parity import ParityLimits, ParityStats
 from rlcurric.rollout.torch_engine import TorchEngine
+from rlcurric.train.adapters import add_adapter
+from rlcurric.train.coordinator import SingleProcess
+from rlcurric.train.dealing import Deal
+from rlcurric.train.device_plan import GIB, DevicePlan, training_bytes, whole_numel
+from rlcurric.train.engines import Engines, own_module, save_description, settle_engine
 from rlcurric.train.models import named_tensors, random_model, tokenizer_of
+from rlcurric.train.reporter import Silent
 from rlcurric.train.sampling import completions
 from tests.packed import logprobs_alone
 from tests.tiny import tiny_recipe
@@ -198,16 +206,19 @@ def test_vllm_agrees_and_its_samples_are_their_own(model: PreTrainedModel, tmp_p
     from rlcurric.rollout.vllm_engine import VllmEngine, VllmSettings
 
     assert model.config.tie_word_embeddings
-    other = random_model(tiny_recipe("seed=9"))
-    other.save_pretrained(tmp_path)
-    TOKENIZER.save_pretrained(tmp_path)
-    engine = VllmEngine(tmp_path, VllmSettings(max_model_len=64, max_num_seqs=8))
+    save_description(model, tmp_path)
+    assert not list(tmp_path.glob("*.safetensors"))
+    engine = VllmEngine(tmp_path, VllmSettings(max_model_len=64, max_num_seqs=8, sleep=True))
     try:
-        assert engine.version == -1
+        assert engine.version == -1 and not engine.needs_weights
+        engine.sync(named_tensors(random_model(tiny_recipe("seed=9"))), 2)
         stale = parity_of(model, engine, REQUESTS)
         assert stale.max_abs > 0.1
         assert "weights that did not reach" in str(stale.problem(ParityLimits.of("float32")))
-        engine.sync(named_tensors(model), 3)
+        held: list[int] = []
+        engine.sync(watched(model, held), 3)
+        assert len(held) == len(list(named_tensors(model)))  # all were taken
+        assert max(held) <= 4  # the parts of one layer (query, key, value) and the one at hand
         fresh = parity_of(model, engine, REQUESTS)
         assert fresh.problem(ParityLimits.of("float32")) is None
         together = engine.generate(REQUESTS, SPEC)
@@ -221,8 +232,155 @@ def test_vllm_agrees_and_its_samples_are_their_own(model: PreTrainedModel, tmp_p
         given_up.close()
         assert same(first, together[place])
         assert all(map(same, together, engine.generate(REQUESTS, SPEC)))
+        for _ in range(2):  # the second time it sleeps already
+            engine.sleep()
+            assert engine.needs_weights
+        with pytest.raises(AssertionError, match="was not given weights"):
+            engine.generate(REQUESTS, SPEC)
+        engine.sync(named_tensors(model), 4)
+        assert not engine.needs_weights
+        again = engine.generate(REQUESTS, SPEC)
+        assert all(map(same, together, again)) and again[0].policy_version == 4
+        assert parity_of(model, engine, REQUESTS).problem(ParityLimits.of("float32")) is None
     finally:
         engine.close()
+
+
+def watched(model: PreTrainedModel, held: list[int]) -> Iterator[tuple[str, torch.Tensor]]:
+    """The model's weights as tensors that nobody else holds; how many of them are alive as each is asked for."""
+    alive: list[weakref.ref[torch.Tensor]] = []
+    for name, tensor in named_tensors(model):
+        copy = tensor.clone()
+        alive.append(weakref.ref(copy))
+        held.append(sum(one() is not None for one in alive))
+        yield name, copy
+        del copy
+
+
+def test_a_torch_engine_with_weights_of_its_own_gives_the_same_samples(
+    model: PreTrainedModel,
+) -> None:
+    """Also from a learner under LoRA, and it keeps what it was given while the learner goes on."""
+    before = torch.random.get_rng_state()
+    module = own_module(model)
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert not any(one.requires_grad for one in module.parameters())
+    own = TorchEngine(module, PAD, owned=True)
+    own.sync(named_tensors(model), 5)
+    expected = engine_of(model).generate(REQUESTS, SPEC)
+    found = own.generate(REQUESTS, SPEC)
+    assert all(map(same, expected, found))
+    for one, two in zip(expected, found, strict=True):
+        assert one.rollout_logprobs_T == pytest.approx(two.rollout_logprobs_T, abs=1e-6)
+    assert found[0].policy_version == 5
+
+    adapted = add_adapter(random_model(RECIPE), Lora(rank=4, alpha=8), 1, None)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            parameter.mul_(6) if parameter.ndim > 1 else None
+            if "lora_B" in name:
+                parameter.normal_(0, 0.1, generator=torch.Generator().manual_seed(1))
+    merged = TorchEngine(own_module(adapted), PAD, owned=True)
+    merged.sync(named_tensors(adapted), 0)
+    expected = engine_of(adapted).generate(REQUESTS, SPEC)
+    assert all(map(same, expected, merged.generate(REQUESTS, SPEC)))
+    with torch.no_grad():
+        adapted.get_input_embeddings().weight.zero_()
+    assert all(map(same, expected, merged.generate(REQUESTS, SPEC)))
+
+
+def test_a_torch_engine_with_weights_of_its_own_takes_all_of_them_or_says_which_is_missing(
+    model: PreTrainedModel,
+) -> None:
+    engine = TorchEngine(own_module(model), PAD, owned=True)
+    weights = dict(named_tensors(model))
+    norm = "model.norm.weight"
+    with pytest.raises(RuntimeError, match=r"was not given model\.norm\.weight"):
+        engine.sync([item for item in weights.items() if item[0] != norm], 1)
+    with pytest.raises(RuntimeError, match=r"has no model\.other"):
+        engine.sync([*weights.items(), ("model.other", torch.zeros(1))], 1)
+    with pytest.raises(RuntimeError, match=r"model\.norm\.weight as \(3,\) and has it as \(32,\)"):
+        engine.sync({**weights, norm: torch.zeros(3)}.items(), 1)
+    assert engine.version == -1
+    engine.sync(weights.items(), 1)
+    assert engine.version == 1
+
+
+def test_engines_are_made_for_shared_weights_or_with_their_own(model: PreTrainedModel) -> None:
+    stage = RECIPE.stages[1]
+    engines = Engines(RECIPE, SingleProcess(), Silent(), 128, (EOS,))
+    shared = engines.get(stage, model, TOKENIZER)
+    own = engines.get(stage, model, TOKENIZER, shares_weights=False)
+    assert engines.get(stage, model, TOKENIZER, shares_weights=False) is own
+    engines.sync(own, named_tensors(model), 1)
+    engines.sync(shared, named_tensors(model), 1)
+    pair = zip(shared.generate(REQUESTS, SPEC), own.generate(REQUESTS, SPEC), strict=True)
+    assert all(same(*both) for both in pair)
+    other = random_model(tiny_recipe("model.architecture.hidden_size=16"))
+    assert engines.get(stage, other, TOKENIZER, shares_weights=False) is not own
+
+
+def test_what_vllm_alone_can_do_is_refused_for_other_engines() -> None:
+    for setting, match in (
+        ("tensor_parallel=2", r"tensor_parallel is 2, which vLLM alone can do, .* is torch"),
+        ("sleep=on", r"rollout\.vllm\.sleep is on, which vLLM alone can do"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            tiny_recipe(f"rollout.vllm.{setting}")
+    assert tiny_recipe("rollout.vllm.sleep=off").stages[0].rollout.vllm.sleep == "off"
+    auto = tiny_recipe("rollout.engine=auto", "rollout.vllm.tensor_parallel=2")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match=r"tensor_parallel is 2, which vLLM alone can do"):
+            settle_engine(auto.stages[0].rollout, 2)
+
+
+@pytest.mark.vllm
+def test_the_number_of_ranks_must_be_a_multiple_of_the_width() -> None:
+    rollout = tiny_recipe("rollout.engine=vllm", "rollout.vllm.tensor_parallel=4").stages[0].rollout
+    assert settle_engine(rollout, 8)[0] == "vllm"
+    with pytest.raises(
+        ValueError, match=r"must be a multiple of it, got 6\. Start 8 ranks.* 1, 2, 3, 6"
+    ):
+        settle_engine(rollout, 6)
+
+
+@pytest.mark.parametrize(("world", "width"), [(1, 1), (4, 1), (4, 2), (4, 4), (6, 3)])
+def test_every_item_is_sampled_by_one_engine_and_kept_by_one_of_its_ranks(
+    world: int, width: int
+) -> None:
+    items = list(range(17))
+    deals = [Deal(rank, world, width) for rank in range(world)]
+    kept = [
+        [item for place, item in enumerate(deal.sampled(items)) if deal.keeps(place)]
+        for deal in deals
+    ]
+    assert sorted(item for share in kept for item in share) == items
+    assert max(map(len, kept)) - min(map(len, kept)) <= 1
+    for deal in deals:
+        assert deal.rank in deal.members
+        assert {tuple(deals[rank].sampled(items)) for rank in deal.members} == {
+            tuple(deal.sampled(items))
+        }
+
+
+def test_a_device_that_cannot_hold_learner_and_engine_is_refused_with_the_numbers() -> None:
+    plan = DevicePlan(total=80 * GIB, learner=24 * GIB, utilization=0.4, engine_weights=3 * GIB)
+    plan.check()
+    with pytest.raises(
+        ValueError, match=r"80\.0 GiB the engine takes 60\.0 .* learner 24\.0 .*below 0\.70"
+    ):
+        replace(plan, utilization=0.75).check()
+    with pytest.raises(ValueError, match=r"Shard the learner over more ranks"):
+        replace(plan, learner=79 * GIB).check()
+    with pytest.raises(ValueError, match=r"weights alone take 40\.0 GiB.* above 0\.50"):
+        replace(plan, engine_weights=40 * GIB).check()
+
+
+def test_what_training_takes_is_counted_by_trainable_parameters(model: PreTrainedModel) -> None:
+    count = sum(one.numel() for one in model.parameters())
+    assert (whole_numel(model), training_bytes(model)) == (count, 12 * count)
+    adapted = add_adapter(random_model(RECIPE), Lora(rank=4, alpha=8), 1, None)
+    assert 0 < training_bytes(adapted) < training_bytes(model)
 
 
 def test_parity_statistics_by_hand() -> None:

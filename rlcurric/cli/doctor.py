@@ -75,7 +75,7 @@ def run_doctor(engine: str) -> int:
     stage = recipe.stages[0]
     from rlcurric.objective.declaration import Objective
     from rlcurric.train.learner import Learner
-    from rlcurric.train.models import load_model
+    from rlcurric.train.models import load_model, named_tensors
     from rlcurric.train.rows import TrainRow
     from rlcurric.train.sampling import completions
     from rlcurric.train.session import open_context
@@ -98,7 +98,7 @@ def run_doctor(engine: str) -> int:
         learner = Learner(model, stage.optim, Objective(), run.ranks, run.learner_settings(stage))
         started = time.perf_counter()
         found = run.engines.get(stage, learner.model, run.tokenizer)
-        run.engines.sync(found, learner.model, 0)
+        run.engines.sync(found, named_tensors(learner.model), 0)
         console.print(f"engine {found.name}: started in {time.perf_counter() - started:.1f} s")
         prompts = [tuple(run.tokenizer.encode(f"{k}+{k}=")) for k in range(4)]
         requests = [SampleRequest(prompt, seed) for seed, prompt in enumerate(prompts)]

@@ -76,7 +76,7 @@ def preflight(
 ) -> Preflight:
     """Sample and grade `prompts` training prompts of each distribution, `samples` times each (default: group_size)."""
     from rlcurric.train.learner import Learner
-    from rlcurric.train.models import load_model
+    from rlcurric.train.models import load_model, named_tensors
     from rlcurric.train.session import open_context
     from rlcurric.train.worker import RlWorker
 
@@ -89,7 +89,7 @@ def preflight(
             model, stage.optim, run.parts.objective(stage), run.ranks, run.learner_settings(stage)
         )
         engine = run.engines.get(stage, learner.model, run.tokenizer)
-        run.engines.sync(engine, learner.model, 0)
+        run.engines.sync(engine, named_tensors(learner.model), 0)
         worker = RlWorker(run, stage, learner, engine)
         size = samples or stage.curriculum.group_size
         requests = [

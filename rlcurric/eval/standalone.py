@@ -62,9 +62,9 @@ def evaluate_model(
                 "held_out_path or held_out_split of the source"
             )
         from rlcurric.train.evaluation import evaluate
-        from rlcurric.train.models import load_model
+        from rlcurric.train.models import load_model, named_tensors
 
         model = load_model(recipe, folder)
         engine = run.engines.get(stage, model, run.tokenizer)
-        run.engines.sync(engine, model, 0)
+        run.engines.sync(engine, named_tensors(model), 0)
         return summarise(evaluate(run, stage, engine))

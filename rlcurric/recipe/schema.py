@@ -394,6 +394,14 @@ class VllmSettings(Closed):
     max_num_seqs: PositiveInt = 256
     enforce_eager: bool = True
     cpu_kv_cache_gib: PositiveInt = 1
+    tensor_parallel: PositiveInt = 1  # consecutive ranks that hold one engine together
+    # Give the engine's memory to the learner between rollouts. auto: where they share a CUDA device.
+    sleep: Literal["auto", "on", "off"] = "auto"
+
+    @field_validator("sleep", mode="before")
+    @classmethod
+    def _yaml_reads_on_as_true(cls, value: Any) -> Any:
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 class ReplaySettings(Closed):
@@ -427,6 +435,25 @@ class Rollouts(Closed):
         if self.engine == "replay" and self.replay.path is None:
             raise ValueError("rollout.engine replay needs rollout.replay.path, a run directory")
         return self
+
+    @model_validator(mode="after")
+    def _vllm_settings_have_an_engine(self) -> Rollouts:
+        if self.engine in ("torch", "replay"):
+            refuse_vllm_settings(self, self.engine)
+        return self
+
+
+def refuse_vllm_settings(rollout: Rollouts, engine: str) -> None:
+    """ValueError if what only vLLM can do is asked of another engine."""
+    asked = None
+    if rollout.vllm.tensor_parallel > 1:
+        asked = f"rollout.vllm.tensor_parallel is {rollout.vllm.tensor_parallel}"
+    elif rollout.vllm.sleep == "on":
+        asked = "rollout.vllm.sleep is on"
+    if asked is not None:
+        raise ValueError(
+            f"{asked}, which vLLM alone can do, and the engine is {engine}. Set rollout.engine=vllm, or leave it out"
+        )
 
 
 class Grading(Closed):

@@ -65,6 +65,11 @@ class Engine(Protocol):
         """Policy version of the weights it holds; -1 before the first `sync`."""
         ...
 
+    @property
+    def needs_weights(self) -> bool:
+        """Whether it has slept and lost its weights: only a `sync` makes it sample again."""
+        ...
+
     def generate(self, requests: Sequence[SampleRequest], spec: SamplingSpec) -> list[Sample]:
         """The samples of `stream`, in the order of the requests."""
         ...
@@ -76,7 +81,14 @@ class Engine(Protocol):
         ...
 
     def sync(self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
-        """Take these weights, a tied output head by its own name included, as `version`."""
+        """Take these weights, a tied output head by its own name included, as `version`.
+
+        They may be gathered over the ranks one at a time: an engine consumes all of them, in order, or none.
+        """
+        ...
+
+    def sleep(self) -> None:
+        """Leave the device's memory to the learner, if it has some that can be given up; `sync` takes it back."""
         ...
 
     def close(self) -> None:

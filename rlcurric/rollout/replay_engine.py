@@ -30,6 +30,7 @@ class ReplayEngine:
 
     name = "replay"
     samples = False
+    needs_weights = False
 
     def __init__(self, path: Path) -> None:
         self.version = -1
@@ -39,6 +40,9 @@ class ReplayEngine:
     def sync(self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """A recording has no weights; the version is noted."""
         self.version = version
+
+    def sleep(self) -> None:
+        """Nothing lies on the device."""
 
     def close(self) -> None:
         """Nothing is held but the record."""

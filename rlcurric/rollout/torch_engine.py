@@ -36,20 +36,51 @@ class _GumbelMax:
 
 
 class TorchEngine:
-    """Samples with the module that is being trained: a sync only names the version."""
+    """Samples with the module that is being trained, whose syncs only name the version, or with one of its own.
+
+    A module of its own is what a learner needs whose parameters lie in shards over the ranks.
+    """
 
     name = "torch"
     samples = True
+    needs_weights = False
 
-    def __init__(self, model: PreTrainedModel, pad_token_id: int, max_batch: int = 64) -> None:
+    def __init__(
+        self, model: PreTrainedModel, pad_token_id: int, max_batch: int = 64, owned: bool = False
+    ) -> None:
         if max_batch < 1:
             raise ValueError(f"rollout.torch.max_batch must be at least 1, got {max_batch}")
         self.version = -1
         self._model, self._pad, self._max_batch = model, pad_token_id, max_batch
+        self._owned = owned
 
     def sync(self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
-        """The weights are the learner's own; only their version is noted."""
+        """Copy every tensor into a module of its own; where the weights are the learner's, only note the version."""
+        if self._owned:
+            self._copy(named_tensors)
         self.version = version
+
+    @torch.no_grad()
+    def _copy(self, named_tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+        mine = dict(self._model.named_parameters(remove_duplicate=False))
+        waiting = {name for name, _ in self._model.named_parameters()}
+        unknown = []
+        for name, tensor in named_tensors:
+            if name not in mine:
+                unknown.append(name)
+            elif mine[name].shape != tensor.shape:
+                raise RuntimeError(
+                    f"The torch engine was given {name} as {tuple(tensor.shape)} and has it as {tuple(mine[name].shape)}"
+                )
+            else:
+                mine[name].copy_(tensor)
+                waiting.discard(name)
+        if waiting or unknown:
+            wrong = f"was not given {min(waiting)}" if waiting else f"has no {min(unknown)}"
+            raise RuntimeError(f"The torch engine {wrong}: the weights sent are not its model's")
+
+    def sleep(self) -> None:
+        """It keeps nothing on the device but weights."""
 
     def close(self) -> None:
         """Nothing is held beside the learner's module."""

@@ -30,7 +30,7 @@ class EvalSample:
 
 def evaluate(run: RunContext, stage: StageBase, engine: Engine) -> list[EvalSample]:
     """This rank's share of the stage's held-out prompts, completed and judged. The engine has the weights."""
-    prompts = run.data.held_out(stage)[run.ranks.rank :: run.ranks.world]
+    prompts = run.engines.deal(stage).sampled(run.data.held_out(stage))
     rollout, evaluation = stage.rollout, stage.evaluation
     eos = run.engines.eos_token_ids
     longest = evaluation.max_new_tokens or rollout.max_new_tokens
@@ -52,21 +52,21 @@ def _judge(
     numbers: Sequence[int],
     spec: SamplingSpec,
 ) -> list[EvalSample]:
-    keys = [
-        (
-            GroupId("held-out", prompt.uid, 0),
-            prompt,
-            number,
-            seeds.hash64(run.recipe.seed, "held-out", prompt.uid),
+    deal = run.engines.deal(stage)
+    requests = [
+        SampleRequest(
+            prompt.prompt_ids,
+            seeds.sample_seed(seeds.hash64(run.recipe.seed, "held-out", prompt.uid), number),
         )
         for prompt in prompts
         for number in numbers
     ]
-    requests = [
-        SampleRequest(prompt.prompt_ids, seeds.sample_seed(key, number))
-        for _, prompt, number, key in keys
+    owners = [
+        (GroupId("held-out", prompt.uid, 0), number) if deal.keeps(place) else None
+        for place, prompt in enumerate(prompts)
+        for number in numbers
     ]
-    owners = [(group, number) for group, _, number, _ in keys]
+    prompts = [prompt for place, prompt in enumerate(prompts) if deal.keeps(place)]
     rollouts = completions(engine, run.tokenizer, requests, owners, spec)
     by_prompt = [
         (prompt, tuple(rollouts[start : start + len(numbers)]))

@@ -18,26 +18,32 @@ def completions(
     engine: Engine,
     tokenizer: PreTrainedTokenizerBase,
     requests: Sequence[SampleRequest],
-    owners: Sequence[tuple[GroupId, int]],
+    owners: Sequence[tuple[GroupId, int] | None],
     spec: SamplingSpec,
 ) -> list[Rollout]:
-    """Sample every request and name the results after their owners, in the order given."""
+    """Sample every request and name the results after their owners, in the order given; those without are left out."""
     found = dict(stream_completions(engine, tokenizer, requests, owners, spec))
-    return [found[place] for place in range(len(requests))]
+    return [found[place] for place, owner in enumerate(owners) if owner is not None]
 
 
 def stream_completions(
     engine: Engine,
     tokenizer: PreTrainedTokenizerBase,
     requests: Sequence[SampleRequest],
-    owners: Sequence[tuple[GroupId, int]],
+    owners: Sequence[tuple[GroupId, int] | None],
     spec: SamplingSpec,
 ) -> Iterator[tuple[int, Rollout]]:
-    """`(place, rollout)` of every request, as the engine has them."""
+    """`(place, rollout)` of every request that has an owner here, as the engine has them.
+
+    The others belong to another rank of the same engine, which samples them together with this one.
+    """
     if not requests:  # a rank may have none
         return
     for place, sample in engine.stream(requests, spec):
-        group_id, number = owners[place]
+        owner = owners[place]
+        if owner is None:
+            continue
+        group_id, number = owner
         text = tokenizer.decode(
             _without_end(sample.completion_ids_T, spec.eos_token_ids),
             skip_special_tokens=False,

@@ -29,7 +29,7 @@ from rlcurric.train.directives import Lost
 from rlcurric.train.evaluation import evaluate, summarise
 from rlcurric.train.failures import explain_memory
 from rlcurric.train.learner import adamw, learning_rate
-from rlcurric.train.models import load_policy
+from rlcurric.train.models import load_policy, named_tensors
 from rlcurric.train.restarts import Restarts, share_loss
 from rlcurric.train.run import RunContext, RunState
 from rlcurric.train.saves import newest_good, tell_failure
@@ -306,15 +306,19 @@ class _Follower:
         samples, again = None, False
         while samples is None:
             lost: list[Lost] = []
-            start = self.run.engines.restart if again else self.run.engines.get
             try:
                 with (
                     share_loss(self.run.ranks) as lost,
                     explain_memory("evaluate", self.run.recipe, self.stage),
                 ):
-                    engine = start(self.stage, self.model, self.run.tokenizer)
-                    self.run.engines.sync(engine, self.model, version)
+                    engine = (
+                        self.run.engines.restart()
+                        if again
+                        else self.run.engines.get(self.stage, self.model, self.run.tokenizer)
+                    )
+                    self.run.engines.sync(engine, named_tensors(self.model), version)
                     samples = evaluate(self.run, self.stage, engine)
+                    engine.sleep()
             except EngineLost:
                 restarts.note(lost, self.state.step)
                 samples, again = None, True

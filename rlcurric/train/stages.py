@@ -36,7 +36,13 @@ def run_rl(run: RunContext, stage: RlStage, state: RunState) -> tuple[str, RunSt
     )
     run.watchdog.beat("engine start")
     with explain_memory("engine start", run.recipe, stage):
-        engine = run.engines.get(stage, learner.model, run.tokenizer)
+        engine = run.engines.get(
+            stage,
+            learner.model,
+            run.tokenizer,
+            shares_weights=learner.sharding.replicated,
+            training_bytes=learner.sharding.bytes_to_come(),
+        )
     value = _value_model(run, stage, learner)
     worker = RlWorker(run, stage, learner, engine, value)
     check_space(

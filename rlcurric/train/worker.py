@@ -76,6 +76,7 @@ class RlWorker:
         self.value = value
         self.held: Held = {}
         self._tokenizer_files: dict[str, bytes] | None = None  # the same in every checkpoint
+        self._deal = run.engines.deal(stage)
         self._spec = SamplingSpec(
             stage.rollout.max_new_tokens, stage.rollout.temperature, run.engines.eos_token_ids
         )
@@ -101,6 +102,7 @@ class RlWorker:
             case FitValue():
                 assert self.value is not None
                 self.run.saver.before_update()
+                self.engine.sleep()
                 prompts, rates, weights = zip(*directive.examples, strict=True)
                 return self.value.fit(prompts, rates, weights)
             case ScoreKl():
@@ -108,11 +110,9 @@ class RlWorker:
             case Update():
                 return self._update(directive)
             case Sync():
-                return self.run.engines.sync(self.engine, self.learner.model, directive.version)
+                return self._sync(directive.version)
             case RestartEngine():
-                self.engine = self.run.engines.restart(
-                    self.stage, self.learner.model, self.run.tokenizer
-                )
+                self.engine = self.run.engines.restart()
                 return None
             case Probe():
                 return self._probe(directive)
@@ -132,24 +132,40 @@ class RlWorker:
             case Settle():
                 return self.run.saver.status(directive.wait)
 
-    def _share(self, requests: Sequence[Request]) -> list[Request]:
-        """This rank's requests: a group that goes on stays where its tokens are."""
-        new = [request for request in requests if not request.phase]
-        return [
-            *(one for one in requests if one.phase and one.group_id in self.held),
-            *new[self.run.ranks.rank :: self.run.ranks.world],
-        ]
+    def _sync(self, version: int) -> None:
+        self.run.engines.sync(self.engine, self.learner.named_tensors(), version)
+
+    def _wake(self) -> None:
+        """Weights again for an engine that slept since the last sync; the policy has not changed meanwhile."""
+        if self.engine.needs_weights:
+            self._sync(self.engine.version)
+
+    def _share(self, requests: Sequence[Request]) -> tuple[list[Request], list[bool]]:
+        """What this rank's engine samples, and which of it this rank keeps: a group that goes on stays where it is."""
+        goes_on = [one for one in requests if one.phase]
+        if goes_on and self._deal.width > 1:
+            members = self.run.ranks.gather(set(self.held))
+            known = set().union(*(members[rank] for rank in self._deal.members))
+        else:
+            known = set(self.held)
+        goes_on = [one for one in goes_on if one.group_id in known]
+        new = self._deal.sampled([one for one in requests if not one.phase])
+        kept = [one.group_id in self.held for one in goes_on]
+        return goes_on + new, kept + [self._deal.keeps(place) for place in range(len(new))]
 
     def _generate(self, directive: Generate) -> Generated:
         """Sample this rank's share; every group is judged as soon as the engine has all of it."""
-        mine = self._share(directive.requests)
+        self._wake()
+        sampled, kept = self._share(directive.requests)
+        mine = [one for one, keeps in zip(sampled, kept, strict=True) if keeps]
+        places = {request.group_id: place for place, request in enumerate(mine)}
         terms = Terms(
             directive.weights, directive.args, self.stage.prompt.prefill, directive.progress
         )
         with self.run.parts.rubric(self.stage).grading(terms) as grading:
-            for place, request in self._sampled(mine):
+            for request in self._sampled(sampled, kept):
                 group = request.group_id
-                grading.add(place, GradeRequest(group, request.prompt, self.held[group][1]))
+                grading.add(places[group], GradeRequest(group, request.prompt, self.held[group][1]))
             started = time.perf_counter()
             graded = grading.finish()
         deliveries = []
@@ -162,36 +178,37 @@ class RlWorker:
         metrics = tuple(metric for verdicts in graded for metric in verdicts.metrics)
         return Generated(tuple(deliveries), time.perf_counter() - started, metrics)
 
-    def _sampled(self, mine: Sequence[Request]) -> Iterator[tuple[int, Request]]:
-        """The requests, with their places, as their rollouts are complete and held.
+    def _sampled(self, requests: Sequence[Request], kept: Sequence[bool]) -> Iterator[Request]:
+        """Sample the requests; those that are kept here come as their rollouts are complete and held.
 
         A continued group is held, and so graded, as a whole: rewards may compare its samples.
         """
-        named = [(k, sample) for k, request in enumerate(mine) for sample in request.samples]
-        found: list[dict[int, Rollout]] = [{} for _ in mine]
+        named = [(k, sample) for k, request in enumerate(requests) for sample in request.samples]
+        found: list[dict[int, Rollout]] = [{} for _ in requests]
         rollouts = stream_completions(
             self.engine,
             self.run.tokenizer,
             [
                 SampleRequest(
-                    mine[k].prompt.prompt_ids, seeds.sample_seed(mine[k].seed_key, sample)
+                    requests[k].prompt.prompt_ids, seeds.sample_seed(requests[k].seed_key, sample)
                 )
                 for k, sample in named
             ],
-            [(mine[k].group_id, sample) for k, sample in named],
+            [(requests[k].group_id, sample) if kept[k] else None for k, sample in named],
             self._spec,
         )
         for place, rollout in rollouts:
             k, sample = named[place]
-            request = mine[k]
+            request = requests[k]
             found[k][sample] = rollout
             if len(found[k]) == len(request.samples):
                 _, earlier = self.held.get(request.group_id, (None, ()))
                 members = tuple(found[k][sample] for sample in request.samples)
                 self.held[request.group_id] = (request.prompt, earlier + members)
-                yield k, request
+                yield request
 
     def _update(self, directive: Update) -> dict[str, float]:
+        self.engine.sleep()
         windows = []
         for minibatch in directive.minibatches:
             rollouts = self._rows(minibatch.samples)
@@ -224,6 +241,7 @@ class RlWorker:
         )
 
     def _score_kl(self, directive: ScoreKl) -> dict[Key, float]:
+        self.engine.sleep()
         return self.learner.kl_by_row(self._rows(directive.samples), directive.version)
 
     def _rows(self, samples: Sequence[TrainSample]) -> list[TrainRow]:
@@ -248,23 +266,31 @@ class RlWorker:
     def _probe(self, directive: Probe) -> dict[str, float]:
         if not self.engine.samples:  # what was recorded has log-probs of other weights
             return {}
-        mine = (
-            directive.prompts[self.run.ranks.rank :: self.run.ranks.world] or directive.prompts[:1]
-        )
+        self._wake()
+        # Every rank measures at least one: the learner's forward may need all ranks.
+        sampled = self._deal.sampled(directive.prompts) or list(directive.prompts[:1])
+        whose = [self._deal.keeps(k) for k in range(len(sampled))]
+        if not any(whose):
+            whose[0] = True
         with share_loss(self.run.ranks):  # the comparison needs all ranks
             rollouts = completions(
                 self.engine,
                 self.run.tokenizer,
-                [SampleRequest(p.prompt_ids, seeds.hash64("probe", p.uid) >> 1) for p in mine],
-                [(GroupId("probe", prompt.uid, 0), 0) for prompt in mine],
+                [SampleRequest(p.prompt_ids, seeds.hash64("probe", p.uid) >> 1) for p in sampled],
+                [
+                    (GroupId("probe", one.uid, 0), 0) if whose[k] else None
+                    for k, one in enumerate(sampled)
+                ],
                 self._spec,
             )
+        mine = [one for k, one in enumerate(sampled) if whose[k]]
         rows = [
             TrainRow(p.prompt_ids, rollout, 0.0) for p, rollout in zip(mine, rollouts, strict=True)
         ]
         return self.learner.measure_parity(rows, directive.version)
 
     def _evaluate(self) -> list[EvalSample]:
+        self._wake()
         return evaluate(self.run, self.stage, self.engine)
 
     def _save(self, directive: Save) -> Begun:

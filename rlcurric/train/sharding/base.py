@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -46,6 +46,10 @@ class Sharding(Protocol):
         """
         ...
 
+    def bytes_to_come(self) -> int:
+        """What gradients and optimizer state will take on this rank's device, beside what lies there now."""
+        ...
+
     def settle(self) -> None:
         """Leave no gathered copy of a shard behind, so that shards may be changed."""
         ...
@@ -80,6 +84,11 @@ MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's
 def plain_tensors(parameters: Sequence[nn.Parameter]) -> Iterator[list[torch.Tensor]]:
     """`gathered` where every rank has all weights."""
     yield [parameter.detach() for parameter in parameters]
+
+
+def trained_bytes(parameters: Iterable[nn.Parameter]) -> int:
+    """Of the trainable ones, as they lie here."""
+    return sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)
 
 
 def whole_part(tensor: torch.Tensor) -> Part:

@@ -82,6 +82,10 @@ class FullyShardedSharding:
         self._optimizer.zero_grad(set_to_none=True)
         return whole
 
+    def bytes_to_come(self) -> int:
+        shards = (p.to_local() for p in self._module.parameters() if p.requires_grad)  # type: ignore[attr-defined]
+        return 3 * sum(shard.numel() * shard.element_size() for shard in shards)
+
     def settle(self) -> None:
         """The outermost group stays gathered after a forward pass: its next one would not see changed shards."""
         self.policy.reshard()

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from rlcurric.train.sharding.base import MOMENTS, Part, adam_state, plain_tensors, whole_part
+from rlcurric.train.sharding.base import (
+    MOMENTS,
+    Part,
+    adam_state,
+    plain_tensors,
+    trained_bytes,
+    whole_part,
+)
 
 if TYPE_CHECKING:
     from rlcurric.train.coordinator import Coordinator
@@ -57,6 +64,9 @@ class ReplicatedSharding:
             self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return norm
+
+    def bytes_to_come(self) -> int:
+        return 3 * trained_bytes(self.policy.parameters())  # a gradient, two moments
 
     def settle(self) -> None:
         """Nothing is gathered here."""

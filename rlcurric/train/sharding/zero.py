@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from rlcurric.train.sharding.base import MOMENTS, Part, plain_tensors, whole_part
+from rlcurric.train.sharding.base import MOMENTS, Part, plain_tensors, trained_bytes, whole_part
 
 if TYPE_CHECKING:
     from rlcurric.train.coordinator import Coordinator
@@ -118,6 +118,12 @@ class ZeroSharding:
         if self._optimizer.overflow:
             return float("inf")
         return float(self.policy.get_global_grad_norm())
+
+    def bytes_to_come(self) -> int:
+        """Moments of what this rank updates, and gradients: whole under ZeRO-1, else of the same part."""
+        part = sum(flat.numel() * flat.element_size() for flat in self._flats())
+        whole = trained_bytes(self.policy.parameters())
+        return 2 * part + (whole if self.stage == 1 else part)
 
     def settle(self) -> None:
         if self.stage == 3:
