@@ -142,6 +142,52 @@ def doctor(
     return run_doctor(engine)
 
 
+@app.command(context_settings={"allow_interspersed_args": False})
+def launch(
+    command: Annotated[
+        list[str],
+        typer.Argument(
+            help="What every rank runs: train RECIPE [KEY=VALUE]..., or doctor.",
+            metavar="COMMAND...",
+        ),
+    ],
+    config: Annotated[
+        str | None,
+        typer.Option(help="A shipped launch configuration, or a file of accelerate's."),
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(help="Ranks on each machine. Default: the configuration's.", min=1)
+    ] = None,
+    nodes: Annotated[int | None, typer.Option(help="Machines.", min=1)] = None,
+    node_rank: Annotated[
+        int | None, typer.Option(help="Which of the machines this one is, from 0.", min=0)
+    ] = None,
+    rendezvous: Annotated[
+        str | None, typer.Option(help="Where machine 0 listens.", metavar="HOST:PORT")
+    ] = None,
+    stop_grace: Annotated[
+        float,
+        typer.Option(help="Seconds that a run may take to stop with a checkpoint.", min=0),
+    ] = 600.0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print accelerate's command, start nothing.")
+    ] = False,
+) -> int:
+    """Run a command on several ranks. SIGTERM, SIGINT and SIGUSR1 become a stop with a checkpoint (exit code 75)."""
+    from rlcurric.cli.launch import Options, run_launch
+
+    options = Options(
+        config=config,
+        processes=processes,
+        nodes=nodes,
+        node_rank=node_rank,
+        rendezvous=rendezvous,
+        stop_grace=stop_grace,
+        dry_run=dry_run,
+    )
+    return run_launch(options, command)
+
+
 @app.command("verify-resume")
 def verify_resume(
     recipe: RecipeArg,
