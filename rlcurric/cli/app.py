@@ -172,10 +172,39 @@ def launch(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print accelerate's command, start nothing.")
     ] = False,
+    slurm: Annotated[
+        bool, typer.Option("--slurm", help="Write a Slurm script instead of starting ranks here.")
+    ] = False,
+    submit: Annotated[bool, typer.Option("--submit", help="Hand the script to sbatch.")] = False,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the script there. Default: print it.")
+    ] = None,
+    time: Annotated[
+        str | None, typer.Option(help="Slurm: time limit of one run of the job. [04:00:00]")
+    ] = None,
+    partition: Annotated[str | None, typer.Option(help="Slurm.")] = None,
+    account: Annotated[str | None, typer.Option(help="Slurm.")] = None,
+    gpus_per_node: Annotated[
+        int | None, typer.Option(help="Slurm. Default: one a rank.", min=0)
+    ] = None,
+    cpus_per_task: Annotated[
+        int | None, typer.Option(help="Slurm. Default: eight a rank.", min=1)
+    ] = None,
+    job_name: Annotated[str | None, typer.Option(help="Slurm. [rlcurric]")] = None,
+    sbatch: Annotated[
+        list[str] | None,
+        typer.Option(help="Slurm: another option of sbatch, e.g. qos=high.", metavar="KEY=VALUE"),
+    ] = None,
 ) -> int:
-    """Run a command on several ranks. SIGTERM, SIGINT and SIGUSR1 become a stop with a checkpoint (exit code 75)."""
-    from rlcurric.cli.launch import Options, run_launch
+    """Run a command on several ranks, here or as a Slurm job.
 
+    SIGTERM, SIGINT and SIGUSR1 become a stop with a checkpoint (exit code 75).
+    """
+    from rlcurric.cli.launch import Options, run_launch, slurm_options
+
+    asked = slurm_options(
+        slurm, time, partition, account, gpus_per_node, cpus_per_task, job_name, sbatch or []
+    )
     options = Options(
         config=config,
         processes=processes,
@@ -184,6 +213,9 @@ def launch(
         rendezvous=rendezvous,
         stop_grace=stop_grace,
         dry_run=dry_run,
+        slurm=asked,
+        submit=submit,
+        output=output,
     )
     return run_launch(options, command)
 
