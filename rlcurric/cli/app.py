@@ -135,11 +135,18 @@ def preflight(
 @app.command()
 def doctor(
     engine: Annotated[str, typer.Option(help="auto, torch or vllm.")] = "auto",
+    run_dir: Annotated[
+        Path | None,
+        typer.Option(help="Where runs will be written: all ranks must share it. Default: runs."),
+    ] = None,
 ) -> int:
-    """Versions and devices; start an engine, generate once, compare its log-probs with the trainer's."""
+    """Versions and devices; start an engine, generate once, compare its log-probs with the trainer's.
+
+    Under `launch` also hosts, collectives, clocks and shared storage.
+    """
     from rlcurric.cli.doctor import run_doctor
 
-    return run_doctor(engine)
+    return run_doctor(engine, run_dir)
 
 
 @app.command(context_settings={"allow_interspersed_args": False})

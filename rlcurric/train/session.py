@@ -362,14 +362,16 @@ class _Session:
 
 
 @contextlib.contextmanager
-def open_context(recipe: Recipe, reporter: Reporter, model: Path | None) -> Iterator[RunContext]:
+def open_context(
+    recipe: Recipe, reporter: Reporter, model: Path | None, ranks: Coordinator | None = None
+) -> Iterator[RunContext]:
     """What stages share, without a run directory: for evaluation and checks. `model`: folder with the tokenizer."""
     from rlcurric.train.coordinator import SingleProcess
     from rlcurric.train.models import set_environment
 
     set_environment(recipe)
     nowhere = RunDirectory(Path(os.devnull))
-    with _context(recipe, SingleProcess(), nowhere, reporter, StopRequest(), model) as run:
+    with _context(recipe, ranks or SingleProcess(), nowhere, reporter, StopRequest(), model) as run:
         yield run
 
 
