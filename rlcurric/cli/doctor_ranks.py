@@ -28,7 +28,9 @@ def check_ranks(ranks: Coordinator, console: Console, folder: Path) -> None:
 
     facts = survey(ranks, folder)
     hosts = len({one.host for one in facts})
-    console.print(f"{ranks.world} ranks on {hosts} hosts, sharding: {asked_sharding(ranks.world)}")
+    console.print(
+        f"{ranks.world} ranks on {hosts} host{'s' if hosts > 1 else ''}, sharding: {asked_sharding(ranks.world)}"
+    )
     for one in facts:
         console.print(
             f"rank {one.rank} on {one.host} (pid {one.pid}): {one.device}, {one.threads} threads of {one.cores} cores, "

@@ -137,18 +137,19 @@ def _tell(
     if wrong:
         first, *rest = wrong
         if not first.told:
-            _tell_first(first, say)
+            alone = not any(one.rank == 0 and one.message == first.message for one in wrong)
+            _tell_first(first, alone, say)
         _tell_rest([one for one in rest if one.message != first.message], say)
         return first.code
     for one in spawned.failures:
         say(_obituary(one))
     if not spawned.failures:
-        say("the ranks ended with code 0, but the run directory does not say that the run is over")
+        say("the run stopped, but its directory does not hold a checkpoint of the step at which it did")
     return 2 if any(one.exitcode == 2 for one in spawned.failures) else 1
 
 
-def _tell_first(ending: Ending, say: Callable[[str], None]) -> None:
-    where = f"rank {ending.rank}: " if ending.rank else ""
+def _tell_first(ending: Ending, alone: bool, say: Callable[[str], None]) -> None:
+    where = f"rank {ending.rank}: " if alone else ""
     say(f"{where}{ending.message}")
     if ending.detail:
         say(f"where it failed on rank {ending.rank}:\n{ending.detail.rstrip()}")
