@@ -27,7 +27,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "rlcurric"
 
-BASE = ("types", "seeds", "schedules", "registry", "assets", "errors", "version")
+BASE = ("types", "seeds", "schedules", "registry", "assets", "errors", "ending", "version")
 MIDDLE = ("objective", "curriculum", "rewards", "recipe", "rollout", "data")
 RANK = {
     **dict.fromkeys(BASE, 0),

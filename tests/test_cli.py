@@ -35,7 +35,12 @@ COMMANDS = {
         *("recipe", "overrides", "checkpoint", "stage"),
         *("prompts", "samples", "output", "report"),
     ],
-    "doctor": ["engine"],
+    "doctor": ["engine", "run_dir"],
+    "launch": [
+        *("command", "config", "processes", "nodes", "node_rank", "rendezvous", "stop_grace"),
+        *("dry_run", "slurm", "submit", "output", "time", "partition", "account"),
+        *("gpus_per_node", "cpus_per_task", "job_name", "sbatch"),
+    ],
     "verify-resume": ["recipe", "overrides", "steps", "kill_at", "work_dir"],
     "rewards": {
         "list": ["file"],

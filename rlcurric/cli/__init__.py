@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
+
+from rlcurric.ending import STOPPED, launched, tell_launcher
 
 INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt
 
 
 def main(args: list[str] | None = None) -> None:
     """Entry point. Exit codes: 0 done, 2 user error, 75 stopped with a checkpoint written, 1 anything else."""
-    sys.exit(_run(sys.argv[1:] if args is None else args))
+    code = _run(sys.argv[1:] if args is None else args)
+    if code in (0, STOPPED) and launched():
+        tell_launcher(code)
+        code = 0  # with any other, torchrun would end the ranks that are not through yet
+    sys.exit(code)
 
 
 def _run(args: list[str]) -> int:
@@ -38,21 +45,29 @@ def _run(args: list[str]) -> int:
     except ValueError as error:
         if os.environ.get("RLCURRIC_DEBUG"):
             raise
-        _tell(error, str(error))
-        return 2
+        return _failed(2, str(error), error)
     except RankLost as error:
         if os.environ.get("RLCURRIC_DEBUG"):
             raise
         print(f"rlcurric: rank {os.environ.get('RANK', '0')}: {error}", file=sys.stderr)
+        if launched():
+            tell_launcher(error.code, str(error), told=True)
         return error.code
     except RunError as error:
         if os.environ.get("RLCURRIC_DEBUG"):
             raise
-        _tell(error, f"the run stopped: {error}")
-        return 1
+        return _failed(1, f"the run stopped: {error}", error)
+    except Exception as error:
+        if not launched() or os.environ.get("RLCURRIC_DEBUG"):
+            raise
+        return _failed(1, f"{type(error).__name__}: {error}", error, traceback.format_exc())
 
 
-def _tell(error: Exception, text: str) -> None:
-    """Once: in a job of several ranks the rank that failed has told it already, ahead of the others."""
-    if not getattr(error, "told", False):
-        print(f"rlcurric: {text}", file=sys.stderr)
+def _failed(code: int, message: str, error: Exception, detail: str = "") -> int:
+    """Say why, once: a launcher tells it for its ranks, the rank that failed first ahead of the others."""
+    told = getattr(error, "told", False)
+    if launched():
+        tell_launcher(code, message, detail, told)
+    elif not told:
+        print(f"rlcurric: {message}", file=sys.stderr)
+    return code

@@ -154,11 +154,96 @@ def preflight(
 @app.command()
 def doctor(
     engine: Annotated[str, typer.Option(help="auto, torch or vllm.")] = "auto",
+    run_dir: Annotated[
+        Path | None,
+        typer.Option(help="Where runs will be written: all ranks must share it. Default: runs."),
+    ] = None,
 ) -> int:
-    """Versions and devices; start an engine, generate once, compare its log-probs with the trainer's."""
+    """Versions and devices; start an engine, generate once, compare its log-probs with the trainer's.
+
+    Under `launch` also hosts, collectives, clocks and shared storage.
+    """
     from rlcurric.cli.doctor import run_doctor
 
-    return run_doctor(engine)
+    return run_doctor(engine, run_dir)
+
+
+@app.command(context_settings={"allow_interspersed_args": False})
+def launch(
+    command: Annotated[
+        list[str],
+        typer.Argument(
+            help="What every rank runs: train RECIPE [KEY=VALUE]..., or doctor.",
+            metavar="COMMAND...",
+        ),
+    ],
+    config: Annotated[
+        str | None,
+        typer.Option(help="A shipped launch configuration, or a file of accelerate's."),
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(help="Ranks on each machine. Default: the configuration's.", min=1)
+    ] = None,
+    nodes: Annotated[int | None, typer.Option(help="Machines.", min=1)] = None,
+    node_rank: Annotated[
+        int | None, typer.Option(help="Which of the machines this one is, from 0.", min=0)
+    ] = None,
+    rendezvous: Annotated[
+        str | None, typer.Option(help="Where machine 0 listens.", metavar="HOST:PORT")
+    ] = None,
+    stop_grace: Annotated[
+        float,
+        typer.Option(help="Seconds that a run may take to stop with a checkpoint.", min=0),
+    ] = 600.0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print accelerate's command, start nothing.")
+    ] = False,
+    slurm: Annotated[
+        bool, typer.Option("--slurm", help="Write a Slurm script instead of starting ranks here.")
+    ] = False,
+    submit: Annotated[bool, typer.Option("--submit", help="Hand the script to sbatch.")] = False,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the script there. Default: print it.")
+    ] = None,
+    time: Annotated[
+        str | None, typer.Option(help="Slurm: time limit of one run of the job. [04:00:00]")
+    ] = None,
+    partition: Annotated[str | None, typer.Option(help="Slurm.")] = None,
+    account: Annotated[str | None, typer.Option(help="Slurm.")] = None,
+    gpus_per_node: Annotated[
+        int | None, typer.Option(help="Slurm. Default: one a rank.", min=0)
+    ] = None,
+    cpus_per_task: Annotated[
+        int | None, typer.Option(help="Slurm. Default: eight a rank.", min=1)
+    ] = None,
+    job_name: Annotated[str | None, typer.Option(help="Slurm. [rlcurric]")] = None,
+    sbatch: Annotated[
+        list[str] | None,
+        typer.Option(help="Slurm: another option of sbatch, e.g. qos=high.", metavar="KEY=VALUE"),
+    ] = None,
+) -> int:
+    """Run a command on several ranks, here or as a Slurm job.
+
+    SIGTERM, SIGINT and SIGUSR1 become a stop with a checkpoint (exit code 75).
+    """
+    from rlcurric.cli.launch import Options, run_launch, slurm_options
+
+    asked = slurm_options(
+        slurm, time, partition, account, gpus_per_node, cpus_per_task, job_name, sbatch or []
+    )
+    options = Options(
+        config=config,
+        processes=processes,
+        nodes=nodes,
+        node_rank=node_rank,
+        rendezvous=rendezvous,
+        stop_grace=stop_grace,
+        dry_run=dry_run,
+        slurm=asked,
+        submit=submit,
+        output=output,
+    )
+    return run_launch(options, command)
 
 
 @app.command("verify-resume")

@@ -1,4 +1,4 @@
-"""`rlcurric doctor`: does this machine have what a run needs, and do its parts agree."""
+"""`rlcurric doctor`: does every machine of a job have what a run needs, and do the parts agree."""
 
 from __future__ import annotations
 
@@ -6,11 +6,21 @@ import os
 import platform
 import time
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
 
 from rlcurric.cli.console import make_console
 from rlcurric.errors import RunError
 from rlcurric.recipe.load import load_recipe
 from rlcurric.rewards.sandbox import describe as describe_sandbox
+
+if TYPE_CHECKING:
+    from rlcurric.recipe.schema import Recipe
+    from rlcurric.train.coordinator import Coordinator
+    from rlcurric.train.learner import Learner
+    from rlcurric.train.run import RunContext
 
 _PACKAGES = (
     "torch",
@@ -49,9 +59,45 @@ def _installed(package: str) -> str | None:
         return None
 
 
-def run_doctor(engine: str) -> int:
-    """Print what was found; RunError where engine and trainer disagree."""
+class _Say:
+    """What making an engine tells, as lines."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def message(self, text: str) -> None:
+        self._console.print(text)
+
+    def stage(self, *_: object) -> None: ...
+
+    def phase(self, name: str) -> None: ...
+
+    def step(self, row: object) -> None: ...
+
+
+def run_doctor(engine: str, run_dir: Path | None) -> int:
+    """Print what was found; RunError where something does not work, naming ranks and hosts."""
+    recipe = load_recipe(_TINY, [f"rollout.engine={engine}", "rollout.max_new_tokens=16"])
+    from rlcurric.train.coordinator import start_ranks
+    from rlcurric.train.models import set_environment
+
+    set_environment(recipe)
+    ranks = start_ranks()
     console = make_console()
+    console.quiet = not ranks.is_main  # one report, rank 0's
+    _describe_machine(console)
+    if ranks.world > 1:
+        from rlcurric.cli.doctor_ranks import check_ranks
+
+        check_ranks(ranks, console, run_dir or Path("runs"))
+    _try_engine(recipe, ranks, console)
+    console.print("all good")
+    return 0
+
+
+def _describe_machine(console: Console) -> None:
+    import torch
+
     console.print(
         f"python {platform.python_version()} on {platform.platform()}, {os.cpu_count()} CPUs"
     )
@@ -61,8 +107,6 @@ def run_doctor(engine: str) -> int:
     console.print(_installed("deepspeed") or "deepspeed not installed")
     for line in describe_sandbox():
         console.print(line, soft_wrap=True)
-    import torch
-
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
         console.print(
@@ -71,48 +115,63 @@ def run_doctor(engine: str) -> int:
     console.print(
         f"CUDA {'available' if torch.cuda.is_available() else 'not available: training runs on the CPU'}"
     )
-    recipe = load_recipe(_TINY, [f"rollout.engine={engine}", "rollout.max_new_tokens=16"])
-    stage = recipe.stages[0]
+
+
+def _try_engine(recipe: Recipe, ranks: Coordinator, console: Console) -> None:
+    """Start an engine on every rank, generate, and compare its log-probs with the trainer's."""
     from rlcurric.objective.declaration import Objective
     from rlcurric.train.learner import Learner
-    from rlcurric.train.models import load_model, named_tensors
+    from rlcurric.train.models import load_model
+    from rlcurric.train.rankcheck import outcomes
     from rlcurric.train.rows import TrainRow
-    from rlcurric.train.sampling import completions
     from rlcurric.train.session import open_context
 
-    class _Say:
-        def message(self, text: str) -> None:
-            console.print(text)
-
-        def stage(self, *_: object) -> None: ...
-
-        def phase(self, name: str) -> None: ...
-
-        def step(self, row: object) -> None: ...
-
-    from rlcurric.rollout.engine import SampleRequest, SamplingSpec
-    from rlcurric.types import GroupId
-
-    with open_context(recipe, _Say(), None) as run:
+    stage = recipe.stages[0]
+    with open_context(recipe, _Say(console), None, ranks) as run:
         model = load_model(recipe)
         learner = Learner(model, stage.optim, Objective(), run.ranks, run.learner_settings(stage))
-        started = time.perf_counter()
-        found = run.engines.get(stage, learner.model, run.tokenizer)
-        run.engines.sync(found, named_tensors(learner.model), 0)
-        console.print(f"engine {found.name}: started in {time.perf_counter() - started:.1f} s")
-        prompts = [tuple(run.tokenizer.encode(f"{k}+{k}=")) for k in range(4)]
-        requests = [SampleRequest(prompt, seed) for seed, prompt in enumerate(prompts)]
-        owners = [(GroupId("doctor", k, 0), 0) for k in range(4)]
-        spec = SamplingSpec(16, 1.0, run.engines.eos_token_ids)
-        rollouts = completions(found, run.tokenizer, requests, owners, spec)
-        console.print(f"generated {sum(rollout.length for rollout in rollouts)} tokens")
-        rows = [
-            TrainRow(prompt, rollout, 0.0)
-            for prompt, rollout in zip(prompts, rollouts, strict=True)
-        ]
+        rollouts: list[Any] = []
+        problem = ""
+        try:
+            rollouts = _generate(run, learner, console)
+        except Exception as error:
+            if ranks.world == 1:
+                raise
+            problem = f"{type(error).__name__}: {error}"
+        if not problem and not all(rollout.length for rollout in rollouts):
+            problem = "the engine returned an empty completion"
+        failed = outcomes(ranks, problem)
+        if failed:
+            raise RunError("the engine does not work:\n  " + "\n  ".join(failed))
+        rows = [TrainRow(_prompt(run, k), rollout, 0.0) for k, rollout in enumerate(rollouts)]
         parity = learner.measure_parity(rows, 0)
         console.print(f"parity of log-probs: max {parity['parity/logprob/max_abs']:.2e} nat")
-        if not all(rollout.length for rollout in rollouts):
-            raise RunError("the engine returned an empty completion")
-    console.print("all good")
-    return 0
+
+
+def _prompt(run: RunContext, k: int) -> tuple[int, ...]:
+    return tuple(run.tokenizer.encode(f"{k}+{k}="))
+
+
+def _generate(run: RunContext, learner: Learner, console: Console) -> list[Any]:
+    """A few rollouts of this rank's engine."""
+    from rlcurric.rollout.engine import SampleRequest, SamplingSpec
+    from rlcurric.train.sampling import completions
+    from rlcurric.types import GroupId
+
+    started = time.perf_counter()
+    found = run.engines.get(
+        run.recipe.stages[0],
+        learner.model,
+        run.tokenizer,
+        shares_weights=learner.sharding.replicated,
+        training_bytes=learner.sharding.bytes_to_come(),
+    )
+    run.engines.sync(found, learner.named_tensors(), 0)
+    console.print(f"engine {found.name}: started in {time.perf_counter() - started:.1f} s")
+    first = 4 * run.ranks.rank
+    requests = [SampleRequest(_prompt(run, k), first + k) for k in range(4)]
+    owners = [(GroupId("doctor", first + k, 0), 0) for k in range(4)]
+    spec = SamplingSpec(16, 1.0, run.engines.eos_token_ids)
+    rollouts = completions(found, run.tokenizer, requests, owners, spec)
+    console.print(f"generated {sum(rollout.length for rollout in rollouts)} tokens")
+    return list(rollouts)

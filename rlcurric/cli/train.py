@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from rlcurric.cli.console import make_console
 from rlcurric.cli.live import TerminalReporter
+from rlcurric.ending import STOPPED
 from rlcurric.recipe.load import load_recipe
-
-STOPPED = 75
 
 
 def run_train(
@@ -18,14 +18,16 @@ def run_train(
     """Train, draw progress, say at the end what came of it."""
     console = make_console()
     load_recipe(recipe, overrides)  # a mistake in it is told before anything heavy is imported
+    from rlcurric.train.coordinator import is_main_rank
+    from rlcurric.train.reporter import Silent
     from rlcurric.train.session import train
 
-    with TerminalReporter(console) as reporter:
+    # One rank draws: two live views would write over each other.
+    watching = TerminalReporter(console) if is_main_rank() else contextlib.nullcontext(Silent())
+    with watching as reporter:
         result = train(
             recipe, run_dir, overrides=overrides, start_from=start_from, reporter=reporter
         )
-    from rlcurric.train.coordinator import is_main_rank
-
     stopped = result.status == "stopped"
     if is_main_rank():
         if stopped:

@@ -16,6 +16,7 @@ import torch
 from rlcurric.errors import RankLost
 from rlcurric.train.board import Notice
 from rlcurric.train.failures import notice_of
+from rlcurric.train.sharding import plain_data_parallelism
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -123,7 +124,8 @@ def start_ranks(timeout: float | None = None) -> Coordinator:
     from accelerate import PartialState
 
     limit = {} if timeout is None else {"timeout": timedelta(seconds=timeout)}
-    PartialState(cpu=not torch.cuda.is_available(), **limit)  # gloo on CPU, NCCL on GPUs
+    with plain_data_parallelism():  # else accelerate would have DeepSpeed begin
+        PartialState(cpu=not torch.cuda.is_available(), **limit)  # gloo on CPU, NCCL on GPUs
     return Distributed()
 
 

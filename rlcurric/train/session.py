@@ -142,8 +142,10 @@ class _Session:
         self, ranks: Coordinator, watchdog: Watchdog, stack: contextlib.ExitStack
     ) -> RunResult:
         from rlcurric.train.models import check_named_models
+        from rlcurric.train.sharding import asked
 
         stack.enter_context(self.stop)
+        asked(ranks.world)  # a configuration that cannot be had ends here
         watchdog.beat("data")
         # All that can be wrong with the recipe's parts and data is found before the directory is touched.
         run = stack.enter_context(
@@ -417,7 +419,9 @@ class _Session:
 
 
 @contextlib.contextmanager
-def open_context(recipe: Recipe, reporter: Reporter, model: Path | None) -> Iterator[RunContext]:
+def open_context(
+    recipe: Recipe, reporter: Reporter, model: Path | None, ranks: Coordinator | None = None
+) -> Iterator[RunContext]:
     """What stages share, without a run directory: for evaluation and checks. `model`: folder with the tokenizer."""
     from rlcurric.train.board import open_board
     from rlcurric.train.coordinator import SingleProcess
@@ -428,7 +432,9 @@ def open_context(recipe: Recipe, reporter: Reporter, model: Path | None) -> Iter
     nowhere = RunDirectory(Path(os.devnull))
     stop = StopRequest()
     watchdog = Watchdog(open_board(0, 1), reporter, stop)  # not entered: nothing is watched
-    with _context(recipe, SingleProcess(), nowhere, reporter, stop, watchdog, model) as run:
+    with _context(
+        recipe, ranks or SingleProcess(), nowhere, reporter, stop, watchdog, model
+    ) as run:
         yield run
 
 

@@ -34,6 +34,7 @@ from rlcurric.train.restarts import Restarts, share_loss
 from rlcurric.train.run import RunContext, RunState
 from rlcurric.train.saves import newest_good, tell_failure
 from rlcurric.train.saving import WRITE_ERRORS, told
+from rlcurric.train.sharding import asked, plain_data_parallelism
 from rlcurric.train.space import check_space, checkpoint_bytes, shortage
 
 
@@ -46,15 +47,28 @@ def run_sft(run: RunContext, stage: SftStage, state: RunState) -> tuple[str, Run
         model = load_policy(run, stage, resumed)
     follower = _Follower(run, stage, state, model)
     check_space(run, checkpoint_bytes(model, reference=False))
-    trainer = _make_trainer(run, stage, model, follower)
-    resume_from = _trainer_checkpoint(run, trainer) if resumed else None
-    with explain_memory("update", run.recipe, stage):
+    _tell_plain(run, stage, state)
+    with plain_data_parallelism(), explain_memory("update", run.recipe, stage):
+        trainer = _make_trainer(run, stage, model, follower)
+        resume_from = _trainer_checkpoint(run, trainer) if resumed else None
         trainer.train(resume_from_checkpoint=resume_from)
     shutil.rmtree(trainer.args.output_dir, ignore_errors=True)
     run.ranks.barrier()
     if follower.stopped:
         return "stopped", follower.state
     return "done", follower.state
+
+
+def _tell_plain(run: RunContext, stage: SftStage, state: RunState) -> None:
+    """The launch configuration's sharding is the RL stages': said where a stage leaves it aside."""
+    kind = asked(run.ranks.world)
+    if run.ranks.is_main and kind not in ("none", "ddp"):
+        text = (
+            f"stage {stage.name} (sft) is trained with plain data parallelism: every rank holds weights, gradients and "
+            f"optimizer state whole; {kind} is for RL stages"
+        )
+        run.directory.event("caution", state.step, stage=stage.name, message=text)
+        run.reporter.message(f"warning: {text}")
 
 
 def training_order(run: RunContext, stage: SftStage) -> np.ndarray:

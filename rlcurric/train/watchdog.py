@@ -183,7 +183,11 @@ class Watchdog:
                     }
                 )
             return
-        worst = {"rank": 0, "fraction": self._memory.fraction, "text": str(self._memory)}
+        worst: dict[str, Any] = {
+            "rank": 0,
+            "fraction": self._memory.fraction,
+            "text": str(self._memory),
+        }
         told = self.board.memory() if self.board.world > 1 else None
         if told is not None and told["fraction"] < worst["fraction"]:
             worst = told

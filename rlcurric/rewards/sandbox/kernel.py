@@ -84,10 +84,10 @@ def clone(flags: int) -> int:
     return _checked(child, "clone3")
 
 
-def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent dies, however that comes about."""
+def die_with_parent(by: signal.Signals = signal.SIGKILL) -> None:
+    """Ask the kernel for a signal to this process when its parent dies, however that comes about."""
     if sys.platform == "linux":
-        _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        _libc().prctl(_PR_SET_PDEATHSIG, by, 0, 0, 0)
 
 
 def no_new_privileges() -> None:

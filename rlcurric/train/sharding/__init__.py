@@ -7,7 +7,8 @@ after it was set up, since a wrong flag gives plain DDP without a word.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,10 +19,11 @@ from rlcurric.train.sharding.base import Sharding
 if TYPE_CHECKING:
     from rlcurric.train.coordinator import Coordinator
 
+_SWITCHES = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP")
 KINDS = ("none", "ddp", "fsdp2", "zero1", "zero2", "zero3")
 MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
 
-__all__ = ["KINDS", "Sharding", "asked", "shard"]
+__all__ = ["KINDS", "Sharding", "asked", "plain_data_parallelism", "shard"]
 
 
 def asked(world: int, environ: Mapping[str, str] | None = None) -> str:
@@ -84,6 +86,16 @@ def shard(
             "out beside DeepSpeed or FSDP (it turns both into plain DDP), and check the installed accelerate and deepspeed"
         )
     return made
+
+
+@contextmanager
+def plain_data_parallelism() -> Iterator[None]:
+    """What the launcher says of sharding out of accelerate's sight, for what is not sharded, or not by accelerate."""
+    hidden = {name: os.environ.pop(name) for name in _SWITCHES if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def _true(environ: Mapping[str, str], name: str) -> bool:
