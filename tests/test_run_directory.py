@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import rlcurric
+from rlcurric.errors import RunError
 from rlcurric.report.compare import first_difference
 from rlcurric.report.summary import changes
 from rlcurric.report.tables import read_run
@@ -197,6 +198,15 @@ def test_a_line_that_a_crash_cut_short_is_left_out_and_ended(tmp_path: Path) -> 
         file.write('{"event": "half')
     directory.event("resumed", 0)
     assert [row["event"] for row in read_jsonl(tmp_path / EVENTS)] == ["started", "resumed"]
+
+
+def test_a_log_that_cannot_be_written_ends_the_run_with_its_name(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    (tmp_path / METRICS).symlink_to("/dev/full")
+    with pytest.raises(
+        RunError, match=r"metrics\.jsonl cannot be written: No space left on device"
+    ):
+        directory.append(METRICS, [{"step": 1}])
 
 
 def test_a_run_belongs_to_one_process(tmp_path: Path) -> None:

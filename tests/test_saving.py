@@ -236,6 +236,23 @@ def test_host_copies_are_made_once_and_kept() -> None:
     assert buffers.allocated == 100 and buffers.bytes == 106  # "c" is forgotten
 
 
+@pytest.mark.gpu
+def test_copies_from_a_gpu_are_pinned_and_of_the_moment_they_were_asked_for() -> None:
+    buffers = HostBuffers()
+    for _ in range(2):
+        tensor = torch.randn(1 << 26, device="cuda")
+        wanted = tensor.cpu()
+        buffers.begin()
+        copy = buffers.stage("a", tensor)
+        passing = buffers.stage("b", tensor * 2)  # its memory is free again at once
+        buffers.end()
+        torch.full_like(tensor, 3.0)
+        buffers.wait()
+        tensor.fill_(7.0)
+        assert copy.is_pinned() and torch.equal(copy, wanted) and torch.equal(passing, wanted * 2)
+    assert buffers.allocated == 0
+
+
 def test_too_little_host_memory_is_a_failed_save(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,6 +99,7 @@ class Saves:
         if problem is not None:
             self._failed(step, *problem)
             return problem[1]
+        self._count("checkpoint/failed/sum", 0.0)
         self._metrics["checkpoint/write/s"] = max(one.seconds for one in written)
         return None
 
