@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -52,7 +51,8 @@ def on_two_ranks(run_dir: Path, *overrides: str) -> None:
         text=True,
         timeout=600,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    told = [line for line in done.stderr.splitlines() if "Error" in line or "File" in line]
+    assert done.returncode == 0, "\n".join(told)[-3000:]
 
 
 def sampled(table: pa.Table) -> dict[tuple[str, int, int], tuple[list[int], str]]:
@@ -91,10 +91,3 @@ def test_a_width_that_does_not_fit_the_ranks_is_refused_at_the_start(tmp_path: P
     with pytest.raises(ValueError, match=r"must be a multiple of it, got 1\. Start 2 ranks"):
         rlcurric.train(tiny_recipe(*OVERRIDES, "rollout.vllm.tensor_parallel=2"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    recipe = tiny_recipe(*OVERRIDES)
-    assert (
-        json.loads(json.dumps(rlcurric.recipe.load.dump(recipe)))["stages"][1]["rollout"]["vllm"][
-            "sleep"
-        ]
-        == "on"
-    )

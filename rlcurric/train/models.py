@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -219,6 +220,9 @@ def set_environment(recipe: Recipe) -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # spares DeepSpeed's search, and its warning
     if recipe.run.threads is not None:
         torch.set_num_threads(recipe.run.threads)
+    warnings.filterwarnings(
+        "ignore", category=FutureWarning, module=r"torch\.distributed\..*"
+    )  # DeepSpeed's calls
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # bars of milliseconds would tear the run's own view

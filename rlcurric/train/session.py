@@ -334,6 +334,9 @@ class _Session:
         """run.json: what this run is and what it runs on. Earlier launches stay listed."""
         import torch
 
+        from rlcurric.train.sharding import asked
+
+        world = int(os.environ.get("WORLD_SIZE", "1"))
         file = self.directory.path / RUN_FILE
         record = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"launches": []}
         record |= {
@@ -352,7 +355,8 @@ class _Session:
                 "cpus": os.cpu_count(),
                 "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
                 "threads": torch.get_num_threads(),
-                "ranks": int(os.environ.get("WORLD_SIZE", "1")),
+                "ranks": world,
+                "sharding": asked(world),
             }
         )
         write_atomic(file, json.dumps(record, indent=1))

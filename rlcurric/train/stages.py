@@ -43,6 +43,15 @@ def run_rl(run: RunContext, stage: RlStage, state: RunState) -> tuple[str, RunSt
             shares_weights=learner.sharding.replicated,
             training_bytes=learner.sharding.bytes_to_come(),
         )
+    if run.ranks.is_main:
+        run.directory.event(
+            "learner",
+            state.step,
+            stage=stage.name,
+            ranks=run.ranks.world,
+            sharding=learner.sharding.in_force(),
+            engine=engine.name,
+        )
     value = _value_model(run, stage, learner)
     worker = RlWorker(run, stage, learner, engine, value)
     check_space(
