@@ -128,6 +128,7 @@ def _make_trainer(run: RunContext, stage: SftStage, model: Any, follower: _Follo
         max_length=None,
         gradient_checkpointing=run.recipe.model.gradient_checkpointing,
         bf16=on_cuda and run.recipe.model.autocasts,
+        ddp_find_unused_parameters=False,
         use_cpu=not on_cuda,
         logging_strategy="steps",
         logging_steps=1,
