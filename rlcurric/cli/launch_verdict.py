@@ -144,7 +144,9 @@ def _tell(
     for one in spawned.failures:
         say(_obituary(one))
     if not spawned.failures:
-        say("the run stopped, but its directory does not hold a checkpoint of the step at which it did")
+        say(
+            "the run stopped, but its directory does not hold a checkpoint of the step at which it did"
+        )
     return 2 if any(one.exitcode == 2 for one in spawned.failures) else 1
 
 
