@@ -122,7 +122,7 @@ def _try_engine(recipe: Recipe, ranks: Coordinator, console: Console) -> None:
     from rlcurric.objective.declaration import Objective
     from rlcurric.train.learner import Learner
     from rlcurric.train.models import load_model
-    from rlcurric.train.rankcheck import outcomes
+    from rlcurric.train.rankcheck import naming_rank
     from rlcurric.train.rows import TrainRow
     from rlcurric.train.session import open_context
 
@@ -130,19 +130,8 @@ def _try_engine(recipe: Recipe, ranks: Coordinator, console: Console) -> None:
     with open_context(recipe, _Say(console), None, ranks) as run:
         model = load_model(recipe)
         learner = Learner(model, stage.optim, Objective(), run.ranks, run.learner_settings(stage))
-        rollouts: list[Any] = []
-        problem = ""
-        try:
+        with naming_rank(ranks):
             rollouts = _generate(run, learner, console)
-        except Exception as error:
-            if ranks.world == 1:
-                raise
-            problem = f"{type(error).__name__}: {error}"
-        if not problem and not all(rollout.length for rollout in rollouts):
-            problem = "the engine returned an empty completion"
-        failed = outcomes(ranks, problem)
-        if failed:
-            raise RunError("the engine does not work:\n  " + "\n  ".join(failed))
         rows = [TrainRow(_prompt(run, k), rollout, 0.0) for k, rollout in enumerate(rollouts)]
         parity = learner.measure_parity(rows, 0)
         console.print(f"parity of log-probs: max {parity['parity/logprob/max_abs']:.2e} nat")
@@ -174,4 +163,6 @@ def _generate(run: RunContext, learner: Learner, console: Console) -> list[Any]:
     spec = SamplingSpec(16, 1.0, run.engines.eos_token_ids)
     rollouts = completions(found, run.tokenizer, requests, owners, spec)
     console.print(f"generated {sum(rollout.length for rollout in rollouts)} tokens")
+    if not all(rollout.length for rollout in rollouts):
+        raise RunError("the engine returned an empty completion")
     return list(rollouts)

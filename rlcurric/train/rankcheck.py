@@ -1,7 +1,7 @@
 """What several ranks need beside the trainer: that they reach each other, share a folder, and agree on the time.
 
-Every function is called on all ranks in the same order. What goes wrong on one rank is gathered as text, never raised
-there: the others would wait for it.
+Every function is called on all ranks in the same order. What goes wrong on one rank is gathered as text where it can be, so
+that one report names all ranks that fail.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import socket
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +22,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from rlcurric.errors import RunError
 from rlcurric.train.coordinator import Coordinator
 from rlcurric.version import __version__
 
@@ -169,11 +170,17 @@ def check_storage(ranks: Coordinator, folder: Path, within: float = SHARED_WITHI
     return found
 
 
-def outcomes(ranks: Coordinator, problem: str) -> list[str]:
-    """Every rank's problem by its name, those without one left out."""
-    host = socket.gethostname()
-    told = ranks.gather(f"rank {ranks.rank} on {host}: {problem}" if problem else "")
-    return [one for one in told if one]
+@contextlib.contextmanager
+def naming_rank(ranks: Coordinator) -> Iterator[None]:
+    """For what may wait for the other ranks within: its failure ends this rank, and the launcher then the others."""
+    try:
+        yield
+    except Exception as error:
+        if ranks.world == 1:
+            raise
+        plain = isinstance(error, ValueError | RunError)
+        what = str(error) if plain else f"{type(error).__name__}: {error}"
+        raise RunError(f"on {socket.gethostname()} (rank {ranks.rank}): {what}") from error
 
 
 def _named(rank: int, problem: str) -> str:
