@@ -11,8 +11,12 @@ import importlib.util
 import os
 from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from rlcurric.report.tables import RunTables
 
 # Before anything imports torch or vLLM. Numbers depend on the thread count; tests state theirs.
 for name, value in {
@@ -52,6 +56,14 @@ def data_file(data_dir: Path) -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunTables, str]:
+    """The demo as shipped, trained once for all tests that need it: its run, and what it printed. Minutes."""
+    from tests.test_demo import train
+
+    return train("recipes/demo.yaml", tmp_path_factory.mktemp("demo") / "run")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

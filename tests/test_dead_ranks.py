@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from rlcurric.recipe.load import dump_yaml
 from rlcurric.report.tables import read_run
 from tests.tiny import tiny_recipe
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 NO_FAULT = "raise:Nothing:1:0"
 SHORT = ("stages.cold.until.steps=1", "stages.first.until.steps=2", "stages.second.until.steps=1")
@@ -30,29 +33,36 @@ class Job:
         return [line for line in self.output.splitlines() if line.startswith("rlcurric: ")]
 
 
-def job(folder: Path, fault: str, *settings: str, ranks: int = 2) -> Job:
-    """Run the recipe with a fault on so many ranks, on gloo."""
+def job(folder: Path, fault: str, *settings: str) -> Job:
+    """Run the recipe with a fault on two ranks, on gloo."""
     recipe = folder / "recipe.yaml"
     recipe.write_text(dump_yaml(tiny_recipe(*SHORT)))
-    launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}"]
-    launcher += ["--master-port=0"] if ranks > 1 else []
-    command = [*launcher] if ranks > 1 else [sys.executable]
-    command += ["-m", "tests.faults", fault, "train", str(recipe), *settings]
+    configuration = str(ROOT / "launch" / "cpu_2_ranks.yaml")
+    launcher = [sys.executable, "-m", "accelerate.commands.launch"]
+    launcher += ["--config_file", configuration, "--module"]
+    command = [*launcher, "tests.faults", fault, "train", str(recipe), *settings]
     env = {
         **{key: value for key, value in os.environ.items() if key != "RLCURRIC_DEBUG"},
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(ROOT),
         "CUDA_VISIBLE_DEVICES": "",
     }
-    done = subprocess.run(
-        [*command, "--run-dir", str(folder / "run")],
-        cwd=ROOT,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    return Job(done.returncode, done.stderr)
+    with (folder / "said").open("w+", encoding="utf-8") as said:
+        started = subprocess.Popen(
+            [*command, "--run-dir", str(folder / "run")],
+            cwd=ROOT,
+            env=env,
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+            start_new_session=True,
+        )
+        try:
+            code = started.wait(timeout=240)
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # ranks too, where they hang
+                os.killpg(started.pid, signal.SIGKILL)
+        said.seek(0)
+        return Job(code, said.read())
 
 
 def events(folder: Path, kind: str) -> list[dict[str, Any]]:
@@ -78,7 +88,6 @@ def test_a_rank_that_fails_tells_its_reason_first_and_the_job_resumes(tmp_path: 
     finishes(tmp_path)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "code", "first"),
     [
@@ -102,7 +111,6 @@ def test_whoever_fails_is_told_first(tmp_path: Path, fault: str, code: int, firs
     finishes(tmp_path)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("moment", ["Generate:2", "Update:1", "Save:1"])
 def test_a_rank_that_is_killed_is_missed_by_name(tmp_path: Path, moment: str, rank: int) -> None:
@@ -115,7 +123,6 @@ def test_a_rank_that_is_killed_is_missed_by_name(tmp_path: Path, moment: str, ra
     finishes(tmp_path)
 
 
-@pytest.mark.slow
 def test_a_mistake_that_every_rank_finds_is_told_once(tmp_path: Path) -> None:
     ended = job(tmp_path, NO_FAULT, "distributions.two.source.terms=none")
     assert ended.code == 1
@@ -123,7 +130,6 @@ def test_a_mistake_that_every_rank_finds_is_told_once(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
 def test_a_mistake_that_only_rank_0_finds_ends_all_ranks(tmp_path: Path) -> None:
     """Two jobs on one run directory: rank 0 is refused the lock, the others wait for it."""
     import fcntl

@@ -36,12 +36,6 @@ def assert_parity(run: RunTables) -> None:
         assert row["parity/logprob/max_abs"] <= 1e-4
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunTables, str]:
-    run_dir = tmp_path_factory.mktemp("demo") / "run"
-    return train("recipes/demo.yaml", run_dir)
-
-
 def test_the_demo_reaches_its_goals(demo: tuple[RunTables, str]) -> None:
     """A single seed must reach half of what is claimed for the mean of three."""
     run, printed = demo

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -98,7 +100,10 @@ def lost(run_dir: Path) -> list[dict[str, Any]]:
         # At the end of SFT, in the held-out prompts, in the first probe, twice in a step.
         [("sync", 1), ("greedy", 9), ("sampled", 1), ("sampled", 25), ("sampled", 26)],
         # At a stage's start, the restarted one too, in the rollouts of two steps.
-        [("greedy", 1), ("sync", 4), ("sync", 5), ("sampled", 30), ("sampled", 60)],
+        pytest.param(
+            [("greedy", 1), ("sync", 4), ("sync", 5), ("sampled", 30), ("sampled", 60)],
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["first", "second"],
 )
@@ -123,6 +128,7 @@ def test_an_engine_that_dies_at_random_changes_nothing(
     assert lost(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_with_every_kind_of_part_a_repeated_step_leaves_no_trace(
     tmp_path: Path, mortal: Any
 ) -> None:
@@ -146,6 +152,7 @@ def test_a_step_in_which_engines_keep_dying_ends_the_run(tmp_path: Path, mortal:
     assert lost(tmp_path / "run")[0]["reason"] == "rank 0: it died in sampled"
 
 
+@pytest.mark.slow
 def test_the_count_of_restarts_begins_anew_with_every_step(tmp_path: Path, mortal: Any) -> None:
     looks: dict[int, int] = {}
 
@@ -159,3 +166,51 @@ def test_the_count_of_restarts_begins_anew_with_every_step(tmp_path: Path, morta
     mortal(once_a_step)
     rlcurric.train(tiny_recipe("rollout.max_restarts=1"), tmp_path / "run")
     assert len(lost(tmp_path / "run")) > 1
+
+
+DYING = """
+import sys
+import rlcurric
+from rlcurric.rollout.vllm_engine import VllmEngine
+from tests.tiny import tiny_recipe
+
+run_dir, call, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
+stream, sync = VllmEngine._stream, VllmEngine.sync
+left = [number]
+
+def strike(engine):
+    left[0] -= 1
+    if left[0] == 0:
+        engine._llm.llm_engine.engine_core.shutdown()
+
+def dying_stream(self, requests, spec):
+    for found in stream(self, requests, spec):
+        if call == "stream":
+            strike(self)
+        yield found
+
+def dying_sync(self, tensors, version):
+    if call == "sync":
+        strike(self)
+    return sync(self, tensors, version)
+
+VllmEngine._stream, VllmEngine.sync = dying_stream, dying_sync
+rlcurric.train(tiny_recipe("rollout.engine=vllm", "rollout.vllm.max_num_seqs=16"), run_dir)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+def test_a_vllm_whose_core_is_shut_down_under_it_is_started_again(tmp_path: Path) -> None:
+    """A second engine in the same process, with the current weights; the run equals an undisturbed one."""
+    for name, call, number in (
+        ("whole", "none", 1),
+        ("rollout", "stream", 20),
+        ("sync", "sync", 3),
+    ):
+        command = [sys.executable, "-c", DYING, str(tmp_path / name), call, str(number)]
+        subprocess.run(command, check=True, cwd=Path(__file__).parent.parent, timeout=280)
+    for name in ("rollout", "sync"):
+        assert first_difference(tmp_path / "whole", tmp_path / name) is None
+        (event,) = lost(tmp_path / name)
+        assert event["ranks"] == [0] and event["reason"].startswith("rank 0: vLLM: ")

@@ -45,7 +45,7 @@ class Watchdog:
         self._directory: RunDirectory | None = None
         self._since = time.monotonic()
         self._memory: HostMemory | None = None
-        self._memory_read, self._warned, self._stopping = 0.0, False, False
+        self._memory_read, self._warned, self._stopping = 0.0, True, False
         self._end_at: float | None = None
         self._notice: Notice | None = None
         self._over = threading.Event()
