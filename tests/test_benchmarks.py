@@ -14,7 +14,17 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("name", ["update", "memory", "selection", "arena", "rewards", "sync"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "update",
+        "memory",
+        "selection",
+        "arena",
+        "rewards",
+        pytest.param("sync", marks=pytest.mark.vllm),
+    ],
+)
 def test_quick(name: str, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--quick"]
