@@ -35,7 +35,7 @@ def tell_launcher(code: int, message: str = "", detail: str = "", told: bool = F
     rank = int(os.environ.get("RANK", "0"))
     ending = Ending(rank, code, message, detail, told)
     file = Path(f"{os.environ[VARIABLE]}.rank-{rank}")
-    temporary = file.with_suffix(".tmp")
+    temporary = file.with_name(f"{file.name}.tmp")  # of this rank alone
     temporary.write_text(json.dumps(dataclasses.asdict(ending)), encoding="utf-8")
     temporary.replace(file)
 

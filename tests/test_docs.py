@@ -364,6 +364,9 @@ def test_commands_and_their_files_exist(page: Path) -> None:
         if hasattr(command, "commands"):
             command = command.commands[words[1]]
         known = {name for parameter in command.params for name in parameter.opts}
+        if words[0] == "launch":  # with the options of what it launches
+            inner = [commands[word] for word in words[1:] if word in ("train", "doctor")]
+            known |= {name for one in inner for parameter in one.params for name in parameter.opts}
         for word in words:
             assert not word.startswith("--") or word in known, words
     for file in re.findall(r"(?:--config_file |`)((?:launch|recipes|benchmarks)/[\w./-]+)", text):

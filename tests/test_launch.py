@@ -476,6 +476,23 @@ def test_a_users_mistake_is_told_once_with_code_2(record: Record) -> None:
     assert record.said == ["The data is gone"]
 
 
+def test_what_a_rank_tells_reaches_the_launcher(
+    record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through the command line itself: as a rank it is silent, and leaves word."""
+    monkeypatch.setenv("RLCURRIC_STATUS_FILE", str(record.status_file))
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        assert _run(["check", "no_such_recipe"]) == 2
+    assert {path.name for path in record.status_file.parent.glob("status*")} == {
+        "status.rank-0",
+        "status.rank-1",
+    }
+    record.spawned((0, 2), (1, 2))
+    assert record.verdict(None) == 2
+    assert len(record.said) == 1 and "No recipe file 'no_such_recipe'" in record.said[0]
+
+
 def test_the_first_to_fail_gives_reason_and_code(record: Record) -> None:
     record.rank(0, 1, "RuntimeError: closed", time=2.0)
     record.rank(1, 2, "No such file on this host", time=1.0)
