@@ -82,7 +82,9 @@ def test_what_is_sampled_does_not_depend_on_how_many_ranks_hold_an_engine(tmp_pa
     assert ended[0] == ended[1] == ended[2]  # draws, continuations, outcomes of every group
     assert any(line["kind"] == "continue" for line in ended[0])
     for run in runs:
-        for row in run.metrics[2:]:
+        trained = [row for row in run.metrics[2:] if "grad/norm" in row]
+        assert step in [row["step"] for row in trained]
+        for row in trained:
             assert row["parity/logprob/max_abs"] < 1e-4
             assert row["parity/tokens/sum"] > 0
     kept = ("reward/total/mean", "parity/tokens/sum", "eval/accuracy/mean", "eval/length/mean")
@@ -94,3 +96,25 @@ def test_a_width_that_does_not_fit_the_ranks_is_refused_at_the_start(tmp_path: P
     with pytest.raises(ValueError, match=r"must be a multiple of it, got 1\. Start 2 ranks"):
         rlcurric.train(tiny_recipe(*OVERRIDES, "rollout.vllm.tensor_parallel=2"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_an_engine_that_slept_in_a_step_without_an_update_gets_its_weights_again(
+    tmp_path: Path,
+) -> None:
+    """The value model was fitted while the engine slept, then no group was admitted: nothing was synced."""
+    recipe = tiny_recipe(
+        *OVERRIDES[:3],
+        "stages.first.init=base",
+        "stages.first.until.steps=2",
+        "stages.first.curriculum={prompts_per_step: 2, group_size: 2, refill_rounds: 0, scorer: pcl, "
+        "gate: {name: pass_rate_range, low: 0.9}}",  # open: solved always or seldom is refused, and a group has two
+        "stages.first.evaluation.every=1",
+    )
+    result = rlcurric.train(recipe, tmp_path / "run", stop_at=4)
+    assert result.step == 4
+    run = read_run(tmp_path / "run")
+    assert [row["step"] for row in run.metrics[2:]] == [3, 4]
+    for row in run.metrics[2:]:
+        assert "grad/norm" not in row and row["eval/length/mean"] > 0
+    fitted = [row for row in run.metrics[2:] if any("curriculum/value" in key for key in row)]
+    assert len(fitted) == 2
