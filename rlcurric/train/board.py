@@ -91,6 +91,6 @@ def open_board(rank: int, world: int) -> Board:
     import torch.distributed as dist
 
     if world == 1:
-        return Board(dist.HashStore(), rank, world)
+        return Board(dist.HashStore(), rank, world)  # type: ignore[attr-defined]
     store = dist.distributed_c10d._get_default_store()
     return Board(store.clone() if hasattr(store, "clone") else store, rank, world)
