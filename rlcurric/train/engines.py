@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlcurric.errors import EngineLost
 from rlcurric.recipe.schema import Recipe, StageBase
 from rlcurric.rollout.choose import choose_engine
 from rlcurric.rollout.engine import Engine
@@ -63,7 +64,13 @@ class Engines:
 
     def sync(self, engine: Engine, model: PreTrainedModel, version: int) -> None:
         """Give the engine the model's weights, and confirm that it says so."""
-        engine.sync(named_tensors(model), version)
+        tensors = iter(named_tensors(model))
+        try:
+            engine.sync(tensors, version)
+        except EngineLost:
+            for _ in tensors:  # every rank gathers all of them, also one without an engine
+                pass
+            raise
         if engine.version != version:
             raise RuntimeError(
                 f"The {engine.name} engine reports weights {engine.version}; {version} was sent"
