@@ -46,6 +46,7 @@ class Watchdog:
         self._since = time.monotonic()
         self._memory: HostMemory | None = None
         self._memory_read, self._warned, self._stopping = 0.0, True, False
+        self._told_low = False
         self._end_at: float | None = None
         self._notice: Notice | None = None
         self._over = threading.Event()
@@ -172,22 +173,18 @@ class Watchdog:
         if time.monotonic() - self._memory_read < MEMORY_EVERY:
             return
         self._memory, self._memory_read = read_host_memory(), time.monotonic()
-        low = self._memory.fraction < self._min_memory
-        if self.board.rank:
-            if low:
-                self.board.tell_memory(
-                    {
-                        "rank": self.board.rank,
-                        "fraction": self._memory.fraction,
-                        "text": str(self._memory),
-                    }
-                )
-            return
-        worst: dict[str, Any] = {
-            "rank": 0,
+        mine = {
+            "rank": self.board.rank,
             "fraction": self._memory.fraction,
             "text": str(self._memory),
         }
+        if self.board.rank:
+            low = self._memory.fraction < self._min_memory
+            if low or self._told_low:  # also that it is over
+                self.board.tell_memory(mine)
+            self._told_low = low
+            return
+        worst: dict[str, Any] = mine
         told = self.board.memory() if self.board.world > 1 else None
         if told is not None and told["fraction"] < worst["fraction"]:
             worst = told
