@@ -39,7 +39,7 @@ def every_group_once(run_dir: Path) -> None:
     waiting = {_waiting(entry) for entry in ledger["entries"]}
     assert not waiting & {*ended}
     assert {*asked} == {*ended} | waiting, (
-        f"{run_dir}: unaccounted {({*asked} ^ ({*ended} | waiting))}"
+        f"{run_dir}: unaccounted { ({*asked} ^ ({*ended} | waiting)) }"
     )
     _trained_once(run_dir, run)
 

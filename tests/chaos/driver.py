@@ -1,43 +1,30 @@
-"""Starts real jobs, has them killed, starts them again with the same command until they are done, and checks each time."""
+"""Has jobs killed and starts them again with the same command until they are done; checks each time, and at the end."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 import random
 import shutil
 import signal
 import statistics
-import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from rlcurric.ending import STOPPED
-from rlcurric.recipe.load import dump_yaml
 from rlcurric.recipe.schema import Recipe
 from rlcurric.report.compare import first_difference
-from rlcurric.rewards.sandbox.kernel import adopt_orphans
 from rlcurric.train.checkpoint import CheckpointStore
-from rlcurric.train.rundir import DECISIONS, METRICS, read_jsonl
+from rlcurric.train.rundir import METRICS, read_jsonl
 from tests.chaos import accounts
-from tests.chaos.plan import ENDS, ON_RANK_0, PHASES, SURVIVED, VARIABLE, Plan, Strike
+from tests.chaos.jobs import Broken, Ended, Job
+from tests.chaos.plan import ENDS, ON_RANK_0, PHASES, SURVIVED, Strike
 from tests.tiny import tiny_recipe
 
-ROOT = Path(__file__).parent.parent.parent
 STAGE_STEPS = 3
 STEPS = 2 * STAGE_STEPS
-PATIENCE = 300.0  # seconds for a launch; nothing here takes so long
-CLEARED = 60.0  # seconds until nothing is left of a job that ended
 AT_MOST_LOST = 2  # steps: one whose save is in flight, and one that goes on meanwhile
-SHARED_MEMORY = Path("/dev/shm")
 
 
 def chaos_recipe(*overrides: str) -> Recipe:
@@ -78,20 +65,6 @@ def chaos_recipe(*overrides: str) -> Recipe:
     return tiny_recipe(*overrides, reward_files=files, stages=stages, run=run)
 
 
-class Broken(AssertionError):
-    """A promise that a job did not keep."""
-
-
-@dataclass(frozen=True)
-class Ended:
-    """One launch."""
-
-    code: int
-    output: str
-    strikes: list[dict[str, Any]]  # that came
-    measured: list[dict[str, Any]]
-
-
 @dataclass
 class Lengths:
     """How long phases are, as the undisturbed run took: seconds, lines of Python."""
@@ -116,126 +89,6 @@ class Lengths:
 
 
 @dataclass
-class Job:
-    """A run directory and the command that is given again and again. `config`: a launch configuration, for several ranks."""
-
-    folder: Path
-    recipe: Recipe
-    config: str | None = None
-    name: str = "run"
-    launches: int = 0
-
-    def __post_init__(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "tmp").mkdir(exist_ok=True)
-        (self.folder / "recipe.yaml").write_text(dump_yaml(self.recipe))
-
-    @property
-    def run_dir(self) -> Path:
-        return self.folder / self.name
-
-    @property
-    def command(self) -> list[str]:
-        launcher = ["launch", "--config", self.config] if self.config else []
-        return [
-            *(sys.executable, "-m", "rlcurric", *launcher, "train"),
-            *(str(self.folder / "recipe.yaml"), "--run-dir", str(self.run_dir)),
-        ]
-
-    def launch(self, strikes: Sequence[Strike] = (), measure: bool = False) -> Ended:
-        """Run the command to its end, whatever that is; nothing may be left of it afterwards."""
-        self.launches += 1
-        place = self.folder / f"{self.name}-{self.launches:03d}"
-        log = place.with_suffix(".log")
-        plan = place.with_suffix(".plan")
-        Plan(tuple(strikes), measure, os.getpid(), str(self.run_dir), str(log)).write(plan)
-        env = {
-            **{key: value for key, value in os.environ.items() if key != "RLCURRIC_DEBUG"},
-            VARIABLE: str(plan),
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(ROOT),
-            "CUDA_VISIBLE_DEVICES": "",
-            "TMPDIR": str(self.folder / "tmp"),
-        }
-        adopt_orphans()
-        before = {*psutil.Process().children(recursive=True)}
-        shared = {*SHARED_MEMORY.iterdir()}
-        with place.with_suffix(".out").open("w+b") as output:
-            process = subprocess.Popen(
-                self.command,
-                cwd=ROOT,
-                env=env,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-            try:
-                code = process.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                _end_all(before)
-                process.wait()
-                raise Broken(f"{place}: nothing came of it within {PATIENCE:.0f} s") from None
-            output.seek(0)
-            text = output.read().decode(errors="replace")
-        _nothing_is_left(before, shared, str(place))
-        lines = read_jsonl(log)
-        return Ended(
-            code,
-            text,
-            [one["strike"] for one in lines if "strike" in one],
-            [one for one in lines if "phase" in one],
-        )
-
-
-def _left(before: set[psutil.Process]) -> list[psutil.Process]:
-    """Living processes under this one that were not there before. Dead ones are buried."""
-    found = []
-    for child in psutil.Process().children(recursive=True):
-        if child in before:
-            continue
-        try:
-            dead = child.status() == psutil.STATUS_ZOMBIE
-            mine = child.ppid() == os.getpid()
-        except psutil.NoSuchProcess:
-            continue
-        if not dead:
-            found.append(child)
-        elif mine:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(child.pid, os.WNOHANG)
-    return found
-
-
-def _end_all(before: set[psutil.Process]) -> None:
-    for child in _left(before):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            child.kill()
-
-
-def _nothing_is_left(before: set[psutil.Process], shared: set[Path], place: str) -> None:
-    """Neither processes, nor shared memory that nobody holds."""
-    until = time.monotonic() + CLEARED
-    while time.monotonic() < until:
-        left: list[object] = [*_left(before)]
-        left += [one for one in SHARED_MEMORY.iterdir() if one not in shared and not _held(one)]
-        if not left:
-            return
-        time.sleep(0.1)
-    _end_all(before)
-    raise Broken(f"{place}: left behind: {left}")
-
-
-def _held(file: Path) -> bool:
-    """Whether a living process has it open or mapped: it is of other jobs then."""
-    for maps in Path("/proc").glob("[0-9]*/maps"):
-        with contextlib.suppress(OSError):
-            if str(file) in maps.read_text():
-                return True
-    return False
-
-
-@dataclass
 class Campaign:
     """Jobs of one kind under fire. Everything that is drawn comes from `seed`."""
 
@@ -243,20 +96,22 @@ class Campaign:
     seed: int
     config: str | None = None
     say: Callable[[str], None] = print
+    overrides: Sequence[str] = ()  # of the recipe
     kills: list[dict[str, Any]] = field(default_factory=list)
-    runs: int = 0  # that were done
     launches: int = 0
+    lengths: Lengths | None = None  # once the undisturbed run is done
     lost_steps: list[int] = field(default_factory=list)  # at every end but the last of a run
     left_files: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.ranks = 2 if self.config else 1
-        self._draw = random.Random(self.seed)
-        self.recipe = chaos_recipe()
+        self._draw = random.Random(f"{self.seed}/{self.config}")
+        self.recipe = chaos_recipe(*self.overrides)
         self.whole = Job(self.folder / "whole", self.recipe, self.config)
 
     def prepare(self) -> None:
         """The run that nothing disturbs, and what it tells of phases."""
+        self.say(f"{self.config or 'one rank'}, seed {self.seed}: the undisturbed run")
         ended = self.whole.launch(measure=True)
         if ended.code != 0:
             raise Broken(f"the undisturbed run ended with {ended.code}:\n{ended.output[-3000:]}")
@@ -267,35 +122,40 @@ class Campaign:
         accounts.interesting(self.whole.run_dir)
         accounts.every_group_once(self.whole.run_dir)
 
-    def run(self, planned: Sequence[Sequence[Strike]] = (), least: int = 0) -> None:
-        """One run from its start to its end: a launch for each of `planned`, then drawn ones until `least` kills, then in peace."""
-        job = Job(self.folder / f"run-{self.runs + 1}", self.recipe, self.config)
-        kills, number, ahead = len(self.kills), 0, list(planned)
-        known = 0
+    def run(
+        self, number: int, planned: Sequence[Sequence[Strike]] = (), least: int = 0
+    ) -> list[dict[str, Any]]:
+        """Run `number` from its start to its end; the kills in it.
+
+        A launch for each of `planned`, then drawn ones until there were `least` kills, then in peace.
+        """
+        self._draw = random.Random(f"{self.seed}/{self.config}/{number}")
+        job = Job(self.folder / f"run-{number}", self.recipe, self.config)
+        kills, launch, known, ahead = len(self.kills), 0, 0, list(planned)
         while True:
             strikes: Sequence[Strike] = ()
             if ahead:
                 strikes = ahead.pop(0)
-            elif len(self.kills) - kills < least and number < 4 * least:
+            elif len(self.kills) - kills < least and launch < 4 * least:
                 strikes = self.drawn(known)
-            number += 1
+            launch += 1
             events = len(_events(job))
             ended = job.launch(strikes)
             self.launches += 1
             self.kills += ended.strikes
             self.say(
-                f"launch {number}: {_spelled(ended.strikes) or 'in peace'}, exit code {ended.code}"
+                f"run {number}, launch {launch}: {_spelled(ended.strikes) or 'in peace'}; exit code {ended.code}"
             )
             _resumed_where_it_was(job, events, known)
             over = _check_end(ended, self.ranks)
             known = self._check_directory(job, known, over)
             if over == "done":
                 break
-        self.runs += 1
         self._compare(job)
         usual = {one.name for one in (self.whole.folder / "tmp").iterdir()}
         self.left_files += sorted({one.name for one in (job.folder / "tmp").iterdir()} - usual)
         shutil.rmtree(job.folder)
+        return self.kills[kills:]
 
     def drawn(self, known: int) -> list[Strike]:
         """What strikes a launch that goes on after step `known`: what came least often is likelier."""
@@ -307,7 +167,8 @@ class Campaign:
         ]
         phase = self._rarest(possible, hit)
         kind = self._rarest(one_rank if self.ranks == 1 else ENDS, kinds)
-        strikes = [self._strike(kind, phase, min(self._draw.randint(1, 2), max(STEPS - known, 1)))]
+        entry = min(self._draw.randint(1, 2), max(STEPS - known, 1))
+        strikes = [self.strike(kind, phase, entry)]
         if self._draw.random() < 0.6:
             strikes.append(self.survived(self._rarest(SURVIVED, kinds)))
         return strikes
@@ -322,14 +183,13 @@ class Campaign:
         calls = {"rollout": 8, "evaluate": 3, "sync": 1}[phase]
         return Strike(kind, phase, rank, line=self._draw.randint(1, calls))
 
-    def strike(self, kind: str, phase: str, entry: int = 1) -> Strike:
-        """At a random moment of a phase."""
-        return self._strike(kind, phase, entry)
-
-    def _strike(self, kind: str, phase: str, entry: int) -> Strike:
+    def strike(self, kind: str, phase: str, entry: int = 1, rank: int | None = None) -> Strike:
+        """At a random moment of a phase, on a random rank unless it is given."""
+        assert self.lengths is not None, "prepare() first"
         if phase in ("resume", "stage change"):
             entry = 1  # comes once in a launch
-        rank = 0 if phase in ON_RANK_0 else self._draw.randrange(self.ranks)
+        drawn = 0 if phase in ON_RANK_0 else self._draw.randrange(self.ranks)
+        rank = drawn if rank is None else rank
         if phase in self.lengths.lines and self.lengths.lines[phase] > 1:
             return Strike(
                 kind, phase, rank, entry, line=self._draw.randint(1, self.lengths.lines[phase])
@@ -416,10 +276,6 @@ def _also(strike: dict[str, Any]) -> list[str]:
     return sorted({*strike["active"]} - {strike["phase"]})
 
 
-def decisions(run_dir: Path) -> list[dict[str, Any]]:
-    return read_jsonl(run_dir / DECISIONS)
-
-
 def table(kills: Sequence[dict[str, Any]]) -> str:
     """Markdown: kills by phase and kind."""
     kinds = [kind for kind in (*ENDS, *SURVIVED) if any(one["kind"] == kind for one in kills)]
@@ -434,6 +290,3 @@ def table(kills: Sequence[dict[str, Any]]) -> str:
     cells = [sum(count[phase, kind] for phase in PHASES) for kind in kinds]
     lines.append(f"| all | {' | '.join(map(str, cells))} | {sum(cells)} |")
     return "\n".join(lines)
-
-
-__all__ = ["Broken", "Campaign", "Job", "Strike", "chaos_recipe", "json", "table"]

@@ -63,7 +63,6 @@ class Inside:
         self._entries: Counter[str] = Counter()
         self._looks: Counter[str] = Counter()
         self._lock = threading.RLock()
-        self.dead_engines: set[int] = set()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -120,10 +119,8 @@ class Inside:
 
         threading.Thread(target=wait, name="chaos", daemon=True).start()
 
-    def look(self, engine: object) -> None:
-        """Before every call and after every sample of an engine."""
-        from rlcurric.errors import EngineLost
-
+    def dies(self) -> bool:
+        """Asked before every call and after every sample of the engine: whether it is to die now."""
         with self._lock:
             phase = next((one for one in reversed(self._active) if one in _ENGINE), "probe")
             self._looks[phase] += 1
@@ -137,9 +134,7 @@ class Inside:
             if due:
                 self._waiting.remove(due[0])
                 self._tell(due[0])
-                self.dead_engines.add(id(engine))
-        if id(engine) in self.dead_engines:
-            raise EngineLost("it was killed")
+        return bool(due)
 
     def judging(self, worker: Any) -> None:
         """A worker was given a call."""
@@ -208,7 +203,8 @@ def install() -> None:
     inside = Inside(Plan.read(Path(os.environ[VARIABLE])), int(os.environ.get("RANK", "0")))
     _wrap_steps(inside)
     _wrap_saves(inside)
-    _wrap_engine(inside)
+    _wrap_workers(inside)
+    _wrap_engines(inside)
 
 
 def _within(inside: Inside, owner: Any, name: str, phase: str | Callable[..., str | None]) -> None:
@@ -262,35 +258,58 @@ def _wrap_saves(inside: Inside) -> None:
     _within(inside, checkpoint, "_remove", "save: prune")
 
 
-def _wrap_engine(inside: Inside) -> None:
+def _wrap_workers(inside: Inside) -> None:
     from rlcurric.rewards.process import WorkerProcess
-    from rlcurric.rollout.torch_engine import TorchEngine
-    from rlcurric.train.engines import Engines
 
-    sync, stream, restart, send = (
-        TorchEngine.sync,
-        TorchEngine.stream,
-        Engines.restart,
-        WorkerProcess.send,
-    )
-
-    def synced(self: Any, *args: Any) -> None:
-        inside.look(self)
-        sync(self, *args)
-
-    def streamed(self: Any, *args: Any) -> Iterator[Any]:
-        for found in stream(self, *args):
-            inside.look(self)
-            yield found
-
-    def restarted(self: Any) -> Any:
-        inside.dead_engines.clear()
-        return restart(self)
+    send = WorkerProcess.send
 
     def sent(self: Any, message: bytes) -> None:
         send(self, message)
         if self.ready:
             inside.judging(self)
 
-    TorchEngine.sync, TorchEngine.stream = synced, streamed  # type: ignore[method-assign,assignment]
-    Engines.restart, WorkerProcess.send = restarted, sent  # type: ignore[method-assign]
+    WorkerProcess.send = sent  # type: ignore[method-assign]
+
+
+def _wrap_engines(inside: Inside) -> None:
+    from rlcurric.errors import EngineLost
+    from rlcurric.rollout.torch_engine import TorchEngine
+    from rlcurric.rollout.vllm_engine import VllmEngine
+    from rlcurric.train.engines import Engines
+
+    dead: list[Any] = []
+    restart = Engines.restart
+
+    def look(engine: Any) -> None:
+        """The torch engine is part of the rank: all that it can do is to say so. vLLM's core is shut down under it."""
+        if inside.dies():
+            if isinstance(engine, VllmEngine):
+                engine._llm.llm_engine.engine_core.shutdown()
+            else:
+                dead.append(engine)
+        if engine in dead:
+            raise EngineLost("it was killed")
+
+    def restarted(self: Any) -> Any:
+        dead.clear()
+        return restart(self)
+
+    for kind, stream in ((TorchEngine, "stream"), (VllmEngine, "_stream")):
+        _looked_at(kind, stream, look)
+    Engines.restart = restarted  # type: ignore[method-assign]
+
+
+def _looked_at(kind: Any, stream: str, look: Callable[[Any], None]) -> None:
+    sync, original = kind.sync, getattr(kind, stream)
+
+    def synced(self: Any, *args: Any) -> None:
+        look(self)
+        sync(self, *args)
+
+    def streamed(self: Any, *args: Any) -> Iterator[Any]:
+        for found in original(self, *args):
+            look(self)
+            yield found
+
+    kind.sync = synced
+    setattr(kind, stream, streamed)

@@ -14,7 +14,15 @@ SURVIVED = ("engine", "worker")  # what the launch has to live through
 KINDS = (*ENDS, *SURVIVED)
 
 # Every moment of a run that is struck at, as the code that runs then is called.
-TIMED = ("resume", "stage change", "rollout", "grade", "update", "evaluate", "save: copy")  # a moment is a delay
+TIMED = (
+    "resume",
+    "stage change",
+    "rollout",
+    "grade",
+    "update",
+    "evaluate",
+    "save: copy",
+)  # a moment is a delay
 STEPPED = (  # too short for that: a moment is a line of Python
     "sync",
     "save: write",
