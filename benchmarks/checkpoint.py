@@ -186,8 +186,7 @@ def learner_of(size: int) -> Learner:
     learner = Learner(model, Optim(learning_rate=1e-3), grpo(), SingleProcess(), settings_)
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, 1e-3)
-    learner.optimizer.step()
-    learner.optimizer.zero_grad(set_to_none=True)
+    learner.sharding.step(max_grad_norm=1e9)
     return learner
 
 
@@ -196,8 +195,8 @@ def change(learner: Learner) -> None:
     """In place, as an optimizer does."""
     for parameter in learner.model.parameters():
         parameter.add_(1.0)
-        for value in learner.optimizer.state[parameter].values():
-            value.add_(1.0)
+        for part in learner.sharding.moments(parameter).values():
+            part.values.add_(1.0)
 
 
 def sample(learner: Learner) -> dict[str, torch.Tensor]:
@@ -207,7 +206,7 @@ def sample(learner: Learner) -> dict[str, torch.Tensor]:
     found = {}
     for name, tensor in (model[0], model[len(model) // 2], model[-1]):
         found[name] = tensor.detach().clone()
-        found[f"{name}::exp_avg"] = learner.optimizer.state[named[name]]["exp_avg"].clone()
+        found[f"{name}::exp_avg"] = learner.sharding.moments(named[name])["exp_avg"].values.clone()
     return found
 
 

@@ -243,7 +243,7 @@ def work_cuda(options: argparse.Namespace) -> None:
     from rlcurric.objective.presets import dapo
     from rlcurric.recipe.schema import Optim
     from rlcurric.schedules import Progress
-    from rlcurric.train.device_plan import DevicePlan, training_bytes, whole_numel
+    from rlcurric.train.device_plan import DevicePlan, whole_numel
     from rlcurric.train.learner import Learner, LearnerSettings, Step
     from rlcurric.train.rows import Window
 
@@ -255,7 +255,7 @@ def work_cuda(options: argparse.Namespace) -> None:
     )
     DevicePlan(
         torch.cuda.mem_get_info()[1],
-        torch.cuda.memory_allocated() + training_bytes(learner.model),
+        torch.cuda.memory_allocated() + learner.sharding.bytes_to_come(),
         options.share,
         2 * whole_numel(learner.model),
     ).check()

@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent.parent
         "arena",
         "rewards",
         "checkpoint",
+        "chaos",
         pytest.param("sync", marks=pytest.mark.vllm),
     ],
 )
