@@ -24,6 +24,7 @@ from tests.tiny import tiny_recipe
 
 STAGE_STEPS = 3
 STEPS = 2 * STAGE_STEPS
+REWARDS: list[Any] = ["last_digit", {"name": "format", "weight": 0.1}]
 AT_MOST_LOST = 2  # steps: one whose save is in flight, and one that goes on meanwhile
 
 
@@ -50,7 +51,7 @@ def chaos_recipe(*overrides: str) -> Recipe:
     for stage in stages:
         stage |= {
             "optim": optim,
-            "rewards": ["last_digit", {"name": "format", "weight": 0.1}],
+            "rewards": REWARDS,
             "evaluation": {"prompts": 4, "every": 1},
             "grading": {"workers": 1, "deadline": 60.0},
             "until": {"steps": STAGE_STEPS},
