@@ -188,7 +188,6 @@ def record(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 @pytest.mark.parametrize(
     ("kind", "dtype", "limit"),
     [
-        ("fsdp2", "float32", 1e-4),
         ("zero2", "float32", 1e-4),
         ("zero3", "float32", 1e-4),
         ("ddp", "float64", 1e-9),

@@ -146,8 +146,10 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bool], An
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-@pytest.mark.parametrize("kind", list(LAUNCHED))
+@pytest.mark.parametrize(
+    ("kind", "lora"),
+    [*((kind, False) for kind in LAUNCHED), ("fsdp2", True), ("zero3", True)],
+)
 def test_two_ranks_train_as_one_does(
     kind: str, lora: bool, tmp_path: Path, alone: dict[tuple[str, bool], Any]
 ) -> None:
@@ -173,7 +175,7 @@ def test_in_float64_two_ranks_agree_with_one_to_twelve_digits(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "second"),
-    [("none", "fsdp2"), ("fsdp2", "zero3"), ("zero3", "none"), ("zero1", "ddp"), ("ddp", "zero2")],
+    [("none", "fsdp2"), ("fsdp2", "zero3"), ("zero3", "none"), ("zero1", "ddp")],
 )
 def test_what_one_sharding_saved_another_goes_on_from(
     first: str, second: str, tmp_path: Path, alone: dict[tuple[str, bool], Any]
@@ -187,8 +189,7 @@ def test_what_one_sharding_saved_another_goes_on_from(
 @pytest.mark.slow
 def test_a_flag_that_would_turn_sharding_off_does_not(tmp_path: Path) -> None:
     """ACCELERATE_USE_CPU makes accelerate fall back to DDP in silence: what is in force is what was asked for."""
-    for kind in ("fsdp2", "zero2"):
-        trained(tmp_path / kind, kind, last=1, extra={"ACCELERATE_USE_CPU": "true"})
+    trained(tmp_path / "out", "zero2", last=1, extra={"ACCELERATE_USE_CPU": "true"})
 
 
 @pytest.mark.slow
