@@ -39,5 +39,5 @@ def out_of_memory(error: BaseException) -> bool:
             phrase in str(seen).lower() for phrase in _NO_MEMORY
         ):
             return True
-        seen = seen.__cause__
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
     return False

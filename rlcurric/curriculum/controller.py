@@ -86,21 +86,23 @@ class Controller:
         self._step, self._progress, self._version = 0, Progress(0, 0), 0
         self._metrics: dict[str, float] = {}
         self._beforehand: list[dict[str, Any]] = []  # lines for the log of the first step
+        self._told_pool = False  # what is out of the pool at the stage's start is among them
         self._forget_step()
-        self._before = (self._rounds.stream.state_dict(), 0, False, self._beforehand)
+        self._before = (self._rounds.stream.state_dict(), 0, False)
 
     def begin(self, step: int, progress: Progress, policy_version: int = 0) -> None:
         """Start a step. What `abandon` goes back to is noted here: of the parts nothing, since asking changes nothing."""
         if self._now.outcomes:  # the step before was taken, and its log written
             self._beforehand = []
         begun, self._begun = self._begun, True
-        beforehand = list(self._beforehand)
         if not begun:
             for one in self._parts.pool_filters:
                 one.begin_stage(self._history)
-            self._beforehand += self._pool_lines(step + 1)
+            if not self._told_pool:  # else the step is repeated, and the lines are there
+                self._beforehand += self._pool_lines(step + 1)
+                self._told_pool = True
         self._ledger.mark()
-        self._before = (self._rounds.stream.state_dict(), self._empty_steps, begun, beforehand)
+        self._before = (self._rounds.stream.state_dict(), self._empty_steps, begun)
         self._step, self._progress, self._version = step, progress, policy_version
         self._forget_step()
 
@@ -266,7 +268,7 @@ class Controller:
     def abandon(self) -> None:
         """Go back to the start of the step, as if it had never begun."""
         self._ledger.rollback()
-        stream, self._empty_steps, self._begun, self._beforehand = self._before
+        stream, self._empty_steps, self._begun = self._before
         self._rounds.stream.load_state_dict(stream)
         self._forget_step()
 
