@@ -1,13 +1,13 @@
 """Jobs killed at random moments, in every phase, until they are done; each must end like one that nothing disturbed.
 
-    python benchmarks/chaos.py [--seed 0] [--one-rank 35] [--two-ranks 15] [--a-run 7] [--folder FOLDER]
+    python benchmarks/chaos.py [--seed 0] [--one-rank 35] [--two-ranks 15] [--vllm 5] [--a-run 7] [--folder FOLDER]
     python benchmarks/chaos.py --quick
 
 The driver and its checks are those of tests/chaos: a run of two RL stages as a real job (`rlcurric train`, or
 `rlcurric launch` with cpu_2_ranks and with cpu_2_ranks_fsdp2), a kill at a random moment of the phase that was struck least
 often so far, the same command again, `--a-run` times and then in peace. SIGKILL of one rank, of all processes, of the
 launcher, of a reward worker while it judges; SIGTERM to the process, to the launcher, to one rank; the stop file; the
-engine's death.
+engine's death. The engine is the torch engine, and for `--vllm` kills of one rank a vLLM, whose core is shut down under it.
 
 Resumable: a run that was done under the same seed and with the same settings is not repeated. A run that breaks a
 promise is told, its folder is kept, and the others go on; it is repeated the next time. Results lie in
@@ -26,6 +26,7 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import date
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from tests.chaos.driver import Campaign, table  # noqa: E402
 from tests.chaos.jobs import Broken  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "chaos.json"
-ONE_RANK = "one rank"
+ONE_RANK, VLLM = "one rank", "one rank with vLLM"
 TWO_RANKS = ("cpu_2_ranks", "cpu_2_ranks_fsdp2")
 GOAL = 50  # kills in all
 
@@ -55,9 +56,10 @@ def main() -> None:
         campaign = Campaign(
             folder / case.replace(" ", "-"),
             options.seed,
-            None if case == ONE_RANK else case,
+            case if case in TWO_RANKS else None,
             lambda text: print(text, flush=True),
-            kills=[kill for run in runs for kill in run["kills"]],
+            ("rollout.engine=vllm", "rollout.vllm.max_num_seqs=16") if case == VLLM else (),
+            [kill for run in runs for kill in run["kills"]],
         )
         for number in range(1, 4 * kills):
             done = sum(len(run["kills"]) for run in runs)
@@ -87,6 +89,7 @@ def parsed() -> argparse.Namespace:
     add("--seed", type=int, default=0)
     add("--one-rank", type=int, default=35, help="kills of a job of one rank")
     add("--two-ranks", type=int, default=15, help="kills of jobs of two ranks")
+    add("--vllm", type=int, default=5, help="kills of a job of one rank with vLLM")
     add("--a-run", type=int, default=7, help="kills before a run may end in peace")
     add("--give-up", type=int, default=3, help="after so many runs that broke a promise")
     add("--folder", type=Path, help="where jobs run; default: a temporary folder")
@@ -95,7 +98,7 @@ def parsed() -> argparse.Namespace:
     add("--output", type=Path, help=f"default: {RESULTS.relative_to(ROOT)}")
     options = parser.parse_args()
     if options.quick:
-        options.one_rank, options.two_ranks = 2, 0
+        options.one_rank, options.two_ranks, options.vllm = 2, 0, 0
     options.output = options.output or (None if options.quick else RESULTS)
     return options
 
@@ -105,6 +108,8 @@ def wanted(options: argparse.Namespace) -> dict[str, int]:
     half = -(-options.two_ranks // len(TWO_RANKS))
     shares = {ONE_RANK: options.one_rank, TWO_RANKS[0]: half}
     shares[TWO_RANKS[1]] = options.two_ranks - half
+    if find_spec("vllm") is not None:
+        shares[VLLM] = options.vllm
     return {case: kills for case, kills in shares.items() if kills}
 
 
@@ -112,7 +117,10 @@ def one_run(campaign: Campaign, number: int, kills: int) -> dict[str, Any]:
     if campaign.lengths is None:
         campaign.prepare()
     launches, ends = campaign.launches, len(campaign.lost_steps)
-    found = campaign.run(number, least=kills)
+    first = []
+    if campaign.overrides:  # of vLLM it is its own death that counts
+        first = [[campaign.survived("engine"), campaign.strike("rank", "update", 2)]]
+    found = campaign.run(number, first, kills)
     return {
         "number": number,
         "launches": campaign.launches - launches,

@@ -18,6 +18,7 @@ import rlcurric
 from rlcurric.report.compare import first_difference
 from rlcurric.report.summary import changes
 from rlcurric.report.tables import read_run
+from rlcurric.train import session
 from rlcurric.train.reporter import Silent
 from tests.tiny import tiny_recipe
 
@@ -91,6 +92,28 @@ def test_a_difference_is_found(whole: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     rlcurric.train(tiny_recipe("seed=8"), run_dir)
     assert first_difference(whole, run_dir) is not None
+
+
+@pytest.mark.parametrize("file", ["run.json", "recipe.yaml"])
+def test_a_first_launch_that_is_killed_while_it_describes_the_run_begins_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    run_dir = tmp_path / "run"
+    write = session.write_atomic
+
+    def killed(path: Path, text: str) -> None:
+        if path.name == file:
+            raise KeyboardInterrupt
+        write(path, text)
+
+    monkeypatch.setattr(session, "write_atomic", killed)
+    with pytest.raises(KeyboardInterrupt):
+        rlcurric.train(tiny_recipe(), run_dir)
+    monkeypatch.undo()
+    assert not (run_dir / file).exists()
+    result = rlcurric.train(tiny_recipe(), run_dir, stop_at=1)
+    assert (result.status, result.step) == ("stopped", 1)
+    assert read_run(run_dir).recipe == tiny_recipe()
 
 
 @pytest.mark.parametrize("moment", ["step", "save"])

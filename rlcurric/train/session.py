@@ -170,17 +170,18 @@ class _Session:
 
     def _open(self) -> _Start:
         """Rank 0: check the directory against the recipe, cut its logs back, write what identifies the run."""
-        begun = self.directory.recipe_file.exists()
+        described = self.directory.recipe_file.exists()
+        begun = described or (self.directory.path / RUN_FILE).exists()
         start = self._resume() if begun else self._begin()
-        if begun:
+        if described:
             self._compare(load_recipe(self.directory.recipe_file), start.checkpoint)
         step = start.checkpoint.step if start.checkpoint else 0
         dropped = self.directory.cut_back(step) if begun else 0
         with contextlib.suppress(FileNotFoundError):
             if self.directory.stop_file.stat().st_mtime < self.born:  # of an earlier launch
                 self.directory.stop_file.unlink()
+        self._identify(start)  # first: where a fork begins is known from here on
         write_atomic(self.directory.recipe_file, dump_yaml(self.recipe))
-        self._identify(start)
         nothing_left = self._nothing_left(start.checkpoint)
         if nothing_left is not None:
             self.reporter.message(nothing_left)
@@ -212,7 +213,7 @@ class _Session:
 
     def _resume(self) -> _Start:
         """Where the run in the directory goes on: at its own newest checkpoint, else where it was forked."""
-        record = json.loads((self.directory.path / RUN_FILE).read_text(encoding="utf-8"))
+        record = self._record()
         origin = Path(record["origin"]) if record.get("origin") else None
         if self.start_from is not None:
             asked = self._fork(self.start_from).checkpoint
@@ -337,8 +338,7 @@ class _Session:
         from rlcurric.train.sharding import asked
 
         world = int(os.environ.get("WORLD_SIZE", "1"))
-        file = self.directory.path / RUN_FILE
-        record = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"launches": []}
+        record = self._record()
         record |= {
             "name": self.recipe.name,
             "seed": self.recipe.seed,
@@ -346,7 +346,7 @@ class _Session:
             if start.fork_of and start.checkpoint
             else record.get("origin"),
         }
-        record["launches"].append(
+        record.setdefault("launches", []).append(
             {
                 "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
                 "versions": {name: found for name in _PACKAGES if (found := _version(name))},
@@ -359,7 +359,15 @@ class _Session:
                 "sharding": asked(world),
             }
         )
-        write_atomic(file, json.dumps(record, indent=1))
+        write_atomic(self.directory.path / RUN_FILE, json.dumps(record, indent=1))
+
+    def _record(self) -> dict[str, Any]:
+        """What run.json says; empty where the first launch was killed before it wrote that."""
+        file = self.directory.path / RUN_FILE
+        record: dict[str, Any] = {}
+        if file.exists():
+            record = json.loads(file.read_text(encoding="utf-8"))
+        return record
 
     def _stages(self, run: RunContext, start: _Start) -> RunResult:
         from rlcurric.train.run import RunState

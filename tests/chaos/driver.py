@@ -32,7 +32,7 @@ def chaos_recipe(*overrides: str) -> Recipe:
     """Two RL stages from random weights with refill, groups that are carried, statistics and a value model."""
     common = {"prompts_per_step": 3, "group_size": 4, "oversample": 1.5, "refill_rounds": 2}
     gate = {"name": "zero_variance", "metric": "correct"}
-    stages = [
+    stages: list[dict[str, Any]] = [
         {"name": "first", "curriculum": {**common, "sampler": "ucb", "gate": gate}},
         {
             "name": "second",
@@ -170,8 +170,7 @@ class Campaign:
         kind = self._rarest(one_rank if self.ranks == 1 else ENDS, kinds)
         entry = min(self._draw.randint(1, 2), max(STEPS - known, 1))
         strikes = [self.strike(kind, phase, entry)]
-        if self._draw.random() < 0.6:
-            strikes.append(self.survived(self._rarest(SURVIVED, kinds)))
+        strikes += [self.survived(one) for one in SURVIVED if self._draw.random() < 0.5]
         return strikes
 
     def survived(self, kind: str, rank: int | None = None) -> Strike:

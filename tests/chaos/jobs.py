@@ -22,7 +22,7 @@ from tests.chaos.plan import VARIABLE, Plan, Strike
 
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE = 300.0  # seconds for a launch; nothing here takes so long
-CLEARED = 60.0  # seconds until nothing is left of a job that ended
+CLEARED = 120.0  # seconds until nothing is left of a job that ended
 SHARED_MEMORY = Path("/dev/shm")
 
 
