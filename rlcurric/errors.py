@@ -25,6 +25,7 @@ _NO_MEMORY = (
     "cannot allocate memory",
     "not enough memory",
     "std::bad_alloc",
+    "can't start new thread",  # no room for its stack; else a limit on processes
     "no available memory for the cache blocks",
 )
 

@@ -170,7 +170,8 @@ def _remedy(phase: str, recipe: Recipe, stage: StageBase) -> str:
     engine = (
         f"Lower {place}.rollout.vllm.gpu_memory_utilization (now {vllm.gpu_memory_utilization}), rollout.vllm.max_num_seqs "
         f"(now {vllm.max_num_seqs}) or rollout.vllm.cpu_kv_cache_gib (now {vllm.cpu_kv_cache_gib}) with vLLM, "
-        f"rollout.torch.max_batch (now {stage.rollout.torch.max_batch}) with the torch engine"
+        f"rollout.torch.max_batch (now {stage.rollout.torch.max_batch}) with the torch engine; on the host also "
+        f"grading.workers (now {stage.grading.workers})"
     )
     if phase == "update" and isinstance(stage, SftStage):
         return f"Raise {place}.micro_batches (now {stage.micro_batches}){checkpointing}, or {shard}"
