@@ -6,6 +6,7 @@ after it was set up, since a wrong flag gives plain DDP without a word.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +31,11 @@ def asked(world: int, environ: Mapping[str, str] | None = None) -> str:
     """Which of KINDS the launcher asked for; ValueError for what cannot be had."""
     environ = os.environ if environ is None else environ
     if _true(environ, "ACCELERATE_USE_DEEPSPEED"):
+        if importlib.util.find_spec("deepspeed") is None:
+            raise ValueError(
+                "The launch configuration asks for DeepSpeed, which is not installed: pip install 'rlcurric[deepspeed]', or "
+                "use one of FSDP2 or plain data parallelism"
+            )
         from rlcurric.train.sharding.zero import deepspeed_config
 
         stage = deepspeed_config()["zero_optimization"].get("stage", 0)
