@@ -76,6 +76,8 @@ def main(folder: Path, origin: Path | None, dtype: str, lora: bool, first: int, 
         learner.load_optimizer(reader)
         learner.load_reference(origin, reader, required=True)
         learner.load_controller(origin)
+    elif not lora:  # a stop in the first step saves what was not trained yet
+        assert not [piece for piece in learner.pieces() if "exp_avg" in piece.name]
     measured = []
     for step in range(first, last):
         every = rows(step)
@@ -86,10 +88,15 @@ def main(folder: Path, origin: Path | None, dtype: str, lora: bool, first: int, 
     tensors = {name: tensor.cpu().clone() for name, tensor in learner.model_tensors()}
     sent = {name: tensor.cpu().clone() for name, tensor in learner.named_tensors()}
     write_checkpoint(learner, folder, ranks)
+    kind = learner.sharding.in_force()
     if ranks.is_main:
         assert all(torch.equal(sent[name], tensor) for name, tensor in tensors.items())
-        told = {"kind": learner.sharding.in_force(), "steps": measured}
+        told = {"kind": kind, "steps": measured}
         (folder / "told.json").write_text(json.dumps(told))
+    held = [*learner.model.parameters()]
+    learner.close()
+    if kind.startswith("zero"):  # DeepSpeed refers to them for ever
+        assert not any(parameter.untyped_storage().nbytes() for parameter in held)
     ranks.barrier()
 
 

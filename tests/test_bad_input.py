@@ -252,12 +252,13 @@ def test_a_damaged_checkpoint_is_named_with_the_newest_good_one(
     contents[-5] ^= 1
     file.write_bytes(contents)
     before = fingerprint(copy)
-    error = complaint(capsys, "train", recipe_file(tmp_path), "--run-dir", copy)
+    fork = ["--from", f"{copy}:3", "--run-dir", tmp_path / "fork"]
+    error = complaint(capsys, "train", recipe_file(tmp_path), *fork)
     assert str(file) in error
     assert "newest good checkpoint" in error and "step-000002" in error
     assert fingerprint(copy) == before
-    shutil.rmtree(copy / "checkpoints" / "step-000003")
-    assert rlcurric.train(tiny_recipe(), copy, stop_at=3).step == 3
+    assert rlcurric.train(tiny_recipe(), copy, stop_at=3).step == 3  # from step 2
+    assert (copy / "checkpoints" / "step-000003.damaged").is_dir()
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,10 @@ class Mortal:
     def __init__(self, engine: Any, dies: Dies) -> None:
         self._engine, self._dies, self._dead = engine, dies, False
         self.name, self.samples = engine.name, engine.samples
+        self.needs_weights = False
+
+    def sleep(self) -> None:
+        """The torch engine does not."""
 
     @property
     def version(self) -> int:

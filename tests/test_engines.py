@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from rlcurric.objective.kl import Kl
+from rlcurric.objective.presets import grpo
 from rlcurric.recipe.schema import Lora
 from rlcurric.rollout.choose import choose_engine
 from rlcurric.rollout.engine import Engine, Sample, SampleRequest, SamplingSpec
@@ -22,12 +24,13 @@ from rlcurric.rollout.torch_engine import TorchEngine
 from rlcurric.train.adapters import add_adapter
 from rlcurric.train.coordinator import SingleProcess
 from rlcurric.train.dealing import Deal
-from rlcurric.train.device_plan import GIB, DevicePlan, training_bytes, whole_numel
+from rlcurric.train.device_plan import GIB, DevicePlan, whole_numel
 from rlcurric.train.engines import Engines, own_module, save_description, settle_engine
 from rlcurric.train.models import named_tensors, random_model, tokenizer_of
 from rlcurric.train.reporter import Silent
 from rlcurric.train.sampling import completions
 from tests.packed import logprobs_alone
+from tests.test_learner import learner_of, new_model
 from tests.tiny import tiny_recipe
 
 if TYPE_CHECKING:
@@ -376,11 +379,14 @@ def test_a_device_that_cannot_hold_learner_and_engine_is_refused_with_the_number
         replace(plan, engine_weights=40 * GIB).check()
 
 
-def test_what_training_takes_is_counted_by_trainable_parameters(model: PreTrainedModel) -> None:
-    count = sum(one.numel() for one in model.parameters())
-    assert (whole_numel(model), training_bytes(model)) == (count, 12 * count)
-    adapted = add_adapter(random_model(RECIPE), Lora(rank=4, alpha=8), 1, None)
-    assert 0 < training_bytes(adapted) < training_bytes(model)
+def test_what_training_takes_is_counted_by_trainable_parameters() -> None:
+    """A gradient and two moments, and the trained weights once more for a reference."""
+    plain, adapted = new_model(), add_adapter(new_model(), Lora(rank=4, alpha=8), 1, None)
+    count = sum(one.numel() for one in plain.parameters())
+    assert whole_numel(plain) == count
+    assert learner_of(plain).bytes_to_come() == 12 * count
+    assert learner_of(new_model(), replace(grpo(), kl=Kl(0.1))).bytes_to_come() == 16 * count
+    assert 0 < learner_of(adapted).bytes_to_come() < 2 * count
 
 
 def test_parity_statistics_by_hand() -> None:

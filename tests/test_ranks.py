@@ -140,8 +140,10 @@ def assert_parity(run: RunTables) -> None:
 def test_a_run_on_two_ranks(
     kind: str, lora: bool, recipe: Path, alone: dict[bool, RunTables], tmp_path: Path
 ) -> None:
-    """What was asked for ran in both stages; the first step is that of one rank; trainer and engine agree throughout."""
-    run = train(recipe, tmp_path / "run", KINDS[kind], *LIVE, *([LORA] if lora else []))
+    """What was asked for ran in both stages; the first step is that of one rank, in smaller micro-batches; trainer and
+    engine agree throughout."""
+    overrides = [*LIVE, "optim.tokens_per_microbatch=200", *([LORA] if lora else [])]
+    run = train(recipe, tmp_path / "run", KINDS[kind], *overrides)
     assert learned(run) == [(2, kind)] * 2
     assert [row["step"] for row in run.metrics] == [1, 2, 3]
     assert_same_first_step(run, alone[lora])
@@ -227,6 +229,5 @@ def test_live_pass_rates_on_two_ranks_lie_among_those_of_seeds(
     live = train(recipe, tmp_path / "live", KINDS["fsdp2"], *REPLAY)
     seeds = [rate(record["float32"])]
     seeds += [rate(train(recipe, tmp_path / f"{k}", None, *REPLAY, f"seed={k}")) for k in (1, 2, 3)]
-    middle = sum(seeds) / len(seeds)
-    spread = max(abs(one - middle) for one in seeds)
-    assert abs(rate(live) - middle) <= 2 * spread
+    assert max(seeds) > min(seeds)
+    assert min(seeds) <= rate(live) <= max(seeds)

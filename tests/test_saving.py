@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from rlcurric.train.checkpoint import CheckpointStore, StateFiles
+from rlcurric.train.hostmemory import HostMemory
 from rlcurric.train.pieces import Piece, PieceReader, keyed, pieces_file, pieces_header
 from rlcurric.train.saving import Extras, Saver, frozen_files, write_files
 from rlcurric.train.staging import HostBuffers
@@ -43,9 +44,11 @@ class Held:
             for name, values in self.moments.items()
         ]
 
-    def small_files(self, folder: Path | None) -> None:
-        if folder is not None:
+    def small_files(self) -> Callable[[Path], None]:
+        def write(folder: Path) -> None:
             (folder / "learner.json").write_text("{}")
+
+        return write
 
     def change(self) -> None:
         for tensor in (*self.model.values(), *self.moments.values()):
@@ -257,7 +260,8 @@ def test_too_little_host_memory_is_a_failed_save(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rank goes through every tensor all the same, as the others wait for it there."""
-    monkeypatch.setattr("rlcurric.train.staging.host_memory", lambda: 300 << 20)
+    short = HostMemory(rss=0, available=300 << 20, total=1 << 34)
+    monkeypatch.setattr("rlcurric.train.staging.read_host_memory", lambda: short)
     held, asked = Held(0, 1), []
 
     def model_tensors() -> Iterator[tuple[str, torch.Tensor]]:

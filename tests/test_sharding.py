@@ -55,6 +55,11 @@ def test_what_the_launcher_asks_for(
     [
         ({"ACCELERATE_USE_FSDP": "true"}, 2, "FSDP version 1.*fsdp_version: 2"),
         ({**FSDP2, "FSDP_OFFLOAD_PARAMS": "true"}, 2, "fsdp_offload_params is not supported"),
+        (
+            {**FSDP2, "FSDP_ACTIVATION_CHECKPOINTING": "true"},
+            2,
+            "set it to false, and model.gradient_checkpointing to true",
+        ),
         (zero(0), 2, "ZeRO stage 0: give zero_stage 1, 2 or 3"),
         (FSDP2, 1, "asks for fsdp2, but there is one process"),
         (zero(3), 1, "asks for zero3, but there is one process"),
@@ -74,6 +79,10 @@ def test_what_cannot_be_had_is_refused(
     [
         ({"optimizer": {"type": "AdamW"}}, "section 'optimizer'"),
         ({"bf16": {"enabled": True}}, "turns bf16 on"),
+        (
+            {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}},
+            "offload_optimizer on: not supported here",
+        ),
         ({"gradient_accumulation_steps": 4}, "gradient_accumulation_steps must be 1.*got 4"),
     ],
 )
@@ -183,6 +192,16 @@ def test_what_one_sharding_saved_another_goes_on_from(
     """Moments, steps and the reference, on another number of ranks or in other shards."""
     trained(tmp_path / "half", first, last=1)
     weights, _ = trained(tmp_path / "out", second, first=1, origin=tmp_path / "half")
+    assert distance(alone["float32", False][0], weights) < 1e-6
+
+
+@pytest.mark.slow
+def test_layers_that_stay_gathered_between_passes_change_nothing(
+    tmp_path: Path, alone: dict[tuple[str, bool], Any]
+) -> None:
+    """`fsdp_reshard_after_forward: false`: after scoring too, weights and reference are found in shards."""
+    extra = {"FSDP_RESHARD_AFTER_FORWARD": "false"}
+    weights, _ = trained(tmp_path / "out", "fsdp2", extra=extra)
     assert distance(alone["float32", False][0], weights) < 1e-6
 
 

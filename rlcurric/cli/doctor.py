@@ -153,7 +153,7 @@ def _generate(run: RunContext, learner: Learner, console: Console) -> list[Any]:
         learner.model,
         run.tokenizer,
         shares_weights=learner.sharding.replicated,
-        training_bytes=learner.sharding.bytes_to_come(),
+        training_bytes=learner.bytes_to_come(),
     )
     run.engines.sync(found, learner.named_tensors(), 0)
     console.print(f"engine {found.name}: started in {time.perf_counter() - started:.1f} s")

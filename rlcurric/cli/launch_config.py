@@ -184,7 +184,9 @@ def accelerate_arguments(config: LaunchConfig, at: Place, command: Sequence[str]
         host, _, port = at.rendezvous.rpartition(":")
         args += ["--num_machines", str(at.nodes), "--machine_rank", str(at.node_rank)]
         args += ["--main_process_ip", host, "--main_process_port", port]
-    if at.nodes > 1 or at.processes != config.processes:
+    elif config.nodes > 1:
+        args += ["--num_machines", "1", "--machine_rank", "0"]
+    if at.nodes != config.nodes or at.nodes > 1 or at.processes != config.processes:
         args += ["--num_processes", str(at.nodes * at.processes)]
     return [*args, "-m", "rlcurric", *command]
 

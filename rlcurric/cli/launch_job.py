@@ -68,6 +68,7 @@ class Job:
         self._stop_file: Path | None = None
         self._reaped = time.monotonic()
         self._refused = False
+        self._touched = False  # the stop file
         self._others = set(psutil.Process().children())  # not of this job
 
     def run(self, requests: Requests, stop_file: Path | None, grace: float) -> str | None:
@@ -89,7 +90,7 @@ class Job:
             return self._watch(requests, grace)
         finally:
             self._clear()
-            if stop_file is not None:
+            if stop_file is not None and self._touched:
                 stop_file.unlink(missing_ok=True)
 
     def _watch(self, requests: Requests, grace: float) -> str | None:
@@ -124,6 +125,7 @@ class Job:
             return
         try:
             self._stop_file.touch()
+            self._touched = True
         except OSError as error:
             if not self._refused:
                 say(

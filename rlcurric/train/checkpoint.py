@@ -13,7 +13,8 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Collection, Mapping
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from rlcurric.curriculum.state import join_arrays, split_arrays
 from rlcurric.train.rundir import fsync_folder, write_atomic
 
 SCHEMA_VERSION = 3
+SHOWN_WITHIN = 20.0  # seconds until a file of another host is seen through a shared file system
 MANIFEST = "manifest.json"
 STATE = "state.json"
 ARRAYS = "state.npz"  # arrays of the state, by their place in it
@@ -151,6 +153,7 @@ class CheckpointStore:
         Then removes old checkpoints beyond the newest `keep_last`, those at the steps `keep` excepted.
         """
         temporary, target = self.temporary(step), self.folder / _name(step)
+        _await(temporary, files)
         manifest = {
             "schema_version": SCHEMA_VERSION,
             "step": step,
@@ -311,6 +314,17 @@ def _remove(*paths: Path) -> None:
         else:
             with contextlib.suppress(OSError):
                 path.unlink()
+
+
+def _await(folder: Path, names: Iterable[str]) -> None:
+    """OSError unless all files are there: those of other hosts within seconds, as shared file systems show them."""
+    until = time.monotonic() + SHOWN_WITHIN
+    while missing := [name for name in names if not (folder / name).is_file()]:
+        if time.monotonic() > until:
+            raise OSError(
+                f"{folder / missing[0]} was written by another rank and is not there: all hosts must share the run directory"
+            )
+        time.sleep(0.2)
 
 
 def _sealed(manifest: dict[str, Any]) -> str:

@@ -81,6 +81,8 @@ class Distributed:
         import torch.distributed as dist
 
         self._dist = dist
+        on_gpus = dist.get_backend() == "nccl"
+        self._device = torch.device("cuda", torch.cuda.current_device()) if on_gpus else "cpu"
         self.rank = dist.get_rank()
         self.world = dist.get_world_size()
 
@@ -101,14 +103,16 @@ class Distributed:
         return boxes
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
-        values = values.clone()
-        self._dist.all_reduce(values)
-        return values
+        return self._reduced(values, self._dist.ReduceOp.SUM)
 
     def max(self, values: torch.Tensor) -> torch.Tensor:
-        values = values.clone()
-        self._dist.all_reduce(values, op=self._dist.ReduceOp.MAX)
-        return values
+        return self._reduced(values, self._dist.ReduceOp.MAX)
+
+    def _reduced(self, values: torch.Tensor, how: Any) -> torch.Tensor:
+        """On the group's device, since NCCL knows no CPU tensors, and back."""
+        there = values.to(self._device, copy=True)
+        self._dist.all_reduce(there, op=how)
+        return there.to(values.device)
 
     def barrier(self) -> None:
         self._dist.barrier()

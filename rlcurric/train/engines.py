@@ -107,6 +107,10 @@ class Engines:
         assert self._asked is not None
         return self.get(*self._asked)
 
+    def leave(self) -> None:
+        """A stage is over: its model is referred to no longer."""
+        self._asked = None
+
     def close(self) -> None:
         if self._vllm is not None:
             self._vllm[1].close()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ from rlcurric.train.logprobs import PolicyForward, check_packing
 from rlcurric.train.models import model_tensors, named_tensors, save_config
 from rlcurric.train.moments import load_moments, moment_pieces
 from rlcurric.train.pieces import Piece, PieceReader
-from rlcurric.train.reference import Reference
+from rlcurric.train.reference import PREFIX, Reference
 from rlcurric.train.rows import AnyRow, ImitationRow, Key, TrainRow, Window, distinct
 from rlcurric.train.scoring import Batcher, RowScores, parity_of, score
 from rlcurric.train.sharding import shard
@@ -178,6 +179,22 @@ class Learner:
             **self._merged(parity).metrics(),
         }
 
+    def bytes_to_come(self) -> int:
+        """What gradients, optimizer state and a reference will take on this rank's device, beside what lies there now."""
+        bytes_ = self.sharding.bytes_to_come()
+        if self.reference is not None:
+            trained = (p for p in self.model.parameters() if p.requires_grad)
+            parts = (self.sharding.weights(parameter).values for parameter in trained)
+            bytes_ += sum(part.numel() * part.element_size() for part in parts)
+        return bytes_
+
+    def close(self) -> None:
+        """Give up what the policy and its optimizer hold; nothing of this learner is used any more."""
+        self.sharding.close()
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def read_states(self, packed: PackedRows) -> torch.Tensor:
         """The policy's hidden states (N, D) where a line predicts; on all ranks together."""
         states_ND: torch.Tensor = self.policy(packed, 1.0, False, states_only=True)[0]
@@ -215,23 +232,21 @@ class Learner:
         pieces = moment_pieces(self.sharding, self.model, self.ranks)
         return pieces + (self.reference.pieces() if self.reference is not None else [])
 
-    def small_files(self, folder: Path | None) -> None:
-        """Configuration, adapter, controller: called on every rank, written where there is a folder."""
+    def small_files(self) -> Callable[[Path], None]:
+        """Configuration, adapter and controller as they are now: asked for on every rank, written by one."""
         self.sharding.settle()
         adapter = (
             adapter_tensors(self.model, self.sharding.gathered) if is_adapted(self.model) else None
         )
-        if folder is None:
-            return
-        save_config(self.model, folder / "model")
-        if adapter is not None:
-            save_adapter(self.model, folder / FOLDER, adapter)
-        state = {
-            "entropy": self.entropy.state_dict(),
-            "reference": self.reference is not None,
-            "skipped": self.skipped_in_a_row,
-        }
-        (folder / STATE).write_text(json.dumps(state), encoding="utf-8")
+        state = json.dumps({"entropy": self.entropy.state_dict(), "skipped": self.skipped_in_a_row})
+
+        def write(folder: Path) -> None:
+            save_config(self.model, folder / "model")
+            if adapter is not None:
+                save_adapter(self.model, folder / FOLDER, adapter)
+            (folder / STATE).write_text(state, encoding="utf-8")
+
+        return write
 
     def load_optimizer(self, reader: PieceReader) -> None:
         """Optimizer state as `pieces` gave it, if the checkpoint has one; the weights are the model's own."""
@@ -242,8 +257,7 @@ class Learner:
         """The reference that the checkpoint was trained against; ValueError if it is `required` and there is none."""
         if self.reference is None:
             return
-        file = folder / STATE
-        kept = file.exists() and json.loads(file.read_text(encoding="utf-8"))["reference"]
+        kept = any(name.startswith(PREFIX) for name in reader.names())
         if not kept and not required:  # a fork that turns the penalty on
             return
         if not kept:

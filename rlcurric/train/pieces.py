@@ -66,11 +66,18 @@ class PieceReader:
     ValueError for a folder whose files are of a whole that is not all there.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, names: Iterable[str] | None = None) -> None:
+        """`names`: what the manifest lists; without it what is in the folder. ValueError if a listed file is not there."""
         self.folder = folder
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._places: dict[str, list[_Place]] = {}
-        files = sorted(file for file in folder.glob("state-*") if _FILE.fullmatch(file.name))
+        there = folder.glob("state-*") if names is None else [folder / name for name in names]
+        files = sorted(file for file in there if _FILE.fullmatch(file.name))
+        for file in files:
+            if not file.is_file():
+                raise ValueError(
+                    f"{file} is listed in the manifest and not there: all hosts must share the run directory"
+                )
         worlds = {int(_FILE.fullmatch(file.name)[2]) for file in files}  # type: ignore[index]
         if len(worlds) > 1:
             raise ValueError(

@@ -43,8 +43,8 @@ class Source(Protocol):
         """This rank's part of everything else."""
         ...
 
-    def small_files(self, folder: Path | None) -> None:
-        """Write what is small; None on ranks that write nothing of it."""
+    def small_files(self) -> Callable[[Path], None]:
+        """What is small, as it is now; written by one rank."""
         ...
 
 
@@ -124,10 +124,11 @@ class Saver:
         self._buffers.end()
         copied = time.perf_counter() - started
         problem = copies.problem
+        write_small = source.small_files()  # all ranks together, whatever happens on one
         try:
             if self._rank == 0:
                 (folder / "model").mkdir(parents=True, exist_ok=True)
-            source.small_files(folder if self._rank == 0 else None)
+                write_small(folder)
         except WRITE_ERRORS as error:
             problem = problem or told(error)
         writes = [*extras.writes, *index] if self._rank == 0 else []

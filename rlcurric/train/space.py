@@ -9,8 +9,9 @@ from typing import Any
 
 from rlcurric.train.adapters import is_adapted
 from rlcurric.train.checkpoint import CheckpointStore
+from rlcurric.train.hostmemory import read_host_memory
 from rlcurric.train.run import RunContext
-from rlcurric.train.staging import RESERVE, host_memory
+from rlcurric.train.staging import RESERVE
 
 SLACK = (
     16 << 20
@@ -75,8 +76,8 @@ def _look(run: RunContext, needed: int) -> str | None:
             "saves will fail unless you free space or lower run.checkpoints.keep_last",
         )
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    copies, memory = needed * here // run.ranks.world, host_memory()
-    if memory is not None and copies + RESERVE > memory:
+    copies, memory = needed * here // run.ranks.world, read_host_memory().available
+    if copies + RESERVE > memory:
         _warn(
             run,
             "host_memory",

@@ -34,6 +34,7 @@ def run_rl(run: RunContext, stage: RlStage, state: RunState) -> tuple[str, RunSt
         run.ranks,
         settings=run.learner_settings(stage),
     )
+    value = _value_model(run, stage, learner)
     run.watchdog.beat("engine start")
     with explain_memory("engine start", run.recipe, stage):
         engine = run.engines.get(
@@ -41,7 +42,7 @@ def run_rl(run: RunContext, stage: RlStage, state: RunState) -> tuple[str, RunSt
             learner.model,
             run.tokenizer,
             shares_weights=learner.sharding.replicated,
-            training_bytes=learner.sharding.bytes_to_come(),
+            training_bytes=learner.bytes_to_come() + (value.own_bytes if value else 0),
         )
     if run.ranks.is_main:
         run.directory.event(
@@ -52,7 +53,6 @@ def run_rl(run: RunContext, stage: RlStage, state: RunState) -> tuple[str, RunSt
             sharding=learner.sharding.in_force(),
             engine=engine.name,
         )
-    value = _value_model(run, stage, learner)
     worker = RlWorker(run, stage, learner, engine, value)
     check_space(
         run,
@@ -60,7 +60,7 @@ def run_rl(run: RunContext, stage: RlStage, state: RunState) -> tuple[str, RunSt
     )
     keep_statistics = not run.forked or _same(run, "curriculum", "mixture")
     optimizer_kept = resumed or "optimizer" in stage.carry
-    pieces = PieceReader(run.origin.path) if run.origin else None
+    pieces = PieceReader(run.origin.path, run.origin.manifest["files"]) if run.origin else None
     if pieces and optimizer_kept and (not run.forked or _same(run, "optim")):
         learner.load_optimizer(pieces)
     if run.origin and pieces and (resumed or "reference" in stage.carry):
@@ -69,7 +69,7 @@ def run_rl(run: RunContext, stage: RlStage, state: RunState) -> tuple[str, RunSt
         learner.load_controller(run.origin.path)
     if run.origin and resumed and keep_statistics:
         worker.load_carried(run.origin.path)
-    known = run.origin is not None and (run.origin.path / VALUE_STATE).exists()
+    known = run.origin is not None and VALUE_STATE in run.origin.manifest["files"]
     if value is not None and run.origin and known and keep_statistics:
         if resumed or "statistics" in stage.carry:
             value.load(run.origin.path)
@@ -96,6 +96,8 @@ def run_rl(run: RunContext, stage: RlStage, state: RunState) -> tuple[str, RunSt
         return status, leader.state
 
     result: tuple[str, RunState] = conduct(run.ranks, lead, worker.obey, run.watchdog.beat)
+    run.engines.leave()
+    learner.close()  # before the next stage takes its memory
     return result
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import torch
+
+from rlcurric.train.hostmemory import read_host_memory
 
 RESERVE = 256 << 20  # bytes of host memory that copies leave free
 
@@ -68,8 +67,8 @@ class HostBuffers:
         if kept is not None and kept.dtype == tensor.dtype and kept.numel() == tensor.numel():
             return kept.view(tensor.shape)
         self._kept.pop(name, None)
-        free = host_memory()
-        if free is not None and tensor.nbytes + RESERVE > free:
+        free = read_host_memory().available
+        if tensor.nbytes + RESERVE > free:
             raise MemoryError(
                 f"a copy of {name} takes {tensor.nbytes / 1e9:.2f} GB of host memory, and {free / 1e9:.2f} GB are left"
             )
@@ -78,27 +77,3 @@ class HostBuffers:
         self._kept[name] = kept
         self.allocated += kept.nbytes
         return kept
-
-
-def host_memory() -> int | None:
-    """Bytes of memory that this machine, or the group of processes that holds this one, has left; None if unknown."""
-    found = []
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        found += [int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")]
-        group = Path("/sys/fs/cgroup") / _group()
-        limit = (group / "memory.max").read_text().strip()
-        if limit != "max":
-            statistics = dict(
-                line.split() for line in (group / "memory.stat").read_text().splitlines()
-            )
-            used = int((group / "memory.current").read_text())
-            found.append(int(limit) - used + int(statistics.get("inactive_file", 0)))
-    except (OSError, ValueError, IndexError):
-        pass  # another system, or another layout of it
-    return min(found, default=None)
-
-
-def _group() -> str:
-    line = Path(f"/proc/{os.getpid()}/cgroup").read_text().splitlines()[-1]
-    return line.split("::")[1].lstrip("/")

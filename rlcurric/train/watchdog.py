@@ -50,6 +50,7 @@ class Watchdog:
         self._end_at: float | None = None
         self._notice: Notice | None = None
         self._over = threading.Event()
+        self._failed = False  # to look, and said so
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> Watchdog:
@@ -102,21 +103,34 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._over.wait(POLL):
-            self._look_at_board()
-            if self._end_at is not None:
-                if self.board.world > 1 and time.monotonic() > self._end_at:
-                    assert self._notice is not None
-                    _leave(self._notice.code)
-                continue
-            seconds = time.monotonic() - self._since
-            if self._limit and seconds > self._limit:
-                reason = (
-                    f"nothing has moved for {seconds:.0f} s in {self.phase!r} (run.watchdog is {self._limit:g}). "
-                    "If the phase may take so long, raise run.watchdog; the stacks tell where it stands"
-                )
-                self._hang(self.board.post(Notice("hang", self.board.rank, self.phase, reason)))
-            if self._min_memory:
-                self._look_at_memory()
+            try:
+                self._look()
+            except (
+                Exception
+            ) as error:  # a full disk, a process that ended meanwhile: the watch goes on
+                if not self._failed:
+                    self._failed = True
+                    _say(
+                        self.board.rank,
+                        f"the watchdog could not look: {type(error).__name__}: {error}",
+                    )
+
+    def _look(self) -> None:
+        self._look_at_board()
+        if self._end_at is not None:
+            if self.board.world > 1 and time.monotonic() > self._end_at:
+                assert self._notice is not None
+                _leave(self._notice.code)
+            return
+        seconds = time.monotonic() - self._since
+        if self._limit and seconds > self._limit:
+            reason = (
+                f"nothing has moved for {seconds:.0f} s in {self.phase!r} (run.watchdog is {self._limit:g}). "
+                "If the phase may take so long, raise run.watchdog; the stacks tell where it stands"
+            )
+            self._hang(self.board.post(Notice("hang", self.board.rank, self.phase, reason)))
+        if self._min_memory:
+            self._look_at_memory()
 
     def _look_at_board(self) -> None:
         if self.board.world == 1:

@@ -155,8 +155,8 @@ class RlWorker:
 
     def _generate(self, directive: Generate) -> Generated:
         """Sample this rank's share; every group is judged as soon as the engine has all of it."""
-        self._wake()
         sampled, kept = self._share(directive.requests)
+        self._wake()
         mine = [one for one, keeps in zip(sampled, kept, strict=True) if keeps]
         places = {request.group_id: place for place, request in enumerate(mine)}
         terms = Terms(
@@ -241,6 +241,7 @@ class RlWorker:
         )
 
     def _score_kl(self, directive: ScoreKl) -> dict[Key, float]:
+        self.run.saver.before_update()  # the reference takes the policy's place
         self.engine.sleep()
         return self.learner.kl_by_row(self._rows(directive.samples), directive.version)
 

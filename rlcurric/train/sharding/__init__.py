@@ -54,7 +54,12 @@ def asked(world: int, environ: Mapping[str, str] | None = None) -> str:
             )
         if _true(environ, "FSDP_OFFLOAD_PARAMS"):
             raise ValueError(
-                "fsdp_config.fsdp_offload_params is not supported: set it to false, or use DeepSpeed ZeRO-3 with offload"
+                "fsdp_config.fsdp_offload_params is not supported: set it to false, and use more ranks or model.lora"
+            )
+        if _true(environ, "FSDP_ACTIVATION_CHECKPOINTING"):
+            raise ValueError(
+                "fsdp_config.fsdp_activation_checkpointing is the recipe's: set it to false, and model.gradient_checkpointing "
+                "to true"
             )
         kind = "fsdp2"
     else:

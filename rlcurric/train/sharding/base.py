@@ -50,6 +50,10 @@ class Sharding(Protocol):
         """What gradients and optimizer state will take on this rank's device, beside what lies there now."""
         ...
 
+    def close(self) -> None:
+        """Give up the memory of weights, gradients and optimizer state, whoever still refers to them."""
+        ...
+
     def settle(self) -> None:
         """Leave no gathered copy of a shard behind, so that shards may be changed."""
         ...

@@ -86,9 +86,16 @@ class FullyShardedSharding:
         shards = (p.to_local() for p in self._module.parameters() if p.requires_grad)  # type: ignore[attr-defined]
         return 3 * sum(shard.numel() * shard.element_size() for shard in shards)
 
+    def close(self) -> None:
+        """Nothing refers to them but who drops this."""
+
     def settle(self) -> None:
-        """The outermost group stays gathered after a forward pass: its next one would not see changed shards."""
-        self.policy.reshard()
+        """What stays gathered after a forward pass, as the outermost group does, would not see changed shards."""
+        from torch.distributed.fsdp import FSDPModule
+
+        for module in self._module.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
 
     @contextmanager
     def gathered(self, parameters: Sequence[nn.Parameter]) -> Iterator[list[torch.Tensor]]:
@@ -103,7 +110,7 @@ class FullyShardedSharding:
         return {kind: self._part(state[kind]) for kind in MOMENTS if kind in state}
 
     def updates(self, parameter: nn.Parameter) -> float:
-        return float(self._optimizer.state[parameter]["step"])
+        return float(self._optimizer.state.get(parameter, {}).get("step", 0.0))
 
     def make_moments(self, updates: Mapping[nn.Parameter, float]) -> None:
         for parameter, number in updates.items():

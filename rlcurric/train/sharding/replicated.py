@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class ReplicatedSharding:
-    """Accelerate's DDP, or the module itself."""
+    """Torch's DDP, or the module itself."""
 
     replicated = True
     split_optimizer = False
@@ -34,14 +34,18 @@ class ReplicatedSharding:
         make_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
         ranks: Coordinator,
     ) -> None:
-        from accelerate import Accelerator
+        import torch.distributed as dist
+        from accelerate import PartialState
+        from torch.nn.parallel import DistributedDataParallel
 
-        # Autocast is the learner's: what the launcher says of precision is not asked here.
-        self._accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
-        prepared: Any = self._accelerator.prepare(policy, make_optimizer(policy))
-        self.policy, wrapped = prepared
-        self._optimizer: torch.optim.Optimizer = wrapped.optimizer
-        self.device = self._accelerator.device
+        # The ranks and devices are accelerate's; its Accelerator keeps one precision for a whole process, and autocast is
+        # the learner's here.
+        self.device = PartialState(cpu=not torch.cuda.is_available()).device
+        self.policy: Any = policy.to(self.device)
+        self._optimizer = make_optimizer(policy)
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            devices = [self.device] if self.device.type == "cuda" else None
+            self.policy = DistributedDataParallel(self.policy, device_ids=devices)
 
     def in_force(self) -> str:
         from torch.nn.parallel import DistributedDataParallel
@@ -53,7 +57,9 @@ class ReplicatedSharding:
             group["lr"] = rate
 
     def boundary(self, last: bool) -> AbstractContextManager[Any]:
-        return nullcontext() if last else self._accelerator.no_sync(self.policy)
+        syncs = last or self.in_force() == "none"
+        no_sync: AbstractContextManager[Any] = nullcontext() if syncs else self.policy.no_sync()
+        return no_sync
 
     def backward(self, loss: torch.Tensor) -> None:
         loss.backward()
@@ -67,6 +73,9 @@ class ReplicatedSharding:
 
     def bytes_to_come(self) -> int:
         return 3 * trained_bytes(self.policy.parameters())  # a gradient, two moments
+
+    def close(self) -> None:
+        """Nothing refers to them but who drops this."""
 
     def settle(self) -> None:
         """Nothing is gathered here."""
@@ -84,7 +93,7 @@ class ReplicatedSharding:
         return {kind: whole_part(state[kind]) for kind in MOMENTS if kind in state}
 
     def updates(self, parameter: nn.Parameter) -> float:
-        return float(self._optimizer.state[parameter]["step"])
+        return float(self._optimizer.state.get(parameter, {}).get("step", 0.0))
 
     def make_moments(self, updates: Mapping[nn.Parameter, float]) -> None:
         for parameter, number in updates.items():

@@ -39,6 +39,13 @@ def deepspeed_config() -> dict[str, Any]:
                 "(model.dtype); leave the section out"
             )
         config.pop(section, None)
+    zero = config["zero_optimization"]
+    for what in ("offload_optimizer", "offload_param"):
+        if (zero.get(what) or {}).get("device", "none") != "none":
+            raise ValueError(
+                f"The DeepSpeed configuration has {what} on: not supported here; set its device to none, and use more ranks or "
+                "model.lora"
+            )
     steps = config.get("gradient_accumulation_steps", 1)
     if steps not in (1, "auto"):
         raise ValueError(
@@ -125,9 +132,23 @@ class ZeroSharding:
         whole = trained_bytes(self.policy.parameters())
         return 2 * part + (whole if self.stage == 1 else part)
 
+    def close(self) -> None:
+        """DeepSpeed's objects refer to each other beyond the engine's end: their tensors are emptied."""
+        zero, parameters = self._optimizer, list(self.policy.parameters())
+        held: list[Any] = [*self._flats(), *parameters]
+        held += [getattr(parameter, "ds_tensor", None) for parameter in parameters]
+        held += [value for state in zero.optimizer.state.values() for value in state.values()]
+        for name in ("bit16_groups_flat", "fp16_partitioned_groups_flat"):
+            held += getattr(zero, name, [])
+        held.append(getattr(zero, "grad_partitions_flat_buffer", None))
+        self.policy.destroy()
+        for tensor in held:
+            if isinstance(tensor, torch.Tensor):
+                tensor.untyped_storage().resize_(0)
+
     def settle(self) -> None:
         if self.stage == 3:
-            self.policy.empty_partition_cache()
+            self._optimizer.empty_partition_cache()
 
     def gathered(
         self, parameters: Sequence[nn.Parameter]
