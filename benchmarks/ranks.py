@@ -79,7 +79,9 @@ class MadePool:
 
     def prompt(self, distribution: str, index: int) -> Prompt:
         ids = (
-            seeds.philox(index, f"prompt/{distribution}").integers(0, 150_000, PROMPT_TOKENS).tolist()
+            seeds.philox(index, f"prompt/{distribution}")
+            .integers(0, 150_000, PROMPT_TOKENS)
+            .tolist()
         )
         text = f"{index} ".rjust(4 * PROMPT_TOKENS, "x")
         return Prompt(
@@ -247,7 +249,11 @@ def launched(kind: str, options: argparse.Namespace) -> dict[str, Any]:
     if kind != "none":
         launcher += ["-m", "torch.distributed.run", "--nproc_per_node=2"]
         launcher += ["--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
-    environment = {**os.environ, **launch_environment(kind), "OMP_NUM_THREADS": str(options.threads)}
+    environment = {
+        **os.environ,
+        **launch_environment(kind),
+        "OMP_NUM_THREADS": str(options.threads),
+    }
     environment["PYTHONPATH"] = f"{ROOT}{os.pathsep}{environment.get('PYTHONPATH', '')}"
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "result.json"
@@ -391,7 +397,12 @@ def files(world: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         for rank in range(world):
             pieces = [
-                Piece(f"model.layers.{k // 9}.part{k % 9}.weight::{kind}", (8 * world,), 8 * rank, part)
+                Piece(
+                    f"model.layers.{k // 9}.part{k % 9}.weight::{kind}",
+                    (8 * world,),
+                    8 * rank,
+                    part,
+                )
                 for k in range(TENSORS)
                 for kind, part in (("exp_avg", torch.zeros(8)), ("exp_avg_sq", torch.ones(8)))
             ]
@@ -465,8 +476,9 @@ def sharding_row(one: Mapping[str, Any]) -> str:
 
 
 def formula(kind: str, count: int, ranks: int, micro_batches: int) -> float:
-    """What `held` says, without buffers."""
-    return held(kind, count, ranks, micro_batches=micro_batches).lasting
+    """What the formulas say, without buffers."""
+    found = held(kind, count, ranks, micro_batches=micro_batches)
+    return found.total - found.buffers
 
 
 def files_row(one: Mapping[str, Any]) -> str:
