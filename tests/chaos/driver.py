@@ -101,7 +101,6 @@ class Campaign:
     launches: int = 0
     lengths: Lengths | None = None  # once the undisturbed run is done
     lost_steps: list[int] = field(default_factory=list)  # at every end but the last of a run
-    left_files: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.ranks = 2 if self.config else 1
@@ -153,7 +152,9 @@ class Campaign:
                 break
         self._compare(job)
         usual = {one.name for one in (self.whole.folder / "tmp").iterdir()}
-        self.left_files += sorted({one.name for one in (job.folder / "tmp").iterdir()} - usual)
+        left = {one.name for one in (job.folder / "tmp").iterdir()} - usual
+        if left:
+            raise Broken(f"{job.folder / 'tmp'}: left behind: {', '.join(sorted(left))}")
         shutil.rmtree(job.folder)
         return self.kills[kills:]
 
