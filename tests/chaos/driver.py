@@ -142,8 +142,11 @@ class Campaign:
             ended = job.launch(strikes)
             self.launches += 1
             self.kills += ended.strikes
+            came = [(one["kind"], one["phase"]) for one in ended.strikes]
+            spared = [one for one in strikes if (one.kind, one.phase) not in came]
             self.say(
                 f"run {number}, launch {launch}: {_spelled(ended.strikes) or 'in peace'}; exit code {ended.code}"
+                + "".join(f"; did not come: {one}" for one in spared)
             )
             _resumed_where_it_was(job, events, known)
             over = _check_end(ended, self.ranks)
@@ -177,7 +180,7 @@ class Campaign:
         """A kill that a launch lives through, early in it."""
         rank = self._draw.randrange(self.ranks) if rank is None else rank
         if kind == "worker":
-            entry = self._draw.randint(1, 3)
+            entry = self._draw.randint(1, 2)
             return Strike(kind, "grade", rank, entry, delay=self._draw.uniform(0, 0.03))
         phase = self._draw.choice(("rollout", "rollout", "evaluate", "sync"))
         calls = {"rollout": 8, "evaluate": 3, "sync": 1}[phase]
