@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-from rlcurric.errors import EngineLost
 from rlcurric.recipe.schema import Lora
 from rlcurric.rollout.choose import choose_engine
 from rlcurric.rollout.engine import Engine, Sample, SampleRequest, SamplingSpec
@@ -305,23 +304,6 @@ def test_a_torch_engine_with_weights_of_its_own_takes_all_of_them_or_says_which_
     assert engine.version == -1
     engine.sync(weights.items(), 1)
     assert engine.version == 1
-
-
-def test_an_engine_that_dies_in_a_sync_leaves_no_other_rank_alone_with_the_tensors(
-    model: PreTrainedModel,
-) -> None:
-    """They are gathered over the ranks one at a time: who stops taking them would hold up, or break, the others."""
-
-    class Dying(TorchEngine):
-        def sync(self, tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
-            next(iter(tensors))
-            raise EngineLost("it died")
-
-    engines = Engines(RECIPE, SingleProcess(), Silent(), 128, (EOS,))
-    tensors = named_tensors(model)
-    with pytest.raises(EngineLost):
-        engines.sync(Dying(model, PAD), tensors, 1)
-    assert next(tensors, None) is None
 
 
 def test_engines_are_made_for_shared_weights_or_with_their_own(model: PreTrainedModel) -> None:
