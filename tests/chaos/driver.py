@@ -118,7 +118,8 @@ class Campaign:
         missing = {*PHASES} - {*self.lengths.seconds}
         if missing:
             raise Broken(f"the undisturbed run has no phase {', '.join(sorted(missing))}")
-        accounts.interesting(self.whole.run_dir)
+        if not self.overrides:
+            accounts.interesting(self.whole.run_dir)
         accounts.every_group_once(self.whole.run_dir)
 
     def run(
@@ -189,17 +190,16 @@ class Campaign:
     def strike(self, kind: str, phase: str, entry: int = 1, rank: int | None = None) -> Strike:
         """At a random moment of a phase, on a random rank unless it is given."""
         assert self.lengths is not None, "prepare() first"
-        if phase in ("resume", "stage change"):
-            entry = 1  # comes once in a launch
+        seconds = self.lengths.seconds[phase]
+        if phase in ("resume", "stage change"):  # come once in a launch: what is late is too late
+            entry, seconds = 1, seconds / 2
         drawn = 0 if phase in ON_RANK_0 else self._draw.randrange(self.ranks)
         rank = drawn if rank is None else rank
         if phase in self.lengths.lines and self.lengths.lines[phase] > 1:
             return Strike(
                 kind, phase, rank, entry, line=self._draw.randint(1, self.lengths.lines[phase])
             )
-        return Strike(
-            kind, phase, rank, entry, delay=self._draw.uniform(0, self.lengths.seconds[phase])
-        )
+        return Strike(kind, phase, rank, entry, delay=self._draw.uniform(0, seconds))
 
     def _rarest(self, names: Sequence[str], count: Counter[str]) -> str:
         least = min(count[name] for name in names)
