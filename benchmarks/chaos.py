@@ -35,6 +35,7 @@ sys.path.insert(0, str(ROOT))  # the driver is with the tests
 
 from tests.chaos.driver import Campaign, table  # noqa: E402
 from tests.chaos.jobs import Broken  # noqa: E402
+from tests.chaos.plan import ENDS, PHASES  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "chaos.json"
 ONE_RANK, VLLM = "one rank", "one rank with vLLM"
@@ -125,7 +126,6 @@ def one_run(campaign: Campaign, number: int, kills: int) -> dict[str, Any]:
         "number": number,
         "launches": campaign.launches - launches,
         "lost_steps": campaign.lost_steps[ends:],
-        "left_files": campaign.left_files,
         "kills": found,
     }
 
@@ -143,7 +143,7 @@ def report(cases: dict[str, list[dict[str, Any]]], broken: int) -> str:
     """Markdown: kills by phase and kind for each case, then what became of the runs."""
     lines: list[str] = []
     for case, runs in cases.items():
-        kills = [kill for run in runs for kill in run["kills"]]
+        kills = kills_of(runs)
         lost = Counter(steps for run in runs for steps in run["lost_steps"])
         launches = sum(run["launches"] for run in runs)
         spread = ", ".join(f"{steps}: {count}" for steps, count in sorted(lost.items()))
@@ -154,9 +154,13 @@ def report(cases: dict[str, list[dict[str, Any]]], broken: int) -> str:
             "",
         ]
     total = sum(len(kills_of(runs)) for runs in cases.values())
-    verdict = "reached" if total >= GOAL and not broken else "missed"
+    struck = {kill["phase"] for kill in kills_of(cases.get(ONE_RANK, [])) if kill["kind"] in ENDS}
+    spared = [phase for phase in PHASES if phase not in struck]
+    if spared:
+        lines.append(f"Phases of one rank in which no launch was ended: {', '.join(spared)}")
+    verdict = "reached" if total >= GOAL and not broken and not spared else "missed"
     lines.append(
-        f"{total} kills (goal {GOAL}: {verdict}); every run that was done equals the undisturbed one"
+        f"{total} kills (goal {GOAL}, every phase: {verdict}); every run that was done equals the undisturbed one"
         + (f"; {broken} runs broke a promise" if broken else "")
     )
     return "\n".join(lines)

@@ -17,7 +17,11 @@ from rlcurric.errors import EngineLost, RunError
 from rlcurric.report.compare import first_difference
 from rlcurric.report.tables import read_run
 from rlcurric.rollout.engine import Sample, SampleRequest, SamplingSpec, in_order
+from rlcurric.rollout.torch_engine import TorchEngine
+from rlcurric.train.coordinator import SingleProcess
 from rlcurric.train.engines import Engines
+from rlcurric.train.models import named_tensors, random_model
+from rlcurric.train.reporter import Silent
 from tests.test_curriculum_in_runs import EVERYTHING, recipe_of, stage
 from tests.tiny import tiny_recipe
 
@@ -218,3 +222,20 @@ def test_a_vllm_whose_core_is_shut_down_under_it_is_started_again(tmp_path: Path
         assert first_difference(tmp_path / "whole", tmp_path / name) is None
         (event,) = lost(tmp_path / name)
         assert event["ranks"] == [0] and event["reason"].startswith("rank 0: vLLM: ")
+
+
+def test_an_engine_that_dies_in_a_sync_takes_all_tensors() -> None:
+    """They are gathered over the ranks one at a time: who stops taking them would break the others."""
+    recipe = tiny_recipe()
+    model = random_model(recipe)
+
+    class Dying(TorchEngine):
+        def sync(self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
+            next(iter(named_tensors))
+            raise EngineLost("it died")
+
+    engines = Engines(recipe, SingleProcess(), Silent(), 128, (1,))
+    tensors = named_tensors(model)
+    with pytest.raises(EngineLost):
+        engines.sync(Dying(model, 0), tensors, 1)
+    assert next(tensors, None) is None

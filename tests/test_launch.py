@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from rlcurric.cli import _run
 from rlcurric.cli.app import app
 from rlcurric.cli.launch import read_command
 from rlcurric.cli.launch_config import find_config, shipped_configs
+from rlcurric.cli.launch_folder import PREFIX, launch_folder
 from rlcurric.cli.launch_slurm import MARGIN, seconds
 from rlcurric.cli.launch_verdict import Mark, verdict
 from rlcurric.ending import STOPPED, Ending
@@ -247,6 +249,21 @@ def test_the_run_directory_is_the_one_that_train_would_take() -> None:
     assert read_command(["train", "demo", "name=other"]).run_dir == Path("runs/other")
     assert read_command(["train", "demo", "--run-dir", "x"]).run_dir == Path("x")
     assert read_command(["doctor"]).run_dir is None
+
+
+def test_what_a_launcher_that_was_killed_left_goes_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with launch_folder() as (running, _):
+        dead = tmp_path / f"{PREFIX}dead"
+        (dead / "logs").mkdir(parents=True)
+        (dead / "lock").touch()
+        other = tmp_path / "rlcurric-other"
+        other.mkdir()
+        with launch_folder() as (folder, _):
+            assert {*tmp_path.iterdir()} == {running, folder, other}
+    assert [*tmp_path.iterdir()] == [other]
 
 
 # --- Slurm

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,6 +137,7 @@ def _slurm(config: LaunchConfig, options: Options, slurm: SlurmOptions, command:
 
 
 def _run(config: LaunchConfig, at: Place, command: Command, grace: float) -> int:
+    from rlcurric.cli.launch_folder import launch_folder
     from rlcurric.cli.launch_job import Job, listening, say
     from rlcurric.cli.launch_verdict import Mark, verdict
 
@@ -145,8 +145,10 @@ def _run(config: LaunchConfig, at: Place, command: Command, grace: float) -> int
     gpus = 0 if config.on_cpu else at.processes
     mark = Mark.of(command.run_dir) if command.run_dir is not None else None
     stop_file = command.run_dir / "stop" if command.run_dir is not None else None
-    with tempfile.TemporaryDirectory(prefix="rlcurric-launch-") as folder, listening() as requests:
-        status_file = Path(folder) / "status"
-        job = Job(arguments, environment(config), gpus, status_file)
+    with launch_folder() as (folder, lock), listening() as requests:
+        status_file = folder / "status"
+        # torchrun makes a folder for logs and leaves it: it goes with ours
+        arguments = ["--log_dir", str(folder / "logs"), *arguments]
+        job = Job(arguments, environment(config), gpus, status_file, lock)
         ended = job.run(requests, stop_file, grace)
         return verdict(status_file, mark, ended, say)

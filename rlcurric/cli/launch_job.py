@@ -61,9 +61,15 @@ class Job:
     """The ranks of this machine. They are in sessions of their own: a signal of the terminal does not reach them."""
 
     def __init__(
-        self, arguments: Sequence[str], env: dict[str, str], gpus: int, status_file: Path
+        self,
+        arguments: Sequence[str],
+        env: dict[str, str],
+        gpus: int,
+        status_file: Path,
+        lock: int,
     ) -> None:
-        self._arguments, self._env = arguments, env
+        """`lock`: handle of the lock on the folder of `status_file`; what starts the ranks holds it too."""
+        self._arguments, self._env, self._lock = arguments, env, lock
         self._gpus, self.status_file = gpus, status_file
         self._stop_file: Path | None = None
         self._reaped = time.monotonic()
@@ -85,6 +91,7 @@ class Job:
             env={**os.environ, **self._env, VARIABLE: str(self.status_file)},
             stdin=subprocess.DEVNULL,
             start_new_session=True,
+            pass_fds=(self._lock,),
         )
         try:
             return self._watch(requests, grace)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from rlcurric.errors import EngineLost
 from rlcurric.recipe.schema import Recipe, Rollouts, StageBase, VllmSettings, refuse_vllm_settings
 from rlcurric.rollout.choose import choose_engine
 from rlcurric.rollout.engine import Engine
@@ -92,7 +93,13 @@ class Engines:
         self, engine: Engine, tensors: Iterable[tuple[str, torch.Tensor]], version: int
     ) -> None:
         """Give the engine these weights, on all ranks at once, and confirm that this rank's engine says so."""
-        engine.sync(tensors, version)
+        stream = iter(tensors)
+        try:
+            engine.sync(stream, version)
+        except EngineLost:
+            for _ in stream:  # the other ranks gather them with this one's help
+                pass
+            raise
         if engine.version != version:
             raise RuntimeError(
                 f"The {engine.name} engine reports weights {engine.version}; {version} was sent"
