@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize(
-    "name", ["update", "memory", "selection", "arena", "rewards", "checkpoint", "sync"]
+    "name", ["update", "memory", "selection", "arena", "rewards", "checkpoint", "sync", "ranks"]
 )
 def test_quick(name: str, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
