@@ -27,10 +27,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from datetime import date
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ KINDS = ("none", "ddp", "fsdp2", "zero1", "zero2", "zero3")
 SAMPLES = (64, 512, 4096, 16_384, 65_536)
 FILES = (8, 64, 256, 1024)
 GROUP, PROMPT_TOKENS = 16, 120
+IN_LAYERS = 0.9  # share of the small model's parameters that lie in its layers
 TENSORS = 300  # of a model in `files`; two moments each
 NAMES = [f"d{k}" for k in range(10)]
 
@@ -283,6 +285,7 @@ def work(options: argparse.Namespace) -> None:
                 update(learner, ranks, next(turn), micro_batches)
         found[name] = {"held": census.held - before.held, "buffers": census.buffers}
     kind, parameters = learner.sharding.in_force(), whole_numel(learner.model)
+    copies = copies_of_autocast(learner, partial(update, learner, ranks, next(turn), 1))
     seconds: dict[str, list[float]] = {"update": [], "gather": []}
     for _ in range(options.repeats):
         for what in seconds:
@@ -297,7 +300,7 @@ def work(options: argparse.Namespace) -> None:
     if ranks.is_main:
         medians = {f"{name}_s": statistics.median(values) for name, values in seconds.items()}
         result = {"kind": kind, "ranks": ranks.world, "parameters": parameters, **medians}
-        options.worker.write_text(json.dumps({**result, "held": found}))
+        options.worker.write_text(json.dumps({**result, "held": found, "copies": copies}))
     ranks.barrier()
 
 
@@ -339,6 +342,38 @@ class Census:
         buffers = sum(count for count in sizes if count >= 4 * BUCKET)
         self.buffers = max(self.buffers, buffers)
         self.held = max(self.held, sum(sizes) - buffers)
+
+
+def copies_of_autocast(learner: Any, one_update: Callable[[], None]) -> int:
+    """Bytes that torch's allocator gets back where bfloat16 autocast ends, after a micro-batch with checkpointing."""
+    from torch.autograd.profiler import profile, record_function
+
+    settings, autocast = learner.settings, learner._autocast
+    learner.model.gradient_checkpointing_enable({"use_reentrant": False})
+    learner.settings = replace(settings, mixed_precision="bf16")
+
+    @contextmanager
+    def watched() -> Iterator[None]:
+        with ExitStack() as stack:
+            stack.enter_context(autocast())
+            yield
+            with record_function("autocast ends"):
+                pass
+        with record_function("autocast ended"):
+            pass
+
+    learner._autocast = watched
+    with profile(profile_memory=True) as profiler:
+        one_update()
+    learner._autocast, learner.settings = autocast, settings
+    learner.model.gradient_checkpointing_disable()
+    events = list(profiler.kineto_results.events())
+    first, last = (
+        next(one.start_ns() for one in events if one.name() == f"autocast {what}")
+        for what in ("ends", "ended")
+    )
+    memory = [one for one in events if one.name() == "[memory]"]
+    return -sum(one.nbytes() for one in memory if first <= one.start_ns() <= last)
 
 
 def new_learner(ranks: Any) -> Any:
@@ -452,7 +487,7 @@ STEPS_HEAD = (
 )
 SHARDINGS_HEAD = (
     "| sharding | ranks | update s | gathering s | bytes a parameter | by formula | "
-    "three micro-batches | by formula |"
+    "three micro-batches | by formula | autocast's copies, bytes a parameter |"
 )
 FILES_HEAD = "| files | opening s | hashing GB/s |"
 
@@ -472,7 +507,7 @@ def sharding_row(one: Mapping[str, Any]) -> str:
         f"{one['held'][name]['held'] / count:.2f} | {formula(kind, count, one['ranks'], micro_batches) / count:.2f}"
         for name, micro_batches in (("one", 1), ("three", 3))
     )
-    return f"| {kind} | {one['ranks']} | {one['update_s']:.3f} | {one['gather_s']:.4f} | {told} |"
+    return f"| {kind} | {one['ranks']} | {one['update_s']:.3f} | {one['gather_s']:.4f} | {told} | {one['copies'] / count:.2f} |"
 
 
 def formula(kind: str, count: int, ranks: int, micro_batches: int) -> float:

@@ -24,6 +24,7 @@ ROOT = Path(__file__).parent.parent
         "rewards",
         "checkpoint",
         "chaos",
+        "ranks",
         pytest.param("sync", marks=pytest.mark.vllm),
     ],
 )

@@ -25,6 +25,7 @@ def test_a_rank_holds_what_the_formulas_say(kind: str) -> None:
         assert found["held"][name]["held"] == pytest.approx(
             wanted.total - wanted.buffers, rel=0.05
         ), name
+        assert found["copies"] == pytest.approx(2 * ranks.IN_LAYERS * found["parameters"], rel=0.05)
         if kind == "zero3":  # the others' come and go with the backward pass
             assert found["held"][name]["buffers"] == wanted.buffers
 
