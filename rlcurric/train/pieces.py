@@ -89,6 +89,8 @@ class PieceReader:
         self.missing = [file for file in self._files if file not in files]
         for file in files:
             self._index(file)
+        for places in self._places.values():
+            places.sort(key=lambda place: (place.start, -place.count))
 
     def names(self) -> list[str]:
         """Names of the whole tensors."""
@@ -133,9 +135,7 @@ class PieceReader:
                 known = self._shapes.setdefault(name, tuple(shape))
                 if known != tuple(shape):
                     raise ValueError(f"{file}: {name!r} has shape {shape}, elsewhere {list(known)}")
-                places = self._places.setdefault(name, [])
-                places.append(_Place(start, count, file, key))
-                places.sort(key=lambda place: (place.start, -place.count))
+                self._places.setdefault(name, []).append(_Place(start, count, file, key))
 
 
 def _slice(place: _Place, first: int, last: int) -> torch.Tensor:
