@@ -160,7 +160,7 @@ def report(cases: dict[str, list[dict[str, Any]]], broken: int) -> str:
         lines.append(f"Phases of one rank in which no launch was ended: {', '.join(spared)}")
     verdict = "reached" if total >= GOAL and not broken and not spared else "missed"
     lines.append(
-        f"{total} kills (goal {GOAL}, every phase: {verdict}); every run that was done equals the undisturbed one"
+        f"{total} kills (goal {GOAL}, every phase: {verdict}); every run that was done equals the undisturbed one, with two ranks in prompts and counts"
         + (f"; {broken} runs broke a promise" if broken else "")
     )
     return "\n".join(lines)
