@@ -74,7 +74,11 @@ def mortal(monkeypatch: pytest.MonkeyPatch) -> Callable[[Dies], None]:
 
     def arrange(dies: Dies) -> None:
         get = Engines.get
-        monkeypatch.setattr(Engines, "get", lambda self, *args: Mortal(get(self, *args), dies))
+
+        def made(self: Engines, *args: Any, **options: Any) -> Mortal:
+            return Mortal(get(self, *args, **options), dies)
+
+        monkeypatch.setattr(Engines, "get", made)
 
     return arrange
 

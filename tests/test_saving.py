@@ -260,7 +260,7 @@ def test_too_little_host_memory_is_a_failed_save(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rank goes through every tensor all the same, as the others wait for it there."""
-    short = HostMemory(rss=0, available=300 << 20, total=1 << 34)
+    short = HostMemory(rss=0, available=40 << 20, total=1 << 34)
     monkeypatch.setattr("rlcurric.train.staging.read_host_memory", lambda: short)
     held, asked = Held(0, 1), []
 

@@ -11,7 +11,6 @@ from rlcurric.train.adapters import is_adapted
 from rlcurric.train.checkpoint import CheckpointStore
 from rlcurric.train.hostmemory import read_host_memory
 from rlcurric.train.run import RunContext
-from rlcurric.train.staging import RESERVE
 
 SLACK = (
     16 << 20
@@ -77,7 +76,7 @@ def _look(run: RunContext, needed: int) -> str | None:
         )
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     copies, memory = needed * here // run.ranks.world, read_host_memory().available
-    if copies + RESERVE > memory:
+    if copies > memory:
         _warn(
             run,
             "host_memory",

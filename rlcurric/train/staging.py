@@ -6,8 +6,6 @@ import torch
 
 from rlcurric.train.hostmemory import read_host_memory
 
-RESERVE = 256 << 20  # bytes of host memory that copies leave free
-
 
 class HostBuffers:
     """Host copies of tensors by name. Pinned on CUDA, where copies run on a stream of their own.
@@ -68,7 +66,7 @@ class HostBuffers:
             return kept.view(tensor.shape)
         self._kept.pop(name, None)
         free = read_host_memory().available
-        if tensor.nbytes + RESERVE > free:
+        if tensor.nbytes > free:
             raise MemoryError(
                 f"a copy of {name} takes {tensor.nbytes / 1e9:.2f} GB of host memory, and {free / 1e9:.2f} GB are left"
             )
