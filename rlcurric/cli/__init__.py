@@ -49,10 +49,10 @@ def _run(args: list[str]) -> int:
     except RankLost as error:
         if os.environ.get("RLCURRIC_DEBUG"):
             raise
-        print(f"rlcurric: rank {os.environ.get('RANK', '0')}: {error}", file=sys.stderr)
-        if launched():
-            tell_launcher(error.code, str(error), told=True)
-        return error.code
+        whose = (
+            "" if launched() else f"rank {os.environ.get('RANK', '0')}: "
+        )  # a launcher says it itself
+        return _failed(error.code, f"{whose}{error}", error)
     except RunError as error:
         if os.environ.get("RLCURRIC_DEBUG"):
             raise
