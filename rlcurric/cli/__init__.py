@@ -49,10 +49,11 @@ def _run(args: list[str]) -> int:
     except RankLost as error:
         if os.environ.get("RLCURRIC_DEBUG"):
             raise
-        whose = (
-            "" if launched() else f"rank {os.environ.get('RANK', '0')}: "
-        )  # a launcher says it itself
-        return _failed(error.code, f"{whose}{error}", error)
+        if launched():  # which tells the first cause alone
+            tell_launcher(error.code, str(error), told=True)
+        else:
+            print(f"rlcurric: rank {os.environ.get('RANK', '0')}: {error}", file=sys.stderr)
+        return error.code
     except RunError as error:
         if os.environ.get("RLCURRIC_DEBUG"):
             raise
