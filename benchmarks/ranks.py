@@ -65,7 +65,6 @@ KINDS = ("none", "ddp", "fsdp2", "zero1", "zero2", "zero3")
 SAMPLES = (64, 512, 4096, 16_384, 65_536)
 FILES = (8, 64, 256, 1024)
 GROUP, PROMPT_TOKENS = 16, 120
-IN_LAYERS = 0.9  # share of the small model's parameters that lie in its layers
 TENSORS = 300  # of a model in `files`; two moments each
 NAMES = [f"d{k}" for k in range(10)]
 
@@ -486,7 +485,7 @@ STEPS_HEAD = (
     "bytes of requests a group | of answers a sample | of the update a trained sample |"
 )
 SHARDINGS_HEAD = (
-    "| sharding | ranks | update s | gathering s | bytes a parameter | by formula | "
+    "| sharding | ranks | update s | gathering s | bytes a parameter | "
     "three micro-batches | by formula | autocast's copies, bytes a parameter |"
 )
 FILES_HEAD = "| files | opening s | hashing GB/s |"
@@ -503,16 +502,14 @@ def steps_row(one: Mapping[str, Any]) -> str:
 
 def sharding_row(one: Mapping[str, Any]) -> str:
     count, kind = one["parameters"], one["kind"]
-    told = " | ".join(
-        f"{one['held'][name]['held'] / count:.2f} | {formula(kind, count, one['ranks'], micro_batches) / count:.2f}"
-        for name, micro_batches in (("one", 1), ("three", 3))
-    )
+    told = " | ".join(f"{one['held'][name]['held'] / count:.2f}" for name in ("one", "three"))
+    told += f" | {formula(kind, count, one['ranks']) / count:.2f}"
     return f"| {kind} | {one['ranks']} | {one['update_s']:.3f} | {one['gather_s']:.4f} | {told} | {one['copies'] / count:.2f} |"
 
 
-def formula(kind: str, count: int, ranks: int, micro_batches: int) -> float:
+def formula(kind: str, count: int, ranks: int) -> float:
     """What the formulas say, without buffers."""
-    found = held(kind, count, ranks, micro_batches=micro_batches)
+    found = held(kind, count, ranks)
     return found.total - found.buffers
 
 

@@ -42,15 +42,14 @@ def held(
     n: int,
     world: int,
     trained: int | None = None,
-    micro_batches: int = 1,
     reference: bool = False,
     bucket: int = BUCKET,
 ) -> Held:
-    """Bytes of a rank under a sharding; `micro_batches` of a window."""
+    """Bytes of a rank under a sharding, whatever the number of micro-batches in a window."""
     p = n if trained is None else trained
     share = 1 if kind in ("none", "ddp") else world
     weights = F32 * n / (world if kind in ("fsdp2", "zero3") else 1)
-    whole_gradients = kind in ("none", "ddp", "zero1") or (kind == "fsdp2" and micro_batches > 1)
+    whole_gradients = kind in ("none", "ddp", "zero1")
     return Held(
         weights=weights,
         master=F32 * p / world if kind.startswith("zero") else 0,
@@ -75,7 +74,7 @@ def sent(
         "zero1": 3 * ring * F32 * p,
         "zero2": ring * F32 * p * (2 * m + 1),
         "zero3": ring * F32 * (2 * m * n + m * p),
-        "fsdp2": ring * F32 * (2 * m * n + p),
+        "fsdp2": ring * F32 * (2 * m * n + m * p),
     }[kind]
 
 
@@ -111,8 +110,8 @@ class Model:
 
     @property
     def copies(self) -> int:
-        """bfloat16 copies of the layers' weights that autocast keeps through a micro-batch, on every rank."""
-        return BF16 * self.layers * self.layer
+        """bfloat16 copies of one layer's weights, made for its forward pass and again where it is recomputed."""
+        return BF16 * self.layer
 
     def gathered(self, kind: str) -> int:
         """Whole weights on a rank while it computes: two layers, under FSDP2 embedding and head too."""
@@ -153,7 +152,7 @@ TOKENS = 8192
 def example(name: str, world: int, kind: str) -> str:
     """A row: GB of a rank."""
     model = MODELS[name]
-    one, more = (held(kind, model.n, world, micro_batches=m) for m in (1, 3))
+    one = held(kind, model.n, world)
     acts = model.activations(TOKENS, True) + model.head
     extra = model.copies + model.gathered(kind) + acts
     starts = F32 * model.n if kind.startswith("zero") or kind == "ddp" else one.weights
@@ -170,30 +169,22 @@ def example(name: str, world: int, kind: str) -> str:
         )
         if count > limit
     ]
-    if not problems and more.lasting + more.buffers + extra > limit:
-        problems = ["several micro-batches"]
-    cells = [
-        f"{count / 1e9:.1f}"
-        for count in (starts, one.lasting, more.lasting, one.buffers, model.copies)
-    ]
-    cells += [
-        f"{(model.gathered(kind) + acts) / 1e9:.1f}",
-        f"{(one.lasting + one.buffers + extra) / 1e9:.1f}",
-    ]
+    counts = (starts, one.lasting, one.buffers, extra, one.lasting + one.buffers + extra)
+    cells = [f"{count / 1e9:.1f}" for count in counts]
     told = "fits" if not problems else f"no: {', '.join(problems)}"
     return f"| {name} | {world:,} | {kind} | {' | '.join(cells)} | {width or '-'} | {told} |"
 
 
 HEAD = (
-    "| model | ranks | sharding | at start | held | held, several micro-batches | buffers | bfloat16 copies | "
-    "gathered and activations | update | tensor_parallel, at least | 80 GB |"
+    "| model | ranks | sharding | at start | held | buffers | gathered, copies and activations | update | "
+    "tensor_parallel, at least | 80 GB |"
 )
 
 
 def table() -> str:
     """Markdown: the worked examples."""
     rows = [example(name, world, kind) for name, world, kinds in EXAMPLES for kind in kinds]
-    return "\n".join([HEAD, "|---" * 12 + "|", *rows])
+    return "\n".join([HEAD, "|---" * 10 + "|", *rows])
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import io
 import json
 import pydoc
 import re
+import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -330,6 +331,27 @@ def test_export_writes_a_folder_that_transformers_loads(
         assert _run(["export", *arguments]) == 2
         assert told in capsys.readouterr().err
     assert not (tmp_path / "x").exists() and not list(tmp_path.glob("*.tmp"))
+
+
+def test_export_runs_the_code_of_a_model_only_where_the_recipe_trusts_it(
+    run_dir: Path, tmp_path: Path
+) -> None:
+    for trusted in (False, True):
+        run = tmp_path / f"trusted-{trusted}"
+        shutil.copytree(run_dir, run)
+        model = run / "checkpoints" / "step-000006" / "model"
+        config = json.loads((model / "config.json").read_text())
+        config["auto_map"] = {"AutoModelForCausalLM": "own_model.OwnForCausalLM"}
+        (model / "config.json").write_text(json.dumps(config))
+        (model / "own_model.py").write_text(
+            "from transformers import Qwen3ForCausalLM\n\n\nclass OwnForCausalLM(Qwen3ForCausalLM):\n    pass\n"
+        )
+        recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+        recipe["model"]["trust_remote_code"] = trusted
+        (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+        folder = tmp_path / f"exported-{trusted}"
+        assert _run(["export", str(model), str(folder)]) == 0
+        assert (folder / "own_model.py").exists() == trusted
 
 
 def test_doctor_runs_an_engine(capsys: pytest.CaptureFixture[str]) -> None:

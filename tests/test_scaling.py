@@ -17,15 +17,17 @@ PAGE = Path(__file__).parent.parent / "docs" / "scaling.md"
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["none", "ddp", "fsdp2", "zero1", "zero2", "zero3"])
 def test_a_rank_holds_what_the_formulas_say(kind: str) -> None:
-    """With one micro-batch a window and with three: within 5 %, DeepSpeed's reduction buffers apart."""
+    """With one micro-batch a window and with three: within 5 %, DeepSpeed's reduction buffers apart.
+
+    Autocast keeps no copies of weights through a micro-batch.
+    """
     found = ranks.launched(kind, argparse.Namespace(threads=1, repeats=1))
     assert found["kind"] == kind
-    for name, micro_batches in (("one", 1), ("three", 3)):
-        wanted = held(kind, found["parameters"], found["ranks"], micro_batches=micro_batches)
-        assert found["held"][name]["held"] == pytest.approx(
-            wanted.total - wanted.buffers, rel=0.05
-        ), name
-        assert found["copies"] == pytest.approx(2 * ranks.IN_LAYERS * found["parameters"], rel=0.05)
+    assert found["copies"] < 0.01 * found["parameters"]
+    wanted = held(kind, found["parameters"], found["ranks"])
+    for name in ("one", "three"):
+        measured = found["held"][name]["held"]
+        assert measured == pytest.approx(wanted.total - wanted.buffers, rel=0.05), name
         if kind == "zero3":  # the others' come and go with the backward pass
             assert found["held"][name]["buffers"] == wanted.buffers
 
@@ -42,7 +44,7 @@ def test_more_ranks_hold_less_where_weights_are_sharded_and_as_much_where_they_a
 def test_what_an_update_sends_by_hand() -> None:
     """Two ranks, 100 float32 parameters: a ring passes half of them in a reduce-scatter or an all-gather."""
     assert sent("ddp", 100, 2) == 400  # an all-reduce is both
-    assert sent("fsdp2", 100, 2, micro_batches=3) == 200 * (2 * 3 + 1)
+    assert sent("fsdp2", 100, 2, micro_batches=3) == 200 * (2 * 3 + 3)
     assert sent("zero3", 100, 2, micro_batches=3) == 200 * (2 * 3 + 3)
     assert sent("zero1", 100, 2, micro_batches=3) == 200 * 3  # reduced once, then what was updated
     assert sent("zero2", 100, 2, micro_batches=3) == 200 * (2 * 3 + 1)

@@ -466,9 +466,15 @@ class Learner:
         return bool(self.ranks.max(torch.tensor([int(flag)])).item())
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        """bfloat16 on CUDA where the settings say so; weights stay float32."""
+        """bfloat16 on CUDA where the settings say so; weights stay float32.
+
+        Without autocast's cache: it would keep a bfloat16 copy of every layer through the micro-batch, on every rank, also
+        where weights lie in shards and layers are recomputed.
+        """
         on = self.settings.mixed_precision == "bf16"
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=on)
+        return torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=on, cache_enabled=False
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -297,7 +297,9 @@ class PromptValue:
 
     def _states(self, line: PackedRows) -> torch.Tensor:
         """Hidden states of the last prompt tokens of a line, float32."""
-        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._bf16):
+        with torch.autocast(
+            self._device.type, dtype=torch.bfloat16, enabled=self._bf16, cache_enabled=False
+        ):
             read = self._given or partial(hidden_states, self._model)
             return read(line).float()
 

@@ -34,7 +34,9 @@ class Sharding(Protocol):
     def set_learning_rate(self, rate: float) -> None: ...
 
     def boundary(self, last: bool) -> AbstractContextManager[Any]:
-        """Around forward and backward of a micro-batch; gradients are reduced over ranks with the last of a window."""
+        """Around forward and backward of a micro-batch. Gradients are reduced over ranks with the last of a window, or, where
+        a rank holds its part of them only, with each.
+        """
         ...
 
     def backward(self, loss: torch.Tensor) -> None: ...
