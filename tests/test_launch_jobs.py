@@ -209,6 +209,7 @@ def test_a_run_that_does_not_stop_is_ended_after_its_grace(launch: Callable[...,
 def test_a_run_directory_in_use_is_one_message_and_code_2(
     tmp_path: Path, launch: Callable[..., Launch]
 ) -> None:
+    """Before any rank is started: a signal to this launcher must not stop the run of the other."""
     (tmp_path / "run").mkdir()
     with (tmp_path / "run" / "run.lock").open("w") as lock:
         lock.write("host h, pid 7")
@@ -219,6 +220,7 @@ def test_a_run_directory_in_use_is_one_message_and_code_2(
     told = [line for line in one.text().splitlines() if "is in use by another process" in line]
     assert len(told) == 1 and "host h, pid 7" in told[0]
     assert one.said()[0] == told[0]
+    assert not (tmp_path / "run" / "stop").exists()
 
 
 # --- Slurm, by small programs that stand for its commands

@@ -214,6 +214,11 @@ def test_a_run_belongs_to_one_process(tmp_path: Path) -> None:
     first.lock()
     with pytest.raises(ValueError, match=rf"in use by another process.*{os.getpid()}"):
         second.lock()
+    with pytest.raises(ValueError, match="in use by another process"):
+        second.refuse_if_held()
+    first.unlock()
+    second.refuse_if_held()
+    first.lock()
     first.unlock()
     second.lock()
     second.unlock()

@@ -140,7 +140,11 @@ def _run(config: LaunchConfig, at: Place, command: Command, grace: float) -> int
     from rlcurric.cli.launch_folder import launch_folder
     from rlcurric.cli.launch_job import Job, listening, say
     from rlcurric.cli.launch_verdict import Mark, verdict
+    from rlcurric.train.rundir import RunDirectory
 
+    if command.run_dir is not None and at.node_rank == 0:
+        # before a signal could become the stop file of a run that is another launcher's
+        RunDirectory(command.run_dir).refuse_if_held()
     arguments = accelerate_arguments(config, at, command.words)
     gpus = 0 if config.on_cpu else at.processes
     mark = Mark.of(command.run_dir) if command.run_dir is not None else None

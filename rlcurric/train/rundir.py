@@ -105,6 +105,12 @@ class RunDirectory:
             os.close(self._lock_handle)  # closing releases the lock
             self._locked = False
 
+    def refuse_if_held(self) -> None:
+        """ValueError that names the holder if a live process has the run; nothing is taken."""
+        if (self.path / "run.lock").exists():
+            self.lock()
+            self.unlock()
+
     def append(self, log: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add whole lines to a log, written and flushed in one call."""
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
