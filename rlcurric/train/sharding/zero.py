@@ -143,7 +143,8 @@ class ZeroSharding:
         held.append(getattr(zero, "grad_partitions_flat_buffer", None))
         self.policy.destroy()
         for tensor in held:
-            if isinstance(tensor, torch.Tensor):
+            # a frozen weight on the CPU may still be a page of the file that it came from
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().resizable():
                 tensor.untyped_storage().resize_(0)
 
     def settle(self) -> None:
