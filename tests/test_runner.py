@@ -6,7 +6,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +218,7 @@ def test_ten_thousand_samples_of_which_some_hang_crash_or_raise() -> None:
     for place, kind in zip(random.Random(5).sample(range(10_000), 300), kinds, strict=True):
         texts[place] = kind
     threads, files = threading.active_count(), open_files()
+    before = children([os.getpid()])
     with pool_of("t_odd", workers=6) as pool:
         found = pool.ask(ask_of("t_odd", texts, deadline=1.5)).scores
         again = pool.ask(ask_of("t_odd", ["a"] * 600, deadline=20.0)).scores
@@ -236,13 +237,19 @@ def test_ten_thousand_samples_of_which_some_hang_crash_or_raise() -> None:
     assert threading.active_count() == threads
     assert open_files() == files
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
-    mine = {str(os.getpid()), *map(str, pids)}
-    left = [
-        status
-        for status in Path("/proc").glob("[0-9]*/stat")
-        if (fields := read(status).rpartition(")")[2].split()) and fields[1] in mine
-    ]
-    assert left == []
+    left = children([os.getpid(), *pids]) - before
+    assert left == set()
+
+
+def children(parents: Iterable[int]) -> set[str]:
+    """The processes that these have started, by number."""
+    wanted = {str(parent) for parent in parents}
+    found = set()
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        fields = read(status).rpartition(")")[2].split()
+        if fields and fields[1] in wanted:
+            found.add(status.parent.name)
+    return found
 
 
 def read(file: Path) -> str:
