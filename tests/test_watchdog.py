@@ -24,10 +24,8 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_rank_that_stands_still_ends_the_job_with_the_stacks_of_all(
-    tmp_path: Path, rank: int
-) -> None:
+def test_a_rank_that_stands_still_ends_the_job_with_the_stacks_of_all(tmp_path: Path) -> None:
+    rank = 1
     ended = job(tmp_path, f"sleep:Generate:2:{rank}", "run.watchdog=25")
     assert ended.code == 1
     assert any("nothing has moved for" in line and "'rollout'" in line for line in ended.told)
@@ -60,7 +58,7 @@ class Sleeper(Silent):
         if row["step"] == int(sys.argv[2]):
             time.sleep(600)
 
-rlcurric.train(tiny_recipe("run.watchdog=60"), sys.argv[1], reporter=Sleeper())
+rlcurric.train(tiny_recipe("run.watchdog=30"), sys.argv[1], reporter=Sleeper())
 """
 
 
@@ -77,10 +75,10 @@ def test_one_rank_in_sft_and_rl_is_watched(tmp_path: Path, step: int) -> None:
     )
     assert done.returncode == 1
     assert "rlcurric: rank 0: nothing has moved for" in done.stderr
-    assert "run.watchdog is 60" in done.stderr
+    assert "run.watchdog is 30" in done.stderr
     assert "in step" in (tmp_path / "run/stacks/rank-00000.txt").read_text()
     (event,) = events(tmp_path, "hang")
-    assert event["rank"] == 0 and event["seconds"] >= 60
+    assert event["rank"] == 0 and event["seconds"] >= 30
     rlcurric.train(tiny_recipe(), tmp_path / "run")
     assert len(read_run(tmp_path / "run").metrics) == 6
 

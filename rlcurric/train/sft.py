@@ -52,7 +52,9 @@ def run_sft(run: RunContext, stage: SftStage, state: RunState) -> tuple[str, Run
         trainer = _make_trainer(run, stage, model, follower)
         resume_from = _trainer_checkpoint(run, trainer) if resumed else None
         trainer.train(resume_from_checkpoint=resume_from)
-    shutil.rmtree(trainer.args.output_dir, ignore_errors=True)
+    run.ranks.barrier()  # a trainer looks into its folder until it returns, on every rank
+    if run.ranks.is_main:
+        shutil.rmtree(trainer.args.output_dir, ignore_errors=True)
     run.ranks.barrier()
     if follower.stopped:
         return "stopped", follower.state
