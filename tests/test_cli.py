@@ -21,6 +21,7 @@ import rlcurric
 from rlcurric.cli import _run
 from rlcurric.cli.app import app
 from rlcurric.cli.live import TerminalReporter
+from rlcurric.eval.export import trusts_its_code
 from rlcurric.recipe.load import dump, load_recipe
 from rlcurric.report.tables import read_run
 from rlcurric.train import session
@@ -352,6 +353,7 @@ def test_export_runs_the_code_of_a_model_only_where_the_recipe_trusts_it(
         folder = tmp_path / f"exported-{trusted}"
         assert _run(["export", str(model), str(folder)]) == 0
         assert (folder / "own_model.py").exists() == trusted
+    assert not trusts_its_code(Path("/model"))  # no run has it, nor is there room for one
 
 
 def test_doctor_runs_an_engine(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "scaling.md"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["fsdp2", "zero2", "zero3"])  # the benchmark has the others
+@pytest.mark.parametrize("kind", ["none", "ddp", "fsdp2", "zero2", "zero3"])  # zero1: the benchmark
 def test_a_rank_holds_what_the_formulas_say(kind: str) -> None:
     """With one micro-batch a window and with three: within 5 %, DeepSpeed's reduction buffers apart.
 

@@ -59,5 +59,6 @@ def export_model(
 
 def trusts_its_code(model: Path) -> bool:
     """Whether the recipe of the run that a checkpoint's model belongs to lets code run that comes with it."""
-    recipe = model.resolve().parents[2] / "recipe.yaml"  # of RUN/checkpoints/step-000012/model
+    run = model.resolve().parent.parent.parent  # of RUN/checkpoints/step-000012/model
+    recipe = run / "recipe.yaml"
     return recipe.is_file() and load_recipe(recipe).model.trust_remote_code
