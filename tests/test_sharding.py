@@ -212,6 +212,17 @@ def test_a_flag_that_would_turn_sharding_off_does_not(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_lock_left_by_a_killed_job_is_not_waited_for(tmp_path: Path) -> None:
+    """Nothing is compiled at the start of DeepSpeed: where a job was killed while it compiled, its lock stays for ever."""
+    operator = tmp_path / "extensions" / "deepspeed_shm_comm"
+    operator.mkdir(parents=True)
+    (operator / "lock").touch()
+    extra = {"TORCH_EXTENSIONS_DIR": str(tmp_path / "extensions")}
+    trained(tmp_path / "out", "zero2", last=1, extra=extra)
+    assert [file.name for file in operator.iterdir()] == ["lock"]
+
+
+@pytest.mark.slow
 def test_zero_refuses_float64(tmp_path: Path) -> None:
     done = train(tmp_path / "out", "zero3", last=1, dtype="float64")
     assert done.returncode != 0

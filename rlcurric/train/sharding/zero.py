@@ -66,6 +66,7 @@ class ZeroSharding:
         max_grad_norm: float,
     ) -> None:
         import deepspeed
+        import deepspeed.ops
 
         if any(parameter.dtype == torch.float64 for parameter in policy.parameters()):
             raise ValueError(
@@ -84,6 +85,9 @@ class ZeroSharding:
         self.stage = int(config["zero_optimization"]["stage"])
         # A small parameter that stays whole would not see its shard change.
         config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+        # On CPUs DeepSpeed compiles, into a folder that all of a user's jobs share, an operator for inference that training
+        # never calls. A job that is killed there leaves a lock for which every later one would wait for ever.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         if self.stage == 3:
             for parameter in _head_parameters(policy):
                 deepspeed.zero.register_external_parameter(policy, parameter)
