@@ -87,7 +87,8 @@ class ZeroSharding:
         config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
         # On CPUs DeepSpeed compiles, into a folder that all of a user's jobs share, an operator for inference that training
         # never calls. A job that is killed there leaves a lock for which every later one would wait for ever.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        if not torch.cuda.is_available():
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         if self.stage == 3:
             for parameter in _head_parameters(policy):
                 deepspeed.zero.register_external_parameter(policy, parameter)
