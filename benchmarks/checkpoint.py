@@ -33,7 +33,7 @@ from safetensors import safe_open
 
 from rlcurric.objective.presets import grpo
 from rlcurric.recipe.load import load_recipe
-from rlcurric.recipe.schema import Optim
+from rlcurric.recipe.settings import Optim
 from rlcurric.rollout.parity import ParityLimits
 from rlcurric.train.checkpoint import CheckpointStore, StateFiles
 from rlcurric.train.coordinator import SingleProcess

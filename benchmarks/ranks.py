@@ -379,7 +379,7 @@ def new_learner(ranks: Any) -> Any:
     """A learner with a Qwen3 of 5 M parameters, whose activations are small beside its weights."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    from rlcurric.recipe.schema import Optim
+    from rlcurric.recipe.settings import Optim
     from rlcurric.rollout.parity import ParityLimits
     from rlcurric.train.learner import Learner, LearnerSettings
 

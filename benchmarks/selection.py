@@ -29,8 +29,8 @@ import torch
 
 from rlcurric import seeds
 from rlcurric.build import RunData
+from rlcurric.recipe.curricula import ValueModel
 from rlcurric.recipe.load import load_recipe
-from rlcurric.recipe.schema import ValueModel
 from rlcurric.rollout.engine import SampleRequest, SamplingSpec
 from rlcurric.rollout.torch_engine import TorchEngine
 from rlcurric.train.models import context_length, eos_token_ids_of, load_model, tokenizer_of

@@ -241,7 +241,7 @@ def spec(tokens: int) -> SamplingSpec:
 def work_cuda(options: argparse.Namespace) -> None:
     """Steps of one model on one device; the split of their time."""
     from rlcurric.objective.presets import dapo
-    from rlcurric.recipe.schema import Optim
+    from rlcurric.recipe.settings import Optim
     from rlcurric.schedules import Progress
     from rlcurric.train.device_plan import DevicePlan, whole_numel
     from rlcurric.train.learner import Learner, LearnerSettings, Step

@@ -38,7 +38,7 @@ import torch
 
 from rlcurric.data.tokenizers import character_tokenizer
 from rlcurric.objective.presets import dapo
-from rlcurric.recipe.schema import Optim
+from rlcurric.recipe.settings import Optim
 from rlcurric.rollout.parity import ParityLimits
 from rlcurric.schedules import Progress
 from rlcurric.train.coordinator import SingleProcess

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from rlcurric.objective.kl import Kl
 from rlcurric.objective.presets import dapo
-from rlcurric.recipe.schema import Lora, Optim
+from rlcurric.recipe.settings import Lora, Optim
 from rlcurric.rollout.parity import ParityLimits
 from rlcurric.schedules import Progress
 from rlcurric.train.adapters import add_adapter

@@ -10,7 +10,7 @@ import pytest
 
 from rlcurric.build.curriculum import bind_curriculum, try_parts
 from rlcurric.curriculum.parts import Decision, Scores, Stateless, Verdict
-from rlcurric.recipe.schema import RlStage
+from rlcurric.recipe.stages import RlStage
 from rlcurric.schedules import Progress
 from rlcurric.testing import POOL, RATES
 from rlcurric.types import Candidate, GroupOutcome

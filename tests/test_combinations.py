@@ -6,7 +6,9 @@ import pytest
 
 from rlcurric.build import Parts
 from rlcurric.build.curriculum import redundancies
-from rlcurric.recipe.schema import Curriculum, Recipe, RlStage
+from rlcurric.recipe.curricula import Curriculum
+from rlcurric.recipe.schema import Recipe
+from rlcurric.recipe.stages import RlStage
 from tests.tiny import tiny_recipe
 
 

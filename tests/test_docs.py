@@ -22,17 +22,12 @@ from rlcurric.build.curriculum import redundancies
 from rlcurric.cli import _run
 from rlcurric.cli.app import app
 from rlcurric.curriculum.guards import Guards
+from rlcurric.recipe.curricula import Curriculum, ValueModel
+from rlcurric.recipe.curricula import Guards as GuardKeys
 from rlcurric.recipe.load import dump_yaml, load_recipe
-from rlcurric.recipe.schema import (
-    Architecture,
-    Closed,
-    Curriculum,
-    RlStage,
-    Run,
-    ValueModel,
-    parse_number,
-)
-from rlcurric.recipe.schema import Guards as GuardKeys
+from rlcurric.recipe.settings import Architecture, Run
+from rlcurric.recipe.stages import RlStage
+from rlcurric.recipe.values import Closed, parse_number
 from rlcurric.registry import registry
 from rlcurric.report.tables import RunTables
 from rlcurric.rewards.protocol import discover_builtin, get_reward

@@ -15,7 +15,7 @@ import torch
 
 from rlcurric.objective.kl import Kl
 from rlcurric.objective.presets import grpo
-from rlcurric.recipe.schema import Lora
+from rlcurric.recipe.settings import Lora
 from rlcurric.rollout.choose import choose_engine
 from rlcurric.rollout.engine import Engine, Sample, SampleRequest, SamplingSpec
 from rlcurric.rollout.gumbel import gumbel_noise, philox4x32

@@ -24,7 +24,7 @@ from rlcurric.objective.kl import Kl
 from rlcurric.objective.pieces import Piece
 from rlcurric.objective.presets import dapo, dr_grpo, grpo, reinforce_pp
 from rlcurric.objective.terms import llds, tea_rl
-from rlcurric.recipe.schema import Optim
+from rlcurric.recipe.settings import Optim
 from rlcurric.rollout.parity import ParityLimits
 from rlcurric.schedules import Progress
 from rlcurric.train.coordinator import Coordinator, SingleProcess

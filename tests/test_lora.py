@@ -12,7 +12,7 @@ import torch
 import rlcurric
 from rlcurric.objective.kl import Kl
 from rlcurric.objective.presets import grpo
-from rlcurric.recipe.schema import Lora
+from rlcurric.recipe.settings import Lora
 from rlcurric.report.compare import first_difference
 from rlcurric.report.tables import read_run
 from rlcurric.train.adapters import (

@@ -15,7 +15,7 @@ from rlcurric.cli import _run
 from rlcurric.curriculum.measured import read_measured
 from rlcurric.eval.preflight import HISTOGRAM, DistributionReport, Preflight, advice, as_dict
 from rlcurric.recipe.load import dump
-from rlcurric.recipe.schema import RlStage
+from rlcurric.recipe.stages import RlStage
 from rlcurric.report.tables import read_run
 from tests.tiny import tiny_recipe
 

@@ -13,7 +13,8 @@ import torch
 
 from rlcurric.curriculum.calibration import spearman
 from rlcurric.errors import RunError
-from rlcurric.recipe.schema import Lora, ValueModel
+from rlcurric.recipe.curricula import ValueModel
+from rlcurric.recipe.settings import Lora
 from rlcurric.train.adapters import add_adapter
 from rlcurric.train.models import random_model, tokenizer_of
 from rlcurric.train.prompt_value import PromptValue, value_backbone

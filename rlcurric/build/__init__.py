@@ -37,13 +37,9 @@ from rlcurric.data import (
     source_factory,
     training_rows,
 )
-from rlcurric.recipe.schema import (
-    Recipe,
-    RewardComponent,
-    RlStage,
-    SftStage,
-    StageBase,
-)
+from rlcurric.recipe.schema import Recipe
+from rlcurric.recipe.stages import RlStage, SftStage, StageBase
+from rlcurric.recipe.values import RewardComponent
 from rlcurric.rewards.host import Host
 from rlcurric.rewards.protocol import Reward, discover_builtin, get_reward, load_reward_files
 from rlcurric.rewards.rubric import Component, GradeRequest, Rubric

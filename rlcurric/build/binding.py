@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from rlcurric.data import import_attribute
-from rlcurric.recipe.schema import parse_number
+from rlcurric.recipe.values import parse_number
 from rlcurric.registry import nearest, registry
 from rlcurric.schedules import Schedule
 

@@ -20,7 +20,9 @@ from rlcurric.curriculum.guards import GuardSettings
 from rlcurric.curriculum.measured import read_measured
 from rlcurric.curriculum.parts import Decision
 from rlcurric.curriculum.scorers.mix import MixScorer
-from rlcurric.recipe.schema import Part, RlStage, ValueModel
+from rlcurric.recipe.curricula import ValueModel
+from rlcurric.recipe.stages import RlStage
+from rlcurric.recipe.values import Part
 from rlcurric.schedules import Linear, Progress, Schedule
 from rlcurric.types import Candidate, GroupId, GroupOutcome, PromptPool
 

@@ -13,7 +13,7 @@ from rlcurric.build.binding import checked_fields, placed, resolve, scheduled, v
 from rlcurric.objective.declaration import FIELDS, PARTS, Demonstrations, Objective, check, trial
 from rlcurric.objective.entropy import ADAPTIVE, AdaptiveEntropy
 from rlcurric.objective.pieces import Piece, arguments, resolved
-from rlcurric.recipe.schema import RlStage
+from rlcurric.recipe.stages import RlStage
 from rlcurric.registry import nearest
 from rlcurric.schedules import Progress
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from rlcurric.cli.console import make_console
 from rlcurric.recipe.load import load_recipe
-from rlcurric.recipe.schema import RlStage
+from rlcurric.recipe.stages import RlStage
 from rlcurric.registry import nearest
 
 

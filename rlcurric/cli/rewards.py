@@ -18,7 +18,8 @@ from rlcurric.cli.console import make_console
 from rlcurric.cli.live import Doing
 from rlcurric.data import Place, Row, content_hash, require_columns
 from rlcurric.recipe.load import load_recipe, parse_yaml
-from rlcurric.recipe.schema import Recipe, StageBase
+from rlcurric.recipe.schema import Recipe
+from rlcurric.recipe.stages import StageBase
 from rlcurric.registry import nearest, registry
 from rlcurric.rewards.protocol import discover_builtin, get_reward
 from rlcurric.seeds import hash64

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rlcurric import seeds
 from rlcurric.curriculum.draws import prompt_index
 from rlcurric.eval.standalone import Tell, model_folder
-from rlcurric.recipe.schema import Recipe, RlStage
+from rlcurric.recipe.schema import Recipe
+from rlcurric.recipe.stages import RlStage
 from rlcurric.schedules import Progress
 from rlcurric.types import Delivery, GroupId, GroupOutcome, Prompt, Request, SampleOutcome
 

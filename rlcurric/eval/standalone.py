@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from rlcurric.recipe.schema import Recipe, StageBase
+from rlcurric.recipe.schema import Recipe
+from rlcurric.recipe.stages import StageBase
 from rlcurric.train.checkpoint import MANIFEST, CheckpointStore
 from rlcurric.train.reporter import Silent
 

@@ -13,8 +13,11 @@ import yaml
 from pydantic import ValidationError
 
 from rlcurric.assets import find_recipe
-from rlcurric.recipe.schema import STAGE_KINDS, Recipe
+from rlcurric.recipe.overlays import deep_merge, lay_over
+from rlcurric.recipe.schema import Recipe
+from rlcurric.recipe.stages import STAGE_KINDS
 from rlcurric.registry import nearest
+from rlcurric.schedules import SCHEDULES
 
 _MISSING = "(absent)"
 
@@ -90,16 +93,23 @@ def override_list(overrides: Iterable[str]) -> tuple[str, ...]:
 
 
 def load_recipe(
-    recipe: str | Path | Mapping[str, Any] | Recipe, overrides: Iterable[str] = ()
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    overrides: Iterable[str] = (),
+    overlay: str | None = None,
 ) -> Recipe:
     """Read, merge and validate a recipe.
 
     `recipe` is a file, the name of one that ships with the package, or a mapping. `overrides` are `key.path=value`
     strings: a path starts at a key of the recipe (`stages.NAME.until.steps=3`), or at a key of a stage, which then
-    holds for every stage that has it (`rollout.engine=vllm`). Raises ValueError that names the place and the remedy.
+    holds for every stage that has it (`rollout.engine=vllm`). `overlay` names one of the recipe's `overlays`, which is
+    laid over it before them. Raises ValueError that names the place and the remedy.
     """
     overrides = override_list(overrides)
     if isinstance(recipe, Recipe):
+        if overlay is not None:
+            raise ValueError(
+                f"overlay {overlay!r}: a loaded recipe has none left; load its file with it"
+            )
         return recipe if not overrides else load_recipe(dump(recipe), overrides)
     if isinstance(recipe, Mapping):
         raw, where, folder = copy.deepcopy(dict(recipe)), "recipe", Path.cwd()
@@ -116,10 +126,13 @@ def load_recipe(
                 f"{where}: a mapping with name, model, distributions and stages is required"
             )
     raw.setdefault("base_dir", str(folder))
+    overlays = raw.pop("overlays", None) or {}
     raw = _merge_defaults(raw, where)
+    if overlay is not None:
+        raw = lay_over(raw, overlays, overlay, where)
     for override in overrides:
         _apply(raw, override)
-    return _validate(raw, where)
+    return _validate(with_named_schedules(raw, where), where)
 
 
 def dump(recipe: Recipe) -> dict[str, Any]:
@@ -136,6 +149,14 @@ def json_schema() -> dict[str, Any]:
     """JSON Schema of a recipe file, for editors."""
     schema = Recipe.model_json_schema(by_alias=True)
     schema["properties"]["defaults"] = {"type": "object", "description": "merged into every stage"}
+    schema["properties"]["schedules"] = {
+        "type": "object",
+        "description": "named schedules: {schedule: NAME} stands for one wherever a number does",
+    }
+    schema["properties"]["overlays"] = {
+        "type": "object",
+        "description": "named changes that --overlay NAME lays over the recipe",
+    }
     # A stage in a file may leave out what `defaults` gives.
     for kind in STAGE_KINDS.values():
         schema["$defs"][kind.__name__]["required"] = ["name"]
@@ -166,22 +187,52 @@ def _merge_defaults(raw: dict[str, Any], where: str) -> dict[str, Any]:
         mine = {
             key: value for key, value in defaults.items() if key in STAGE_KINDS[kind].model_fields
         }
-        merged.append({"kind": kind, **_deep_merge(mine, stage)})
+        merged.append({"kind": kind, **deep_merge(mine, stage)})
     return {**raw, "stages": merged}
 
 
-def _deep_merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Mappings merge key by key, all else is replaced; so is a part or schedule of another name, and `mixture`."""
-    result = copy.deepcopy(below)
-    for key, value in above.items():
-        old: Any = result.get(key)
-        merge = isinstance(old, dict) and isinstance(value, dict) and key != "mixture"
-        if merge and all(
-            value.get(tag, old.get(tag)) == old.get(tag) for tag in ("name", "schedule")
-        ):
-            result[key] = _deep_merge(old, value)
-        else:
-            result[key] = copy.deepcopy(value)
+def with_named_schedules(raw: dict[str, Any], where: str) -> dict[str, Any]:
+    """`{schedule: NAME}` becomes what the recipe's `schedules` has under that name, wherever it stands.
+
+    So one schedule feeds a prompt and a reward, and what the text says and what is paid never part.
+    """
+    named = raw.pop("schedules", None) or {}
+    if not isinstance(named, dict):
+        raise ValueError(
+            f"{where}: schedules: a mapping from name to schedule is required, got {named!r}"
+        )
+    for name, schedule in named.items():
+        if name in SCHEDULES:
+            raise ValueError(
+                f"{where}: schedules.{name}: that is the name of a kind of schedule; choose another, e.g. {name}_1"
+            )
+        if not isinstance(schedule, dict) or schedule.get("schedule") not in SCHEDULES:
+            raise ValueError(
+                f"{where}: schedules.{name}: a schedule is required, {{schedule: one of {', '.join(SCHEDULES)}, ...}}; "
+                f"got {schedule!r}"
+            )
+
+    def resolved(value: Any) -> Any:
+        if isinstance(value, list):
+            return [resolved(one) for one in value]
+        if not isinstance(value, dict):
+            return value
+        kind = value.get("schedule")
+        if isinstance(kind, str) and kind in named:
+            if len(value) > 1:
+                other = next(key for key in value if key != "schedule")
+                raise ValueError(
+                    f"{where}: {{schedule: {kind}}} names a schedule of the recipe and takes no other key, got {other!r}; "
+                    f"change schedules.{kind}"
+                )
+            return copy.deepcopy(named[kind])
+        if named and isinstance(kind, str) and kind not in SCHEDULES:
+            raise ValueError(
+                f"{where}: unknown schedule {kind!r}. {nearest(kind, [*named, *SCHEDULES])}"
+            )
+        return {key: resolved(one) for key, one in value.items()}
+
+    result: dict[str, Any] = resolved(raw)
     return result
 
 
@@ -192,7 +243,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         raise ValueError(f"An override is written key.path=value, got {override!r}")
     value = parse_yaml(text, f"the value of {path}") if text.strip() else ""
     keys = path.split(".")
-    if keys[0] in Recipe.model_fields:
+    if keys[0] in Recipe.model_fields or keys[0] == "schedules":
         _set(raw, keys, value, override)
         return
     stages = [
@@ -259,7 +310,7 @@ def _explain(error: ValidationError, raw: dict[str, Any], where: str) -> str:
             if place and place[0] == "stages" and len(place) == 1 and isinstance(part, int):
                 stage = raw["stages"][part]
                 place.append(str(stage.get("name", part)) if isinstance(stage, dict) else str(part))
-            elif part not in ("sft", "rl") or len(place) != 2:
+            elif part not in STAGE_KINDS or len(place) != 2:
                 place.append(str(part))
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] not in ("value_error", "missing"):
@@ -271,6 +322,7 @@ def _explain(error: ValidationError, raw: dict[str, Any], where: str) -> str:
 # What may change when a run is resumed; a prefix of the flattened key. `*` stands for one key.
 _FREE = (
     "description",
+    "about",
     "base_dir",
     "run",
     "stages.*.grading.workers",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rlcurric.recipe.schema import Lora
+from rlcurric.recipe.settings import Lora
 from rlcurric.train.sharding.base import plain_tensors
 
 if TYPE_CHECKING:

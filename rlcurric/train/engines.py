@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rlcurric.errors import EngineLost
-from rlcurric.recipe.schema import Recipe, Rollouts, StageBase, VllmSettings, refuse_vllm_settings
+from rlcurric.recipe.schema import Recipe
+from rlcurric.recipe.settings import Rollouts, VllmSettings, refuse_vllm_settings
+from rlcurric.recipe.stages import StageBase
 from rlcurric.rollout.choose import choose_engine
 from rlcurric.rollout.engine import Engine
 from rlcurric.train.adapters import base_model

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlcurric import seeds
-from rlcurric.recipe.schema import StageBase
+from rlcurric.recipe.stages import StageBase
 from rlcurric.rollout.engine import Engine, SampleRequest, SamplingSpec
 from rlcurric.train.run import RunContext
 from rlcurric.train.sampling import completions

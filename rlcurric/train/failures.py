@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rlcurric.errors import RankLost, RunError, out_of_memory
-from rlcurric.recipe.schema import Recipe, SftStage, StageBase
+from rlcurric.recipe.schema import Recipe
+from rlcurric.recipe.stages import SftStage, StageBase
 from rlcurric.train.board import Notice
 from rlcurric.train.directives import Directive
 from rlcurric.train.hostmemory import read_host_memory

@@ -23,7 +23,7 @@ from rlcurric.objective.entropy import EntropyController
 from rlcurric.objective.loss import TokenValues, policy_loss
 from rlcurric.objective.loss import Window as WindowNumbers
 from rlcurric.objective.pieces import plain, resolved
-from rlcurric.recipe.schema import Optim
+from rlcurric.recipe.settings import Optim
 from rlcurric.rollout.parity import ParityLimits, ParityStats
 from rlcurric.schedules import Progress, value_at
 from rlcurric.train.adapters import FOLDER, adapter_tensors, is_adapted, save_adapter

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rlcurric.recipe.schema import Recipe, StageBase
+from rlcurric.recipe.schema import Recipe
+from rlcurric.recipe.stages import StageBase
 from rlcurric.seeds import hash64
 from rlcurric.train.adapters import Gathered, add_adapter, base_model, merged_tensors
 from rlcurric.train.named import local_path, name_environment, named_models

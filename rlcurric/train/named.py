@@ -9,7 +9,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from rlcurric.recipe.schema import Recipe, RlStage, StageBase
+from rlcurric.recipe.schema import Recipe
+from rlcurric.recipe.stages import RlStage, StageBase
 
 VALUE_KEY = "curriculum.value.backbone"
 

@@ -29,7 +29,8 @@ from torch import nn
 from rlcurric.curriculum.calibration import mean_absolute_error, spearman
 from rlcurric.data.packing import PackedRows, pack, to_packed
 from rlcurric.errors import RunError
-from rlcurric.recipe.schema import Recipe, ValueModel
+from rlcurric.recipe.curricula import ValueModel
+from rlcurric.recipe.schema import Recipe
 from rlcurric.seeds import hash64
 from rlcurric.train.attention import use_packed_attention
 from rlcurric.train.coordinator import Coordinator, SingleProcess

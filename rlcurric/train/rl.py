@@ -22,7 +22,7 @@ from rlcurric.curriculum.measured import append_measured, read_measured
 from rlcurric.errors import EngineLost
 from rlcurric.objective.declaration import Objective
 from rlcurric.objective.pieces import resolved
-from rlcurric.recipe.schema import RlStage
+from rlcurric.recipe.stages import RlStage
 from rlcurric.rewards.budget import FailureBudget
 from rlcurric.rewards.rubric import Terms
 from rlcurric.schedules import Progress, value_at

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlcurric.recipe.schema import RolloutLog
+from rlcurric.recipe.settings import RolloutLog
 from rlcurric.train.rundir import RunDirectory
 from rlcurric.types import AdmittedGroup, GroupId, Prompt, Rollout
 

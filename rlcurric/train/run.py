@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlcurric.build import Parts, RunData
-from rlcurric.recipe.schema import Recipe, StageBase
+from rlcurric.recipe.schema import Recipe
+from rlcurric.recipe.stages import StageBase
 from rlcurric.rewards.budget import FailureBudget
 from rlcurric.rollout.parity import ParityLimits
 from rlcurric.train.adapters import FOLDER

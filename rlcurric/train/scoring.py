@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from rlcurric.data.packing import PackedRows, pack, to_packed
-from rlcurric.recipe.schema import Optim
+from rlcurric.recipe.settings import Optim
 from rlcurric.rollout.parity import ParityStats
 from rlcurric.train.coordinator import Coordinator
 from rlcurric.train.rows import AnyRow, Key, TrainRow

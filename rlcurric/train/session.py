@@ -22,7 +22,8 @@ from rlcurric.recipe.load import (
     override_list,
     rereads,
 )
-from rlcurric.recipe.schema import Recipe, RlStage, SftStage
+from rlcurric.recipe.schema import Recipe
+from rlcurric.recipe.stages import RlStage, SftStage
 from rlcurric.train.checkpoint import Checkpoint, CheckpointStore, Damage
 from rlcurric.train.reporter import Reporter, Silent
 from rlcurric.train.rundir import RunDirectory, write_atomic

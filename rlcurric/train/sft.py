@@ -20,7 +20,7 @@ from rlcurric import seeds
 from rlcurric.data.pool import IGNORED
 from rlcurric.errors import EngineLost, RunError
 from rlcurric.objective.terms import entropy_sft_score, entropy_sft_threshold
-from rlcurric.recipe.schema import EntropySft, SftStage
+from rlcurric.recipe.stages import EntropySft, SftStage
 from rlcurric.schedules import Progress
 from rlcurric.train.adapters import FOLDER as ADAPTER_FOLDER
 from rlcurric.train.adapters import is_adapted, save_model

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rlcurric.curriculum.measured import read_measured
-from rlcurric.recipe.schema import RlStage
+from rlcurric.recipe.stages import RlStage
 from rlcurric.train.coordinator import conduct
 from rlcurric.train.failures import explain_memory
 from rlcurric.train.learner import Learner

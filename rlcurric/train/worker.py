@@ -14,7 +14,7 @@ import numpy as np
 
 from rlcurric import seeds
 from rlcurric.errors import EngineLost
-from rlcurric.recipe.schema import RlStage
+from rlcurric.recipe.stages import RlStage
 from rlcurric.rewards.rubric import GradeRequest, Metrics, Terms
 from rlcurric.rollout.engine import Engine, SampleRequest, SamplingSpec
 from rlcurric.train.checkpoint import StateFiles

@@ -1,0 +1,112 @@
+"""When a stage ends, and which of its checkpoints counts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from rlcurric.recipe.values import Closed
+
+
+class Plateau(Closed):
+    """No better value of a metric for `patience` rows that have it."""
+
+    metric: str = "eval/accuracy/mean"
+    patience: PositiveInt = 3
+    min_delta: NonNegativeFloat = 0.0  # what counts as better
+    mode: Literal["max", "min"] = "max"
+
+
+class PassRateBand(Closed):
+    """The pass rate of what was sampled, mean over `window` steps, lies in [low, high]."""
+
+    low: Annotated[float, Field(ge=0, le=1)] = 0.0
+    high: Annotated[float, Field(ge=0, le=1)] = 1.0
+    distribution: str | None = None  # default: of all
+    window: PositiveInt = 10
+
+    @model_validator(mode="after")
+    def _is_a_band(self) -> PassRateBand:
+        if self.low > self.high or (self.low, self.high) == (0.0, 1.0):
+            raise ValueError(
+                f"until.pass_rate needs low and high with low <= high, and not the whole of [0, 1]; got [{self.low}, {self.high}]"
+            )
+        return self
+
+
+class TruncationRate(Closed):
+    """The share of sampled completions that were cut off, mean over `window` steps, is above `above`."""
+
+    above: Annotated[float, Field(ge=0, lt=1)]
+    window: PositiveInt = 10
+
+
+class Until(Closed):
+    """When a stage ends. Keys side by side: whichever comes first; `any` and `all` combine.
+
+    It must be known that the stage ends: `steps`, `tokens`, `epochs` or `gpu_hours` stands in it, on every way. Where
+    `steps` bounds the stage, schedules on `progress` go by it.
+    """
+
+    steps: PositiveInt | None = None  # of the stage
+    tokens: PositiveInt | None = None  # generated in the stage (sft, dpo: trained)
+    epochs: PositiveFloat | None = None  # passes over the stage's training rows
+    plateau: Plateau | None = None
+    pass_rate: PassRateBand | None = None
+    truncated: TruncationRate | None = None
+    gpu_hours: PositiveFloat | None = None  # wall-clock: not reproducible
+    any: tuple[Until, ...] = ()
+    all: tuple[Until, ...] = ()
+
+    @property
+    def alternatives(self) -> tuple[Any, ...]:
+        """What ends the stage when it holds, each alone: (key, value)."""
+        own = [(key, getattr(self, key)) for key in UNTIL_LEAVES]
+        found = [(key, value) for key, value in own if value is not None]
+        found += [("until", one) for one in self.any]
+        return (*found, *([("all", self.all)] if self.all else []))
+
+    @property
+    def planned_steps(self) -> int | None:
+        """Most steps that the stage can have, where steps bound it."""
+        bounds = [self.steps] if self.steps is not None else []
+        bounds += [bound for one in self.any if (bound := one.planned_steps) is not None]
+        together = [one.planned_steps for one in self.all]
+        if together and None not in together:
+            bounds.append(max(bound for bound in together if bound is not None))
+        return min(bounds, default=None)
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether something in it comes for certain."""
+        own = (self.steps, self.tokens, self.epochs, self.gpu_hours)
+        return (
+            any(value is not None for value in own)
+            or any(one.is_bounded for one in self.any)
+            or (bool(self.all) and all(one.is_bounded for one in self.all))
+        )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_steps(cls, data: Any) -> Any:
+        return {"steps": data} if isinstance(data, int) and not isinstance(data, bool) else data
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Until:
+        if not self.alternatives:
+            raise ValueError(
+                f"until needs at least one of {', '.join(UNTIL_LEAVES)}, any, all; e.g. until: {{steps: 100}}"
+            )
+        return self
+
+
+UNTIL_LEAVES = ("steps", "tokens", "epochs", "plateau", "pass_rate", "truncated", "gpu_hours")
+
+
+class Best(Closed):
+    """The stage's best checkpoint by a held-out metric, kept beside the last one (`init: stage:NAME:best`)."""
+
+    metric: str = "eval/accuracy/mean"
+    mode: Literal["max", "min"] = "max"
+    rollback: bool = False  # the stage hands over its best checkpoint in place of its last

@@ -1,0 +1,83 @@
+"""How rows become prompts, as a recipe says."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, PositiveInt, model_validator
+
+from rlcurric.recipe.values import Closed, Variable
+
+
+class Shot(Closed):
+    """A worked example that stands in front of the prompt."""
+
+    question: str
+    demonstration: str
+
+
+class Shots(Closed):
+    """Few-shot prompts: worked examples in front of every prompt, always the same ones.
+
+    Either `examples`, written out, or `count` training rows with demonstrations of `distribution` (default: that of the
+    prompt), drawn by hash; a row is no example of its own.
+    """
+
+    examples: tuple[Shot, ...] = ()
+    count: PositiveInt | None = None
+    distribution: str | None = None
+    separator: str = "\n\n"  # between examples; with chat they are turns of their own
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Shots:
+        if bool(self.examples) == (self.count is not None):
+            raise ValueError(
+                "prompt.shots needs either examples: [{question: ..., demonstration: ...}] or count: a number of "
+                f"training rows; got {len(self.examples)} examples and count {self.count}"
+            )
+        if self.distribution is not None and self.count is None:
+            raise ValueError("prompt.shots.distribution needs prompt.shots.count")
+        return self
+
+
+class Hints(Closed):
+    """Hints by level in the prompt of rows that are not solved (progressive hints, Keye-VL 1.5 2509.01563).
+
+    A row's column `column` is a list of hints from faint to plain; level k shows the k-th one, level 0 none. After a
+    visit that nobody solved the level rises by one, to `max_level` at most; where the pass rate with a hint reaches
+    `lower_at` it falls by one. Levels go by prompt, and are part of the curriculum's state.
+    """
+
+    column: str = "hints"
+    template: str = "\n{hint}"  # stands behind the question, where the template has no {hint}
+    max_level: PositiveInt = 4
+    lower_at: Annotated[float, Field(gt=0, le=1)] = 0.5
+    max_share: Annotated[float, Field(gt=0, le=1)] = 0.25  # of a step's prompts that show a hint
+
+
+class Prompt(Closed):
+    """How a data row becomes a prompt: `{question}`, any other column of the row, and `vars`."""
+
+    template: str = "{question}"
+    system: str | None = None
+    chat: bool = False  # through the tokenizer's chat template
+    prefill: str = ""  # put in front of the completion; part of the prompt's tokens
+    vars: dict[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")], Variable] = {}
+    # Mode -> its token, as text: the group's samples begin with each of them in equal parts, as trained tokens (HGPO).
+    modes: dict[str, Annotated[str, Field(min_length=1)]] = {}
+    shots: Shots | None = None
+    hints: Hints | None = None
+
+    @model_validator(mode="after")
+    def _modes_are_two(self) -> Prompt:
+        if len(self.modes) == 1:
+            raise ValueError(
+                f"prompt.modes needs at least two modes, each with its token, e.g. {{think: <think>, no_think: "
+                f"<no_think>}}; got {self.modes}"
+            )
+        if self.modes and self.prefill:
+            raise ValueError(
+                f"prompt.modes and prompt.prefill exclude each other: the mode's token begins the completion; got "
+                f"prefill {self.prefill!r}"
+            )
+        return self

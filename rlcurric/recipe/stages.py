@@ -1,0 +1,213 @@
+"""The kinds of stages."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+from rlcurric.recipe.curricula import Curriculum
+from rlcurric.recipe.ends import Best, Until
+from rlcurric.recipe.prompts import Prompt
+from rlcurric.recipe.settings import Evaluation, Grading, Optim, Rollouts
+from rlcurric.recipe.values import KEY, Closed, Part, RewardComponent
+from rlcurric.registry import nearest
+
+
+class StageBase(Closed):
+    """What every kind of stage has."""
+
+    kind: str
+    name: Annotated[str, Field(pattern=KEY)]
+    init: str = "previous"  # base | previous | stage:<name>[:best|:last] | a path
+    mixture: Annotated[
+        dict[str, PositiveFloat], Field(min_length=1)
+    ]  # distribution -> share; a list of names in a recipe: equal shares
+    prompt: Prompt = Prompt()
+    rollout: Rollouts = Rollouts()
+    grading: Grading = Grading()
+    rewards: Annotated[tuple[RewardComponent, ...], Field(min_length=1)] = (
+        RewardComponent(name="verifier"),
+    )
+    correct: str | None = (
+        None  # component whose unshaped value is correctness; default: the first verifier
+    )
+
+    @field_validator("mixture", mode="before")
+    @classmethod
+    def _accept_names(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple | dict) and not value:
+            raise ValueError(f"at least one distribution is required, got {value!r}")
+        if not isinstance(value, list | tuple):
+            return value
+        for name in value:
+            if not isinstance(name, str) or value.count(name) > 1:
+                raise ValueError(
+                    f"a list of names, each once, or a mapping from name to share is required, got {value!r}"
+                )
+        return dict.fromkeys(value, 1.0)
+
+    @model_validator(mode="after")
+    def _distinct_components(self) -> StageBase:
+        names = [reward.component for reward in self.rewards]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(
+                    f"Two rewards are called {name!r}; name one of them with `as: other_name`"
+                )
+        if self.correct is not None and self.correct not in names:
+            raise ValueError(
+                f"correct: unknown reward {self.correct!r}. {nearest(self.correct, names)}"
+            )
+        return self
+
+
+class TrainingStage(StageBase):
+    """A stage that changes the weights."""
+
+    optim: Optim = Optim()
+    evaluation: Evaluation = Evaluation()
+    until: Until
+    best: Best | None = None
+
+    @model_validator(mode="after")
+    def _replay_has_nothing_to_evaluate(self) -> TrainingStage:
+        asked = self.evaluation.at_end or self.evaluation.every
+        if self.rollout.engine == "replay" and asked:
+            raise ValueError(
+                "rollout.engine replay has no greedy completions to evaluate; set evaluation.at_end=false and evaluation.every=0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _ends(self) -> TrainingStage:
+        if not self.until.is_bounded:
+            raise ValueError(
+                f"stages.{self.name}.until may never come: add steps, tokens or epochs, e.g. until: {{steps: 1000, "
+                "plateau: {...}}"
+            )
+        return self
+
+
+class EntropySft(Closed):
+    """Cross-entropy over the tokens of an update that teach the most (Entropy-SFT, Light-IF 2508.03178)."""
+
+    name: Literal["entropy_sft"] = "entropy_sft"
+    ratio: Annotated[float, Field(gt=0, le=1)] = 0.8  # share of the tokens that are kept
+    kappa: NonNegativeFloat = 0.8  # score = cross-entropy - kappa * entropy
+
+
+class SupervisedStage(TrainingStage):
+    """A stage on rows that were written before it: TRL's trainers."""
+
+    batch_size: PositiveInt = 32  # rows an update, over all ranks
+    micro_batches: PositiveInt = 1  # forward passes an update; rows go into them by length
+
+    @model_validator(mode="after")
+    def _divisible(self) -> SupervisedStage:
+        if self.batch_size % self.micro_batches:
+            raise ValueError(
+                f"stages.{self.name}.batch_size must be divisible by micro_batches, "
+                f"got {self.batch_size} for {self.micro_batches}"
+            )
+        return self
+
+
+class SftStage(SupervisedStage):
+    """Supervised fine-tuning on the rows' demonstrations."""
+
+    kind: Literal["sft"] = "sft"
+    loss: EntropySft | None = None  # default: cross-entropy over all tokens of a demonstration
+
+
+class DpoStage(SupervisedStage):
+    """Direct preference optimization (2305.18290) on the rows' `chosen` and `rejected` completions."""
+
+    kind: Literal["dpo"] = "dpo"
+    beta: PositiveFloat = 0.1
+    length_normalised: bool = False  # log-ratios a token (Tulu 3 2411.15124), for which beta is 5
+    nll_coef: NonNegativeFloat = (
+        0.0  # times the cross-entropy of the chosen completion (SPECS 2510.25801)
+    )
+    reference: str = (
+        "init"  # init: the weights the stage starts from | base | stage:<name>[:best|:last]
+    )
+
+
+class RejectionStage(StageBase):
+    """Rejection sampling: complete the rows with a stage's model, keep by reward, write rows for a later stage.
+
+    A distribution whose source is `{name: stage, stage: NAME}` reads what was written.
+    """
+
+    kind: Literal["rejection"] = "rejection"
+    prompts: PositiveInt | None = None  # of each distribution, at most; default: all
+    samples: PositiveInt = 8  # completions a prompt
+    keep: PositiveInt = 1  # completions a prompt, at most, those of the highest reward
+    min_reward: float | None = None  # default: only correct ones
+    shortest: bool = False  # of equal rewards the shortest first, in place of the sample's number
+    # demonstrations: what was kept. pairs: kept ones as `chosen`, and as `rejected` the worst of the same prompt (worst)
+    # or the chosen text with its format broken (corrupted: a tag left out, doubled or moved; SPECS 2510.25801).
+    write: Literal["demonstrations", "pairs"] = "demonstrations"
+    rejected: Literal["worst", "corrupted"] = "worst"
+
+
+class ScreenStage(StageBase):
+    """Pass rates of every prompt of the mixture, for warm starts of later stages and to leave prompts out.
+
+    What was measured is cached by model, prompt, sampling and verifier, and taken from there the next time.
+    """
+
+    kind: Literal["screen"] = "screen"
+    samples: PositiveInt = 8  # completions a prompt
+    prompts: PositiveInt | None = None  # of each distribution, at most; default: all
+    cache: str | None = None  # folder; default: $XDG_CACHE_HOME/rlcurric/screened
+
+
+class RlStage(TrainingStage):
+    """Reinforcement learning on prompts that the curriculum chooses."""
+
+    kind: Literal["rl"] = "rl"
+    curriculum: Curriculum = Curriculum()
+    objective: Part = Part(name="grpo")
+    carry: tuple[
+        Literal["optimizer", "statistics", "reference"], ...
+    ] = ()  # kept from the RL stage before this one
+    reference: str = (
+        "init"  # init: the weights the stage starts from | base | stage:<name>[:best|:last]
+    )
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _grpo_unless_named(cls, value: Any) -> Any:
+        return {"name": "grpo", **value} if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _group_has_baseline(self) -> RlStage:
+        if self.curriculum.group_size < 2:
+            raise ValueError(
+                f"curriculum.group_size must be at least 2 (the group is the baseline), "
+                f"got {self.curriculum.group_size}"
+            )
+        return self
+
+
+Stage = Annotated[
+    SftStage | DpoStage | RlStage | RejectionStage | ScreenStage, Field(discriminator="kind")
+]
+
+
+STAGE_KINDS: dict[str, type[StageBase]] = {
+    "sft": SftStage,
+    "dpo": DpoStage,
+    "rl": RlStage,
+    "rejection": RejectionStage,
+    "screen": ScreenStage,
+}
