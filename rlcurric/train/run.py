@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlcurric.build import Parts, RunData
 from rlcurric.recipe.schema import Recipe
-from rlcurric.recipe.stages import StageBase
+from rlcurric.recipe.stages import DpoStage, StageBase
 from rlcurric.rewards.budget import FailureBudget
 from rlcurric.rollout.parity import ParityLimits
 from rlcurric.train.adapters import FOLDER
@@ -128,6 +128,12 @@ class RunContext:
 
     def stage_index(self, name: str) -> int:
         return [stage.name for stage in self.recipe.stages].index(name)
+
+    def reference_weights(self, stage: DpoStage) -> Path | str | None:
+        """The folder that a DPO stage's reference comes from; None: the recipe's base model."""
+        if stage.reference == "init":
+            return self.initial_weights(stage)
+        return self.initial_weights(stage.model_copy(update={"init": stage.reference}))
 
     def adapter_origin(
         self, stage: StageBase, resumed: bool
