@@ -313,7 +313,7 @@ class RlLeader:
                 for group in batch.groups
                 for one in group.samples
             )
-            answers = yield ScoreKl(samples, self.state.policy_version)
+            answers = yield ScoreKl(samples, self.state.policy_version, progress)
             kl = {key: value for answer in answers for key, value in answer.items()}
         return batch_advantages(objective, batch, kl)
 
@@ -410,7 +410,7 @@ class RlLeader:
         due = asked.every and self.state.stage_step % asked.every == 0
         if due or (self._finished and asked.at_end):
             with self._timed("evaluate"):
-                answers = yield from self._of_engine(Evaluate())
+                answers = yield from self._of_engine(Evaluate(self._progress()))
             row |= merge_evaluation(answers)
 
     def _watch(self, row: dict[str, Any]) -> None:
@@ -433,7 +433,6 @@ class RlLeader:
             write_rollouts(
                 *(self.run.directory, self.state.step, groups, rollouts, advantages, log),
                 self.run.recipe.seed,
-                self.stage.rollout.temperature,
             )
         seconds = time.perf_counter() - started
         row |= {f"time/{name}/s": round(value, 4) for name, value in self._seconds.items()}
@@ -472,7 +471,9 @@ class RlLeader:
         """Parity before anything is trained: at the start of a stage and after every resume."""
         prompts = self.run.data.probe_prompts(self.stage)
         self.run.reporter.phase("parity probe")
-        answers = yield from self._of_engine(Probe(prompts, self.state.policy_version))
+        answers = yield from self._of_engine(
+            Probe(prompts, self.state.policy_version, self._progress())
+        )
         self.run.directory.event(
             "parity_probe", self.state.step, stage=self.stage.name, **answers[0]
         )
@@ -480,7 +481,7 @@ class RlLeader:
     def _progress(self) -> Progress:
         state = self.state
         return Progress(
-            state.step, state.stage_step, self.stage.until.planned_steps, state.generated_tokens
+            state.step, state.stage_step, self.stage.planned_steps, state.generated_tokens
         )
 
     def _warn(self, kind: str, text: str) -> None:

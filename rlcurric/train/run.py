@@ -13,6 +13,7 @@ from rlcurric.recipe.schema import Recipe
 from rlcurric.recipe.stages import DpoStage, StageBase
 from rlcurric.rewards.budget import FailureBudget
 from rlcurric.rollout.parity import ParityLimits
+from rlcurric.schedules import Progress, value_at
 from rlcurric.train.adapters import FOLDER
 from rlcurric.train.checkpoint import Checkpoint, CheckpointStore
 from rlcurric.train.coordinator import Coordinator
@@ -113,7 +114,7 @@ class RunContext:
         bf16 = torch.cuda.is_available() and self.recipe.model.autocasts
         parity = stage.rollout.parity
         return LearnerSettings(
-            temperature=stage.rollout.temperature,
+            temperature=value_at(stage.rollout.temperature, Progress(0, 0, stage.planned_steps)),
             max_new_tokens=stage.rollout.max_new_tokens,
             mixed_precision="bf16" if bf16 else "no",
             fp32_head=self.recipe.model.fp32_head,
