@@ -45,7 +45,12 @@ def _task(run: RunContext, stage: DpoStage, state: RunState) -> Task:
     def make(settings: dict[str, Any], arguments: dict[str, Any]) -> Any:
         from trl import DPOConfig
 
-        config = DPOConfig(**settings, beta=stage.beta, precompute_ref_log_probs=True)
+        config = DPOConfig(
+            **settings,
+            beta=stage.beta,
+            precompute_ref_log_probs=True,
+            remove_unused_columns=False,
+        )
         trainer = _trainer_class(run, stage)(args=config, **arguments)
         model = trainer.accelerator.unwrap_model(trainer.model)
         if hasattr(model, "peft_config") and "ref" in model.peft_config:
@@ -53,12 +58,14 @@ def _task(run: RunContext, stage: DpoStage, state: RunState) -> Task:
         missing = [row for row in wanted if examples[row].uid not in references]
         scored = _score(run, stage, trainer, [examples[row] for row in missing], state)
         references.update(scored)
-        known = [references.get(one.uid, (0.0, 0.0)) for one in examples]
-        order = [row["row"] for row in trainer.train_dataset.select_columns(["row"])]
-        dataset = trainer.train_dataset.remove_columns("row")
-        for column, side in (("ref_chosen_logps", 0), ("ref_rejected_logps", 1)):
-            dataset = dataset.add_column(column, [known[row][side] for row in order])
-        trainer.train_dataset = dataset
+        collate = trainer.data_collator
+
+        def with_reference(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+            scores = [references[examples[one["row"]].uid] for one in rows]
+            chosen, rejected = torch.tensor(scores).unbind(dim=1)
+            return {**collate(rows), "ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
+
+        trainer.data_collator = with_reference
         return trainer
 
     def write(folder: Path) -> None:
