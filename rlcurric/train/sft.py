@@ -39,6 +39,7 @@ def _task(run: RunContext, stage: SftStage) -> Task:
         np.array([len(row["input_ids"]) for row in examples]),
         make,
         lambda logs: {"loss/sft/mean": logs["loss"]},
+        np.array([sum(label != IGNORED for label in row["labels"][1:]) for row in examples]),
     )
 
 

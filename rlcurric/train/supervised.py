@@ -20,17 +20,19 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from rlcurric import seeds
 from rlcurric.errors import EngineLost, RunError
+from rlcurric.recipe.ends import Until
 from rlcurric.recipe.stages import SupervisedStage
 from rlcurric.schedules import Progress
 from rlcurric.train.adapters import FOLDER as ADAPTER_FOLDER
 from rlcurric.train.adapters import is_adapted, save_model
 from rlcurric.train.directives import Lost
+from rlcurric.train.ends import cause_of
 from rlcurric.train.evaluation import evaluate, summarise
 from rlcurric.train.failures import explain_memory
 from rlcurric.train.learner import adamw, learning_rate
 from rlcurric.train.models import load_policy, named_tensors
 from rlcurric.train.restarts import Restarts, share_loss
-from rlcurric.train.run import RunContext, RunState
+from rlcurric.train.run import RunContext, RunState, kept_steps, settled
 from rlcurric.train.saves import newest_good, tell_failure
 from rlcurric.train.saving import WRITE_ERRORS, told
 from rlcurric.train.sharding import asked, plain_data_parallelism
@@ -49,6 +51,7 @@ class Task:
         [dict[str, Any], dict[str, Any]], Any
     ]  # the trainer, from settings and arguments
     metrics: Callable[[Mapping[str, float]], dict[str, Any]]  # a step's, from what the trainer logs
+    trained: np.ndarray  # tokens of each that have a loss
     write: Callable[[Path], None] = lambda folder: (
         None
     )  # what else goes into a checkpoint's `trainer/`
@@ -96,13 +99,16 @@ def _tell_plain(run: RunContext, stage: SupervisedStage, state: RunState) -> Non
         run.reporter.message(f"warning: {text}")
 
 
-def training_order(run: RunContext, stage: SupervisedStage) -> np.ndarray:
-    """Row of the stage's pool for every slot of every batch: distributions by share, rows without replacement."""
+def training_order(run: RunContext, stage: SupervisedStage, steps: int) -> np.ndarray:
+    """Row of the stage's pool for every slot of so many batches: distributions by share, rows without replacement.
+
+    More steps go on where fewer end.
+    """
     pool = run.data.pool(stage)
     names = list(pool.sizes)
     offsets = np.cumsum([0, *pool.sizes.values()])
     shares = np.array([stage.mixture[name] for name in names], dtype=np.float64)
-    slots = planned_steps(stage) * stage.batch_size
+    slots = steps * stage.batch_size
     draw = seeds.philox(run.recipe.seed, f"{stage.kind}/{stage.name}", 0)
     chosen = draw.choice(len(names), size=slots, p=shares / shares.sum())
     order = np.empty(slots, dtype=np.int64)
@@ -123,11 +129,35 @@ def by_length(order: np.ndarray, lengths: np.ndarray, batch_size: int) -> np.nda
     return np.take_along_axis(batches, ranks, axis=1).reshape(-1)
 
 
-def planned_steps(stage: SupervisedStage) -> int:
-    """Steps that the stage has at most."""
-    steps = stage.until.planned_steps
-    assert steps is not None, stage.until
+def steps_at_most(until: Until, run: RunContext, stage: SupervisedStage, task: Task) -> int:
+    """Steps after which the stage is over for certain: what bounds it in steps, epochs or tokens, counted out."""
+    steps = _bound(until, run, stage, task)
+    assert steps is not None, until  # the recipe was checked
     return steps
+
+
+def _bound(until: Until, run: RunContext, stage: SupervisedStage, task: Task) -> int | None:
+    bounds = [until.steps]
+    if until.epochs is not None:
+        rows = until.epochs * sum(run.data.pool(stage).sizes.values())
+        bounds.append(max(1, math.ceil(rows / stage.batch_size - 1e-9)))
+    if until.tokens is not None:
+        steps = 64
+        while (seen := np.cumsum(_trained_tokens(run, stage, task, steps)))[-1] < until.tokens:
+            steps *= 2
+        bounds.append(int(np.searchsorted(seen, until.tokens)) + 1)
+    bounds += [_bound(one, run, stage, task) for one in until.any]
+    together = [_bound(one, run, stage, task) for one in until.all]
+    if together and None not in together:
+        bounds.append(max(one for one in together if one is not None))
+    return min((one for one in bounds if one is not None), default=None)
+
+
+def _trained_tokens(run: RunContext, stage: SupervisedStage, task: Task, steps: int) -> np.ndarray:
+    """Tokens with a loss in each of the stage's first steps, over all ranks."""
+    order = training_order(run, stage, steps)
+    tokens: np.ndarray = task.trained[order].reshape(steps, -1).sum(axis=1)
+    return tokens
 
 
 def _check_batches(run: RunContext, stage: SupervisedStage) -> None:
@@ -144,8 +174,8 @@ def _make_trainer(
 ) -> Any:
     from datasets import Dataset
 
-    world, parts, steps = run.ranks.world, stage.micro_batches, planned_steps(stage)
-    order = by_length(training_order(run, stage), task.lengths, stage.batch_size)
+    world, parts, steps = run.ranks.world, stage.micro_batches, follower.most_steps
+    order = by_length(training_order(run, stage, steps), task.lengths, stage.batch_size)
     on_cuda = torch.cuda.is_available()
     settings = {
         "output_dir": str(run.directory.path / f".trainer-{stage.name}"),
@@ -174,9 +204,7 @@ def _make_trainer(
     optimizer = adamw(model, stage.optim)
     scheduler = LambdaLR(
         optimizer,
-        lambda update: learning_rate(
-            stage.optim, Progress(follower.first_step + update, update, steps), update
-        ),
+        lambda update: learning_rate(stage.optim, follower.progress(update), update),
     )
     trainer = task.make(
         settings,
@@ -225,6 +253,9 @@ class _Follower:
         self.run, self.stage, self.state, self.model = run, stage, state, model
         self.task = task
         self.first_step = state.step - state.stage_step
+        self.most_steps = steps_at_most(stage.until, run, stage, task)
+        self._tokens = _trained_tokens(run, stage, task, self.most_steps)
+        self._rows = sum(run.data.pool(stage).sizes.values())
         self.stopped = False
         self.trainer: Any = None
         self._write: Any = None  # the trainer's own save
@@ -248,7 +279,7 @@ class _Follower:
                 self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any
             ) -> None:
                 if logs and "loss" in logs:
-                    follower.log(logs)
+                    follower.log(logs, control)
 
             def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
                 follower.save(state.global_step)
@@ -270,22 +301,22 @@ class _Follower:
         except (*WRITE_ERRORS, RuntimeError) as error:  # torch.save: the latter
             self._problem = told(error)
 
-    @property
-    def _finished(self) -> bool:
-        return self.state.stage_step >= planned_steps(self.stage)
+    def progress(self, update: int) -> Progress:
+        """Where the run stands at the start of an update of the stage."""
+        return Progress(
+            self.first_step + update,
+            update,
+            self.stage.planned_steps,
+            self.state.generated_tokens,
+        )
 
     def step_end(self, stage_step: int, control: Any) -> None:
         self.state = self.state.stepped().updated(1)
         assert self.state.stage_step == stage_step
-        every = self.run.recipe.run.checkpoints.every
-        last = self._finished
-        reason = self.run.ranks.broadcast((self.run.stop.requested(self.state.step),))[0]
-        self.stopped = reason is not None and not last
-        control.should_training_stop = self.stopped or last
-        control.should_save = last or self.stopped or bool(every and self.state.step % every == 0)
-        control.should_log = True
+        control.should_log = True  # how it goes on is known from the step's row
 
-    def log(self, logs: dict[str, float]) -> None:
+    def log(self, logs: dict[str, float], control: Any) -> None:
+        """The step's row; then whether the stage is over, and whether to save."""
         seconds = time.perf_counter() - self._started
         norm = float(logs.get("grad_norm", 0.0))
         if not (math.isfinite(logs["loss"]) and math.isfinite(norm)):
@@ -304,19 +335,52 @@ class _Follower:
             "optim/learning_rate": logs.get("learning_rate"),
             "time/update/s": round(seconds, 4),
         }
-        evaluation, step = self.stage.evaluation, self.state.stage_step
-        if (evaluation.every and step % evaluation.every == 0) or (
-            self._finished and evaluation.at_end
-        ):
-            self.run.reporter.phase("evaluate")
-            self.run.watchdog.beat("evaluate", Progress(self.state.step, step))
-            row |= self._evaluate()
-            row["time/evaluate/s"] = round(time.perf_counter() - self._started - seconds, 4)
+        self._close(row)
         row["time/step/s"] = round(time.perf_counter() - self._started, 4)
         if self.run.ranks.is_main:
             self.run.log_step(row)
+        every, step = self.run.recipe.run.checkpoints.every, self.state.step
+        reason = self.run.ranks.broadcast((self.run.stop.requested(step),))[0]
+        over = self.state.finished
+        self.stopped = reason is not None and not over
+        control.should_training_stop = self.stopped or over
+        due = bool(every and step % every == 0)
+        control.should_save = over or self.stopped or self.state.is_best or due
 
-    def _evaluate(self) -> dict[str, float]:
+    def _close(self, row: dict[str, Any]) -> None:
+        """Evaluate where that is due, and see whether the stage is over: rank 0 looks, and tells the others."""
+        ranks, stage, asked = self.run.ranks, self.stage, self.stage.evaluation
+        tokens = int(self._tokens[self.state.stage_step - 1])
+        row["tokens/trained/sum"] = tokens
+        due = bool(asked.every) and self.state.stage_step % asked.every == 0
+        if due:
+            self._evaluate(row)
+        seconds = (time.perf_counter() - self._started) * ranks.world
+        seen = self.state.watch(
+            stage,
+            row,
+            tokens=tokens,
+            rows=stage.batch_size,
+            pool=self._rows,
+            seconds=seconds,
+        )
+        self.state = ranks.broadcast((seen,))[0]
+        row["data/epochs/sum"] = self.state.watched.epochs
+        cause = cause_of(stage.until, self.state.watched)
+        if cause is not None and asked.at_end and not due:
+            self._evaluate(row)
+        if ranks.is_main:
+            self.state = settled(self.run, stage, self.state, row, cause)
+        self.state = ranks.broadcast((self.state,))[0]
+
+    def _evaluate(self, row: dict[str, Any]) -> None:
+        started = time.perf_counter()
+        self.run.reporter.phase("evaluate")
+        self.run.watchdog.beat("evaluate", Progress(self.state.step, self.state.stage_step))
+        row |= self._evaluated()
+        row["time/evaluate/s"] = round(time.perf_counter() - started, 4)
+
+    def _evaluated(self) -> dict[str, float]:
         was_training = self.model.training
         version = self.state.policy_version
         restarts = Restarts(self.run, self.stage.rollout.max_restarts)
@@ -334,7 +398,9 @@ class _Follower:
                         else self.run.engines.get(self.stage, self.model, self.run.tokenizer)
                     )
                     self.run.engines.sync(engine, named_tensors(self.model), version)
-                    samples = evaluate(self.run, self.stage, engine)
+                    samples = evaluate(
+                        self.run, self.stage, engine, self.progress(self.state.stage_step)
+                    )
                     engine.sleep()
             except EngineLost:
                 restarts.note(lost, self.state.step)
@@ -350,7 +416,7 @@ class _Follower:
         self.run.watchdog.beat("save")
         if self.run.ranks.is_main:
             self.run.reporter.phase("save")
-        final = self.stopped or self._finished
+        final = self.stopped or self.state.finished or self.state.is_best
         problem = self._commit(stage_step, "It is tried again." if final else _GOES_ON)
         if problem is not None and final:
             self._guarded(self.trainer.model, None)
@@ -382,7 +448,7 @@ class _Follower:
                 self.state.step,
                 self.state.to_json(self.run),
                 lambda folder: self._fill(written, folder),
-                self.run.kept_steps(),
+                kept_steps(self.state.to_json(self.run)),
             )
         except WRITE_ERRORS as error:
             return (0, told(error))
