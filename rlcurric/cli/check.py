@@ -11,6 +11,7 @@ from rlcurric.build import Parts, RunData
 from rlcurric.build.trial import KINDS, Problem, affected, grade_golds, sample, try_rewards
 from rlcurric.cli.console import make_console
 from rlcurric.cli.live import Doing
+from rlcurric.data import Row
 from rlcurric.recipe.endings import check_schedules
 from rlcurric.recipe.load import load_recipe
 from rlcurric.recipe.schema import Recipe
@@ -114,7 +115,7 @@ def _grade_golds(
             console.print(f"note: no stage uses the distribution {name}")
             continue
         counts, trial = data.counts(name), parts.trial(user).without_services()
-        graded = [row for row in data.rows(name) if "answer" in row.columns]
+        graded = _answered(data, name)
         rows = {name: graded[:MAX_GOLD]} if graded else {}
         golds = grade_golds(trial, rows, parts.pool(), GRADED, doing)
         shares = [golds[name].share(kind) if name in golds else "-" for kind in GRADED]
@@ -143,11 +144,16 @@ def _try_rewards(
         key = f"{[one.reference for one in local.components]} {local.args} {stage.mixture}"
         if local.components and key not in tried:
             rows = {
-                name: sample(data.rows(name), TRIED)
+                name: sample(graded, TRIED)
                 for name in stage.mixture
-                if writer_of(recipe, name) is None
+                if writer_of(recipe, name) is None and (graded := _answered(data, name))
             }
             tried_here = try_rewards(local, rows, [parts.pool()], timed=False, tell=doing)
             wrong += tried_here.problems
         tried |= {key, *trial.services}
     return wrong
+
+
+def _answered(data: RunData, name: str) -> list[Row]:
+    """The rows of a distribution that can be graded: those that are only imitated may have no answer."""
+    return [row for row in data.rows(name) if "answer" in row.columns]

@@ -241,7 +241,7 @@ def hash_of_weights(policy: Any) -> str:
     for name, tensor in named_tensors(policy.model):
         whole = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {tuple(whole.shape)} {whole.dtype}\n".encode())
-        digest.update(memoryview(whole.reshape(-1).view(torch.uint8).numpy()))
+        digest.update(whole.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -156,8 +156,9 @@ class _Session:
         check_named_models(self.recipe)
         said = check_schedules(self.recipe)
         for stage in self.recipe.stages:
+            self.cautions[stage.name] = list(said[stage.name])
             if not run.data.waits_for(stage):  # else it is checked when it begins
-                self.cautions[stage.name] = check_stage(run, stage)
+                self.cautions[stage.name] += check_stage(run, stage)
         if ranks.is_main:
             if self.start_from is not None:
                 self._fork(self.start_from)
