@@ -45,6 +45,7 @@ class _Nothing:
     """A run that keeps nothing over stages."""
 
     curriculum = None
+    written: dict[str, str] = {}
 
     class failures:
         @staticmethod

@@ -133,7 +133,14 @@ class Recipe(Closed):
 
     @property
     def total_steps(self) -> int:
+        """The same of all stages."""
         return self.stage_steps_before(len(self.stages))
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether steps bound every stage that has any."""
+        trained = [one for one in self.stages if isinstance(one, TrainingStage)]
+        return all(one.planned_steps is not None for one in trained)
 
 
 _LOOKS = 1000  # at a schedule over a stage
