@@ -20,6 +20,8 @@ from rlcurric.recipe.ends import Best, Until
 from rlcurric.report.compare import first_difference
 from rlcurric.train.checkpoint import CheckpointStore
 from rlcurric.train.ends import Watched, cause_of
+from rlcurric.train.pieces import PieceReader
+from rlcurric.train.reference import PREFIX
 from rlcurric.train.run import RunState
 from rlcurric.train.rundir import EVENTS, METRICS, read_jsonl
 from tests.tiny import tiny_recipe
@@ -234,6 +236,8 @@ ENDS = (
     "stages.second.until={tokens: 100000, any: [{plateau: {metric: reward/total/mean, patience: 2}}, {steps: 6}]}",
     "stages.second.objective={name: grpo, kl: {coef: 0.05}}",
     "stages.second.reference=stage:cold",
+    "stages.second.carry=[optimizer]",
+    "stages.second.optim.minibatches=1",
     "stages.second.rollout.temperature={schedule: linear, start: 1.0, end: 0.7, over: 4, on: stage_step}",
     "run.checkpoints.every=1",
 )
@@ -299,15 +303,47 @@ def test_a_stage_hands_over_its_best_checkpoint(whole: Path) -> None:
     assert (rolled["to"], first["hands_over"]) == (first["best_step"], first["best_step"])
 
 
-def test_checkpoints_of_ends_and_the_best_stay(tmp_path: Path) -> None:
+def test_the_best_can_be_named_and_stays(whole: Path, tmp_path: Path) -> None:
+    """Without rollback, from `stage:first:best`: the first gradient of `second` is that behind the rollback."""
     run_dir = tmp_path / "run"
-    few = ("run.checkpoints={every: 1, keep_last: 1}", "stages.second.init=stage:first:best")
-    rlcurric.train(tiny_recipe(*ENDS, *few), run_dir)
+    rlcurric.train(
+        tiny_recipe(
+            *ENDS,
+            "run.checkpoints={every: 1, keep_last: 1}",
+            "stages.first.best.rollback=false",
+            "stages.second.init=stage:first:best",
+            "stages.second.carry=[]",
+            "stages.second.until.steps=1",
+        ),
+        run_dir,
+    )
     over = [row for row in ends_of(run_dir) if row["event"] == "stage_ended"]
+    first_step = over[-1]["first_step"]
+    assert over[1]["hands_over"] == over[1]["last_step"] > over[1]["best_step"]
+    named, rolled = (
+        next(row for row in read_jsonl(folder / METRICS) if row["step"] == first_step)
+        for folder in (run_dir, whole)
+    )
+    same = ("grad/norm", "loss/policy/mean", "reward/total/mean", "tokens/generated/sum")
+    assert {key: named[key] for key in same} == {key: rolled[key] for key in same}
     stays = {row[key] for row in over for key in ("last_step", "best_step")} - {None}
     assert {one.step for one in CheckpointStore(run_dir / "checkpoints", 1).all()} == stays
 
 
+def test_the_reference_is_that_of_the_stage_that_is_named(whole: Path) -> None:
+    over = {row["stage"]: row for row in ends_of(whole) if row["event"] == "stage_ended"}
+    store = CheckpointStore(whole / "checkpoints", 1)
+    cold, second = (store.at(over[name]["last_step"]) for name in ("cold", "second"))
+    pieces = PieceReader(second.path, second.manifest["files"])
+    names = [name for name in pieces.names() if name.startswith(PREFIX)]
+    given = load_file(cold.model / "model.safetensors")
+    assert {name.removeprefix(PREFIX) for name in names} == given.keys()
+    for name in names:
+        tensor = given[name.removeprefix(PREFIX)].reshape(-1)
+        assert torch.equal(pieces.read(name, 0, tensor.numel()), tensor), name
+
+
+@pytest.mark.slow
 def test_stopping_at_every_step_ends_every_stage_alike(whole: Path, tmp_path: Path) -> None:
     last = read_jsonl(whole / METRICS)[-1]["step"]
     run_dir = tmp_path / "run"
