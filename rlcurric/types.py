@@ -115,9 +115,7 @@ class Rollout:
     group_id: GroupId
     sample: int
     completion_ids_T: np.ndarray  # int64, with the end-of-sequence token if it was sampled
-    rollout_logprobs_T: (
-        np.ndarray
-    )  # float32, log-probs of the sampled tokens at the sampling temperature, in nats; NaN for a forced mode's tokens
+    rollout_logprobs_T: np.ndarray  # float32, log-probs of the sampled tokens at the sampling temperature, in nats; NaN for a forced mode's tokens
     policy_version_T: np.ndarray  # int64, version of the weights that gave each token
     finish_reason: FinishReason
     text: str = ""  # decoded, special tokens kept except end-of-sequence and padding
@@ -181,7 +179,7 @@ class GroupOutcome:
     n_failed: int  # samples that no grader could judge
     policy_version: int  # lowest over the samples
     disposition: Disposition
-    weight: float = 1.0  # of the evidence: below 1 for a late outcome, 0 for one that came too late
+    weight: float = 1.0  # of the evidence: below 1 for a late outcome, 0 for one that came too late or showed a hint
     expected: float | None = None  # pass rate that the scorer expected when it chose the prompt
     hint: int = 0  # level of the hint that its prompt showed; such a group has weight 0
 
@@ -215,6 +213,11 @@ class GroupOutcome:
             expected=expected,
             hint=hint,
         )
+
+    @property
+    def is_late(self) -> bool:
+        """Whether it came too late to teach anything."""
+        return self.weight == 0 and not self.hint
 
     @property
     def pass_rate(self) -> float | None:

@@ -116,7 +116,9 @@ class Forget:
 
 @dataclass(frozen=True, slots=True)
 class Evaluate:
-    """Greedy accuracy on the held-out prompts of the stage."""
+    """Greedy accuracy on the held-out prompts of the stage, as they read at this point of the run."""
+
+    progress: Progress
 
 
 @dataclass(frozen=True, slots=True)

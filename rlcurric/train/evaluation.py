@@ -9,6 +9,7 @@ from typing import Any
 from rlcurric import seeds
 from rlcurric.recipe.stages import StageBase
 from rlcurric.rollout.engine import Engine, SampleRequest, SamplingSpec
+from rlcurric.schedules import Progress
 from rlcurric.train.run import RunContext
 from rlcurric.train.sampling import completions
 from rlcurric.types import GroupId, Prompt
@@ -28,9 +29,14 @@ class EvalSample:
     truncated: bool
 
 
-def evaluate(run: RunContext, stage: StageBase, engine: Engine) -> list[EvalSample]:
-    """This rank's share of the stage's held-out prompts, completed and judged. The engine has the weights."""
-    prompts = run.engines.deal(stage).sampled(run.data.held_out(stage))
+def evaluate(
+    run: RunContext, stage: StageBase, engine: Engine, progress: Progress | None = None
+) -> list[EvalSample]:
+    """This rank's share of the stage's held-out prompts, completed and judged. The engine has the weights.
+
+    `progress`: where the run stands, for the prompts' variables; None: at the stage's end.
+    """
+    prompts = run.engines.deal(stage).sampled(run.data.held_out(stage, progress))
     rollout, evaluation = stage.rollout, stage.evaluation
     eos = run.engines.eos_token_ids
     longest = evaluation.max_new_tokens or rollout.max_new_tokens

@@ -98,7 +98,7 @@ class RlLeader:
             batch, advantages = yield from self._weigh(batch, progress)
             row = yield from self._train(batch, advantages, progress)
             self.state = self.state.stepped(self._generated)
-            yield from self._evaluate(row)
+            yield from self._evaluate(row, progress)
             self._watch(row)
             yield from self._saves.settle(wait=False)
             row |= self._saves.metrics()
@@ -152,7 +152,8 @@ class RlLeader:
         pool = self.run.data.pool(self.stage)
         total = sum(pool.sizes.values())
         values = self.run.parts.reward_values(self.stage, self._progress())
-        rest = (prompt for prompt in pool if prompt.uid not in done)
+        prompts = pool.at(self._progress())
+        rest = (prompt for prompt in prompts if prompt.uid not in done)
         place = (self.run.recipe.seed, self.stage.name)
         grading = (
             self.stage.grading
@@ -236,7 +237,7 @@ class RlLeader:
         held = {group: one for answer in answers for group, one in answer.items()}
         weights, args = self.run.parts.reward_values(self.stage, progress)
         with self._timed("grade"):
-            terms = Terms(weights, args, self.stage.prompt.prefill, progress)
+            terms = Terms(weights, args, progress=progress)
             shaped = rubric.shape(batch, held, terms)
         failed = [Delivery(g.group_id, g.distribution, (one,)) for g, one in shaped.failed]
         self._verdicts.shaped(shaped)
@@ -405,12 +406,13 @@ class RlLeader:
             learning_rate(self.stage.optim, progress, first + number) for number in range(updates)
         )
 
-    def _evaluate(self, row: dict[str, Any]) -> Turn:
+    def _evaluate(self, row: dict[str, Any], progress: Progress) -> Turn:
+        """Held-out accuracy where it is due; prompts read as they did in the step that was done."""
         asked = self.stage.evaluation
         due = asked.every and self.state.stage_step % asked.every == 0
         if due or (self._finished and asked.at_end):
             with self._timed("evaluate"):
-                answers = yield from self._of_engine(Evaluate())
+                answers = yield from self._of_engine(Evaluate(progress))
             row |= merge_evaluation(answers)
 
     def _watch(self, row: dict[str, Any]) -> None:
