@@ -149,7 +149,8 @@ class RunData:
         pool.check(values, hints.max_level if hints and stage.kind == "rl" else 0)
         if isinstance(stage, SftStage) or demonstrated:
             self.sft_examples(stage)
-        self.held_out(stage)
+        for progress in self.ends(stage):
+            self.held_out(stage, progress)
 
     def probe_prompts(self, stage: StageBase) -> tuple[Prompt, ...]:
         """A few training prompts over the distributions, always the same."""
