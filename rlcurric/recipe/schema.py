@@ -18,7 +18,7 @@ from rlcurric.recipe.stages import (
 )
 from rlcurric.recipe.values import NAME, Closed
 from rlcurric.registry import nearest
-from rlcurric.schedules import Progress, Schedule, value_at
+from rlcurric.schedules import Progress, Schedule, clock_of, span_of, value_at
 
 
 def _known_version(value: int) -> int:
@@ -165,11 +165,16 @@ def _check_warm_start(where: str, stage: RlStage, earlier: dict[str, StageBase])
 def _values(number: float | Schedule, before: int, steps: int | None) -> list[float]:
     """What a number is at the start, at the end and evenly between, for a stage of `steps` after `before` others.
 
-    Where no number of steps bounds the stage, at its start alone.
+    On tokens over the schedule's own span; where no number of steps bounds the stage, at its start alone.
     """
-    looks = min(steps or 0, _LOOKS)
-    places = [look * (steps or 0) // max(1, looks) for look in range(looks + 1)]
+    if isinstance(number, Schedule) and clock_of(number) == "tokens":
+        span = span_of(number) or 0.0
+        places = [Progress(before, 0, steps, int(span * look / 10)) for look in range(11)]
+    else:
+        looks = min(steps or 0, _LOOKS)
+        at = [look * (steps or 0) // max(1, looks) for look in range(looks + 1)]
+        places = [Progress(before + place, place, steps) for place in at]
     try:
-        return [value_at(number, Progress(before + place, place, steps)) for place in places]
+        return [value_at(number, place) for place in places]
     except OverflowError:
         return [math.inf]

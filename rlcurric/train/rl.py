@@ -478,7 +478,10 @@ class RlLeader:
         )
 
     def _progress(self) -> Progress:
-        return Progress(self.state.step, self.state.stage_step, self.stage.until.steps)
+        state = self.state
+        return Progress(
+            state.step, state.stage_step, self.stage.until.planned_steps, state.generated_tokens
+        )
 
     def _warn(self, kind: str, text: str) -> None:
         self.run.directory.event(kind, self.state.step + 1, message=text)
