@@ -21,10 +21,10 @@ SHOWN = 10  # lines on what is wrong
 MAX_GOLD = 20_000  # rows a distribution whose gold answers are graded
 
 
-def run_check(recipe: str, overrides: Sequence[str]) -> int:
+def run_check(recipe: str, overrides: Sequence[str], overlay: str | None = None) -> int:
     """Names and arguments of every part, data, held-out split, prompt lengths, gold answers against the verifier."""
     console = make_console()
-    resolved = load_recipe(recipe, overrides)
+    resolved = load_recipe(recipe, overrides, overlay)
     name_environment(resolved)
     with Doing(console) as doing:
         doing("binding names and arguments")

@@ -15,13 +15,14 @@ from rlcurric.recipe.load import load_recipe
 def run_eval(
     recipe: str,
     overrides: Sequence[str],
+    overlay: str | None,
     checkpoint: Path | None,
     stage_name: str | None,
     output: Path | None,
 ) -> int:
     """Held-out accuracy of a model, as a stage of the recipe prompts, samples and grades."""
     console = make_console()
-    resolved = load_recipe(recipe, overrides)
+    resolved = load_recipe(recipe, overrides, overlay)
     names = [stage.name for stage in resolved.stages]
     if stage_name is not None and stage_name not in names:
         raise ValueError(f"--stage: unknown stage {stage_name!r}. Known: {', '.join(names)}")
