@@ -115,9 +115,7 @@ class Rollout:
     group_id: GroupId
     sample: int
     completion_ids_T: np.ndarray  # int64, with the end-of-sequence token if it was sampled
-    rollout_logprobs_T: (
-        np.ndarray
-    )  # float32, log-probs of the sampled tokens at the sampling temperature, in nats; NaN for a forced mode's tokens
+    rollout_logprobs_T: np.ndarray  # float32, log-probs of the sampled tokens at the sampling temperature, in nats; NaN for a forced mode's tokens
     policy_version_T: np.ndarray  # int64, version of the weights that gave each token
     finish_reason: FinishReason
     text: str = ""  # decoded, special tokens kept except end-of-sequence and padding
