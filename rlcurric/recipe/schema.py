@@ -93,7 +93,7 @@ class Recipe(Closed):
             if not isinstance(stage, TrainingStage):
                 continue
             where, before = f"stages.{stage.name}", self.stage_steps_before(index)
-            steps = stage.until.planned_steps
+            steps = stage.planned_steps
             rates = _values(stage.optim.learning_rate, before, steps)
             if wrong := [rate for rate in rates if not 0 <= rate < math.inf]:
                 raise ValueError(
@@ -115,11 +115,7 @@ class Recipe(Closed):
 
     def stage_steps_before(self, index: int) -> int:
         """Steps planned for the stages before the one at `index`: what `until` bounds them by, where steps do."""
-        return sum(
-            stage.until.planned_steps or 0
-            for stage in self.stages[:index]
-            if isinstance(stage, TrainingStage)
-        )
+        return sum(stage.planned_steps or 0 for stage in self.stages[:index])
 
     @property
     def total_steps(self) -> int:
