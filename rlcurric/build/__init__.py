@@ -24,22 +24,34 @@ from rlcurric.data import (
     DistributionSpec,
     Place,
     Pool,
+    PreferenceExample,
     PromptTemplate,
     Renderer,
     Room,
     Row,
     held_out_rows,
     load_distributions,
+    load_later,
     make_source,
+    preference_examples,
     require_columns,
     select,
     sft_examples,
     source_factory,
     training_rows,
 )
+from rlcurric.data.sources import StageSource
 from rlcurric.recipe.schema import Recipe
-from rlcurric.recipe.stages import RlStage, SftStage, StageBase, TrainingStage
+from rlcurric.recipe.stages import (
+    DpoStage,
+    RlStage,
+    SftStage,
+    StageBase,
+    SupervisedStage,
+    TrainingStage,
+)
 from rlcurric.recipe.values import RewardComponent
+from rlcurric.recipe.written import evaluated_instead, writer_of
 from rlcurric.rewards.host import Host
 from rlcurric.rewards.protocol import Reward, discover_builtin, get_reward, load_reward_files
 from rlcurric.rewards.rubric import Component, GradeRequest, Rubric
@@ -57,9 +69,11 @@ PROBES = 8  # stretches of a stage at whose ends schedules are tried
 
 
 def read_distributions(recipe: Recipe) -> dict[str, Distribution]:
-    """The recipe's rows, split."""
+    """The recipe's rows, split; without those that its stages write."""
     specs = []
     for name, spec in recipe.distributions.items():
+        if writer_of(recipe, name) is not None:
+            continue
         where = f"distributions.{name}.source"
         with placed(where):
             factory = source_factory(spec.source.name, recipe.base_dir)
@@ -76,6 +90,28 @@ class RunData:
         self._recipe, self._tokenizer, self._context = recipe, tokenizer, context
         self._distributions = read_distributions(recipe)
         self._pools: dict[str, Pool] = {}
+
+    def waits_for(self, stage: StageBase) -> dict[str, str]:
+        """Distributions of the stage that are not written yet, each with the stage that writes it."""
+        writers = {name: writer_of(self._recipe, name) for name in stage.mixture}
+        return {
+            name: writer.name
+            for name, writer in writers.items()
+            if writer is not None and name not in self._distributions
+        }
+
+    def read_written(self, name: str, file: Path) -> None:
+        """Rows of a distribution that a stage has written."""
+        writer = writer_of(self._recipe, name)
+        assert writer is not None
+        source = StageSource(writer.name, str(file))
+        spec = DistributionSpec(name, source, 0, self._recipe.distributions[name].max_rows)
+        self._distributions[name] = load_later(spec, self._distributions.values())
+
+    def conflicts(self, stage: StageBase) -> list[str]:
+        """A sentence for every distribution of the stage in which a question has different answers."""
+        found = [self._distributions[name].conflict for name in stage.mixture]
+        return [sentence for sentence in found if sentence is not None]
 
     def counts(self, name: str) -> Counts:
         """What became of the rows of one distribution."""
@@ -98,7 +134,8 @@ class RunData:
         """The stage's held-out prompts, distribution by distribution: the same ones at every call."""
         if not isinstance(stage, TrainingStage):
             return []
-        rows = held_out_rows(select(self._distributions, stage.mixture), stage.evaluation.prompts)
+        names = evaluated_instead(self._recipe, stage.mixture)
+        rows = held_out_rows(select(self._distributions, names), stage.evaluation.prompts)
         longest = stage.evaluation.max_new_tokens or stage.rollout.max_new_tokens
         return list(self._pool(stage, rows, longest))
 
@@ -110,11 +147,16 @@ class RunData:
         `columns`: those that rewards need, and which reward; a row without one is named by file and place.
         `demonstrated`: the stage's objective trains on demonstrations too.
         """
-        for name in stage.mixture:
-            require_columns(self.rows(name), columns)
+        for name in evaluated_instead(self._recipe, stage.mixture):
+            require_columns(self._distributions[name].held_out, columns)
+        if not isinstance(stage, SupervisedStage):  # whose rows are imitated, not graded
+            for name in stage.mixture:
+                require_columns(self._distributions[name].train, columns)
         self.pool(stage).check()
         if isinstance(stage, SftStage) or demonstrated:
             self.sft_examples(stage)
+        if isinstance(stage, DpoStage):
+            self.preference_examples(stage)
         self.held_out(stage)
 
     def probe_prompts(self, stage: StageBase) -> tuple[Prompt, ...]:
@@ -134,6 +176,11 @@ class RunData:
             for example in sft_examples(rows, self._renderer(stage), self._context)
             for features in (example.features(),)
         ]
+
+    def preference_examples(self, stage: StageBase) -> list[PreferenceExample]:
+        """Every training row of the stage as a pair, in the order of its pool."""
+        rows = training_rows(select(self._distributions, stage.mixture))
+        return list(preference_examples(rows, self._renderer(stage), self._context))
 
     def demonstration(self, stage: StageBase, prompt: Prompt) -> tuple[int, ...]:
         """Token ids of the demonstration that belongs to a prompt."""
@@ -317,7 +364,7 @@ class Parts:
     def needs_demonstrations(self, stage: StageBase) -> bool:
         """Whether the stage may train on its rows' demonstrations."""
         if not isinstance(stage, RlStage):
-            return True
+            return isinstance(stage, SftStage)
         return self.objective(stage).demonstrations is not None
 
     def try_curriculum(self, stage: StageBase, pool: PromptPool) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rlcurric.build import Parts, RunData
 from rlcurric.recipe.ends import Best
 from rlcurric.recipe.schema import Recipe
-from rlcurric.recipe.stages import StageBase, TrainingStage
+from rlcurric.recipe.stages import DpoStage, StageBase, TrainingStage
 from rlcurric.rewards.budget import FailureBudget
 from rlcurric.rollout.parity import ParityLimits
 from rlcurric.schedules import Progress, value_at
@@ -212,6 +212,12 @@ class RunContext:
 
     def stage_index(self, name: str) -> int:
         return [stage.name for stage in self.recipe.stages].index(name)
+
+    def reference_weights(self, stage: DpoStage) -> Path | str | None:
+        """The folder that a DPO stage's reference comes from; None: the recipe's base model."""
+        if stage.reference == "init":
+            return self.initial_weights(stage)
+        return self.initial_weights(stage.model_copy(update={"init": stage.reference}))
 
     def adapter_origin(
         self, stage: StageBase, resumed: bool
