@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import rlcurric
-from rlcurric.cli import main
+from rlcurric.cli import _run as main
 from rlcurric.report.tables import read_run
 from rlcurric.train.named import local_path
 from tests.tiny import TINY
