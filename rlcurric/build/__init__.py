@@ -24,22 +24,34 @@ from rlcurric.data import (
     DistributionSpec,
     Place,
     Pool,
+    PreferenceExample,
     PromptTemplate,
     Renderer,
     Room,
     Row,
     held_out_rows,
     load_distributions,
+    load_later,
     make_source,
+    preference_examples,
     require_columns,
     select,
     sft_examples,
     source_factory,
     training_rows,
 )
+from rlcurric.data.sources import StageSource
 from rlcurric.recipe.schema import Recipe
-from rlcurric.recipe.stages import RlStage, SftStage, StageBase
+from rlcurric.recipe.stages import (
+    DpoStage,
+    RlStage,
+    SftStage,
+    StageBase,
+    SupervisedStage,
+    TrainingStage,
+)
 from rlcurric.recipe.values import RewardComponent
+from rlcurric.recipe.written import evaluated_instead, writer_of
 from rlcurric.rewards.host import Host
 from rlcurric.rewards.protocol import Reward, discover_builtin, get_reward, load_reward_files
 from rlcurric.rewards.rubric import Component, GradeRequest, Rubric
@@ -52,13 +64,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PROBE_PROMPTS = 4
+UNPLANNED = 1000  # steps over which schedules are tried where none bound the stage
 PROBES = 8  # stretches of a stage at whose ends schedules are tried
 
 
 def read_distributions(recipe: Recipe) -> dict[str, Distribution]:
-    """The recipe's rows, split."""
+    """The recipe's rows, split; without those that its stages write."""
     specs = []
     for name, spec in recipe.distributions.items():
+        if writer_of(recipe, name) is not None:
+            continue
         where = f"distributions.{name}.source"
         with placed(where):
             factory = source_factory(spec.source.name, recipe.base_dir)
@@ -75,6 +90,28 @@ class RunData:
         self._recipe, self._tokenizer, self._context = recipe, tokenizer, context
         self._distributions = read_distributions(recipe)
         self._pools: dict[str, Pool] = {}
+
+    def waits_for(self, stage: StageBase) -> dict[str, str]:
+        """Distributions of the stage that are not written yet, each with the stage that writes it."""
+        writers = {name: writer_of(self._recipe, name) for name in stage.mixture}
+        return {
+            name: writer.name
+            for name, writer in writers.items()
+            if writer is not None and name not in self._distributions
+        }
+
+    def read_written(self, name: str, file: Path) -> None:
+        """Rows of a distribution that a stage has written."""
+        writer = writer_of(self._recipe, name)
+        assert writer is not None
+        source = StageSource(writer.name, str(file))
+        spec = DistributionSpec(name, source, 0, self._recipe.distributions[name].max_rows)
+        self._distributions[name] = load_later(spec, self._distributions.values())
+
+    def conflicts(self, stage: StageBase) -> list[str]:
+        """A sentence for every distribution of the stage in which a question has different answers."""
+        found = [self._distributions[name].conflict for name in stage.mixture]
+        return [sentence for sentence in found if sentence is not None]
 
     def counts(self, name: str) -> Counts:
         """What became of the rows of one distribution."""
@@ -95,7 +132,10 @@ class RunData:
 
     def held_out(self, stage: StageBase) -> list[Prompt]:
         """The stage's held-out prompts, distribution by distribution: the same ones at every call."""
-        rows = held_out_rows(select(self._distributions, stage.mixture), stage.evaluation.prompts)
+        if not isinstance(stage, TrainingStage):
+            return []
+        names = evaluated_instead(self._recipe, stage.mixture)
+        rows = held_out_rows(select(self._distributions, names), stage.evaluation.prompts)
         longest = stage.evaluation.max_new_tokens or stage.rollout.max_new_tokens
         return list(self._pool(stage, rows, longest))
 
@@ -107,11 +147,16 @@ class RunData:
         `columns`: those that rewards need, and which reward; a row without one is named by file and place.
         `demonstrated`: the stage's objective trains on demonstrations too.
         """
-        for name in stage.mixture:
-            require_columns(self.rows(name), columns)
+        for name in evaluated_instead(self._recipe, stage.mixture):
+            require_columns(self._distributions[name].held_out, columns)
+        if not isinstance(stage, SupervisedStage):  # whose rows are imitated, not graded
+            for name in stage.mixture:
+                require_columns(self._distributions[name].train, columns)
         self.pool(stage).check()
         if isinstance(stage, SftStage) or demonstrated:
             self.sft_examples(stage)
+        if isinstance(stage, DpoStage):
+            self.preference_examples(stage)
         self.held_out(stage)
 
     def probe_prompts(self, stage: StageBase) -> tuple[Prompt, ...]:
@@ -131,6 +176,11 @@ class RunData:
             for example in sft_examples(rows, self._renderer(stage), self._context)
             for features in (example.features(),)
         ]
+
+    def preference_examples(self, stage: StageBase) -> list[PreferenceExample]:
+        """Every training row of the stage as a pair, in the order of its pool."""
+        rows = training_rows(select(self._distributions, stage.mixture))
+        return list(preference_examples(rows, self._renderer(stage), self._context))
 
     def demonstration(self, stage: StageBase, prompt: Prompt) -> tuple[int, ...]:
         """Token ids of the demonstration that belongs to a prompt."""
@@ -199,8 +249,7 @@ class Parts:
         What takes no time comes first: the sandbox starts programs, and objectives bring torch.
         """
         for stage in self._recipe.stages:
-            begin = Progress(0, 0, stage.until.steps)
-            value_at(stage.optim.learning_rate, begin)
+            self._try_numbers(stage)
             self.rubric(stage)
             for progress in self._probed(stage):
                 self.reward_values(stage, progress)
@@ -268,7 +317,7 @@ class Parts:
             GradeRequest(GroupId("held-out", prompt.uid, 0), prompt, rollouts)
             for prompt, rollouts in groups
         ]
-        _, args = self.reward_values(stage, Progress(0, 0, stage.until.steps))
+        _, args = self.reward_values(stage, Progress(0, 0, stage.planned_steps))
         return rubric.score(
             requests,
             dict.fromkeys((one.name for one in rubric.components), 1.0),
@@ -282,7 +331,7 @@ class Parts:
             Component(one.component, self._rewards[one.name], one.name) for one in stage.rewards
         )
         first = next((one.name for one in components if one.reward.correctness), None)
-        _, args = self.reward_values(stage, Progress(0, 0, stage.until.steps))
+        _, args = self.reward_values(stage, Progress(0, 0, stage.planned_steps))
         host = Host(stage.grading.service_deadline)
         self._hosts.append(host)
         correct, deadline = stage.correct or first, stage.grading.deadline
@@ -315,7 +364,7 @@ class Parts:
     def needs_demonstrations(self, stage: StageBase) -> bool:
         """Whether the stage may train on its rows' demonstrations."""
         if not isinstance(stage, RlStage):
-            return True
+            return isinstance(stage, SftStage)
         return self.objective(stage).demonstrations is not None
 
     def try_curriculum(self, stage: StageBase, pool: PromptPool) -> list[str]:
@@ -342,12 +391,22 @@ class Parts:
 
     def _probed(self, stage: StageBase) -> list[Progress]:
         """Places of the stage at which its schedules are tried: both ends, and some between."""
-        before, steps = (
-            self._recipe.stage_steps_before(self._recipe.stages.index(stage)),
-            stage.until.steps,
-        )
-        places = sorted({k * (steps - 1) // PROBES for k in range(PROBES + 1)})
-        return [Progress(before + place, place, steps) for place in places]
+        before = self._recipe.stage_steps_before(self._recipe.stages.index(stage))
+        last = (stage.planned_steps or UNPLANNED) - 1
+        places = sorted({k * last // PROBES for k in range(PROBES + 1)})
+        return [Progress(before + place, place, stage.planned_steps) for place in places]
+
+    @staticmethod
+    def _try_numbers(stage: StageBase) -> None:
+        """ValueError, with the key, for a schedule on progress in a stage that no number of steps bounds."""
+        numbers = {"rollout.temperature": stage.rollout.temperature}
+        if isinstance(stage, TrainingStage):
+            numbers["optim.learning_rate"] = stage.optim.learning_rate
+        if isinstance(stage, RlStage):
+            numbers["curriculum.token_fraction"] = stage.curriculum.token_fraction
+        for key, number in numbers.items():
+            with placed(f"stages.{stage.name}.{key}"):
+                value_at(number, Progress(0, 0, stage.planned_steps))
 
     def _reward_args(self, part: RewardComponent, where: str, progress: Progress) -> dict[str, Any]:
         return reward_arguments(

@@ -13,6 +13,7 @@ from rlcurric.cli.console import make_console
 from rlcurric.cli.live import Doing
 from rlcurric.recipe.load import load_recipe
 from rlcurric.recipe.schema import Recipe
+from rlcurric.recipe.stages import TrainingStage
 from rlcurric.train.named import name_environment
 
 GRADED = KINDS[:3]  # gold, empty, garbage
@@ -69,7 +70,8 @@ def _check(console: Console, recipe: Recipe, parts: Parts, doing: Doing) -> list
         data.check_prompts(stage, parts.columns(stage), parts.needs_demonstrations(stage))
         for sentence in parts.try_curriculum(stage, data.pool(stage)):
             console.print(f"warning: {sentence}", highlight=False, soft_wrap=True)
-        if stage.evaluation.at_end and not data.held_out(stage):
+        asked = isinstance(stage, TrainingStage) and stage.evaluation.at_end
+        if asked and not data.held_out(stage):
             console.print(
                 f"note: nothing is held out for the evaluation of stage {stage.name}; set "
                 "distributions.NAME.held_out",

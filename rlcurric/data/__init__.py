@@ -9,11 +9,19 @@ from rlcurric.data.distributions import (
     content_hash,
     held_out_rows,
     load_distributions,
+    load_later,
     require_columns,
     select,
     training_rows,
 )
-from rlcurric.data.pool import Pool, Room, SftExample, sft_examples
+from rlcurric.data.pool import (
+    Pool,
+    PreferenceExample,
+    Room,
+    SftExample,
+    preference_examples,
+    sft_examples,
+)
 from rlcurric.data.rows import Located, Place, Row
 from rlcurric.data.sources import (
     Source,
@@ -34,6 +42,7 @@ __all__ = [
     "Located",
     "Place",
     "Pool",
+    "PreferenceExample",
     "PromptTemplate",
     "Renderer",
     "Room",
@@ -47,7 +56,9 @@ __all__ = [
     "held_out_rows",
     "import_attribute",
     "load_distributions",
+    "load_later",
     "make_source",
+    "preference_examples",
     "reasoning_gym_rows",
     "require_columns",
     "select",

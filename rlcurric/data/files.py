@@ -6,7 +6,7 @@ import csv
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,42 @@ def _read_jsonl(file: Path) -> Iterator[Located]:
             if line.strip():
                 place = Place(f"{file}, line", number)
                 yield Located(_object(_parse(line, str(place)), place), place)
+
+
+def write_rows(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Rows as the text of a .jsonl file from which `read_written` gives the same; tuples survive."""
+    return "".join(json.dumps(_marked(dict(row)), ensure_ascii=False) + "\n" for row in rows)
+
+
+def read_written(file: Path) -> Iterator[Located]:
+    """Rows of a file that `write_rows` made."""
+    for row in _read_jsonl(file):
+        yield Located(_unmarked(row.columns), row.place)
+
+
+_TUPLE = "__tuple__"
+
+
+def _marked(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _marked(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return {_TUPLE: [_marked(item) for item in value]}
+    if isinstance(value, list):
+        return [_marked(item) for item in value]
+    if hasattr(value, "tolist"):  # numpy scalars and arrays
+        return _marked(value.tolist())
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def _unmarked(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_unmarked(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {_TUPLE}:
+        return tuple(_unmarked(item) for item in value[_TUPLE])
+    return {key: _unmarked(item) for key, item in value.items()}
 
 
 def _read_json(file: Path) -> Iterator[Located]:

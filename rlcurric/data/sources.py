@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
 from rlcurric.assets import described, python_module
-from rlcurric.data.files import expand_path, read_rows
+from rlcurric.data.files import expand_path, read_rows, read_written
 from rlcurric.data.rows import Located, Place
 from rlcurric.registry import nearest, register, registry
 
@@ -194,6 +194,23 @@ class FileSource:
 
     def _read(self, path: str) -> Iterator[Located]:
         yield from self.columns.of_all(read_rows(expand_path(path, self.base_dir)))
+
+
+@register("source", "stage")
+class StageSource:
+    """Rows that an earlier stage of the recipe wrote (kind rejection); they are read when the stage
+    begins that trains on them. `path` is filled in, not written in recipes.
+    """
+
+    def __init__(self, stage: str, path: str = "") -> None:
+        self.stage, self.path = stage, path
+
+    def rows(self) -> Iterator[Located]:
+        assert self.path, self.stage
+        return read_written(Path(self.path))
+
+    def held_out_rows(self) -> None:
+        return None
 
 
 @register("source", "hub")

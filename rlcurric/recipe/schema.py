@@ -17,6 +17,7 @@ from rlcurric.recipe.stages import (
     TrainingStage,
 )
 from rlcurric.recipe.values import NAME, Closed
+from rlcurric.recipe.written import check_written
 from rlcurric.registry import nearest
 from rlcurric.schedules import Progress, Schedule, clock_of, span_of, value_at
 
@@ -87,13 +88,18 @@ class Recipe(Closed):
         return self
 
     @model_validator(mode="after")
+    def _written_rows_are_there(self) -> Recipe:
+        check_written(self)
+        return self
+
+    @model_validator(mode="after")
     def _numbers_stay_in_bounds(self) -> Recipe:
         """What a schedule gives over its stage: looked at here, where the stage's first step is known."""
         for index, stage in enumerate(self.stages):
             if not isinstance(stage, TrainingStage):
                 continue
             where, before = f"stages.{stage.name}", self.stage_steps_before(index)
-            steps = stage.until.planned_steps
+            steps = stage.planned_steps
             rates = _values(stage.optim.learning_rate, before, steps)
             if wrong := [rate for rate in rates if not 0 <= rate < math.inf]:
                 raise ValueError(
@@ -115,11 +121,7 @@ class Recipe(Closed):
 
     def stage_steps_before(self, index: int) -> int:
         """Steps planned for the stages before the one at `index`: what `until` bounds them by, where steps do."""
-        return sum(
-            stage.until.planned_steps or 0
-            for stage in self.stages[:index]
-            if isinstance(stage, TrainingStage)
-        )
+        return sum(stage.planned_steps or 0 for stage in self.stages[:index])
 
     @property
     def total_steps(self) -> int:

@@ -40,6 +40,11 @@ class StageBase(Closed):
         None  # component whose unshaped value is correctness; default: the first verifier
     )
 
+    @property
+    def planned_steps(self) -> int | None:
+        """Most steps that the stage can have, where steps bound it."""
+        return None
+
     @field_validator("mixture", mode="before")
     @classmethod
     def _accept_names(cls, value: Any) -> Any:
@@ -76,6 +81,10 @@ class TrainingStage(StageBase):
     evaluation: Evaluation = Evaluation()
     until: Until
     best: Best | None = None
+
+    @property
+    def planned_steps(self) -> int | None:
+        return self.until.planned_steps
 
     @model_validator(mode="after")
     def _replay_has_nothing_to_evaluate(self) -> TrainingStage:

@@ -58,6 +58,7 @@ class ScoreKl:
 
     samples: tuple[TrainSample, ...]
     version: int
+    progress: Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,7 @@ class Probe:
 
     prompts: tuple[Prompt, ...]
     version: int
+    progress: Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,9 @@ class Forget:
 
 @dataclass(frozen=True, slots=True)
 class Evaluate:
-    """Greedy accuracy on the held-out prompts of the stage."""
+    """Accuracy on the held-out prompts of the stage."""
+
+    progress: Progress
 
 
 @dataclass(frozen=True, slots=True)

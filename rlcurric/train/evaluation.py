@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlcurric import seeds
-from rlcurric.recipe.stages import StageBase
+from rlcurric.recipe.stages import StageBase, TrainingStage
 from rlcurric.rollout.engine import Engine, SampleRequest, SamplingSpec
+from rlcurric.schedules import Progress, value_at
 from rlcurric.train.run import RunContext
 from rlcurric.train.sampling import completions
 from rlcurric.types import GroupId, Prompt
@@ -28,9 +29,15 @@ class EvalSample:
     truncated: bool
 
 
-def evaluate(run: RunContext, stage: StageBase, engine: Engine) -> list[EvalSample]:
-    """This rank's share of the stage's held-out prompts, completed and judged. The engine has the weights."""
+def evaluate(
+    run: RunContext, stage: StageBase, engine: Engine, progress: Progress | None = None
+) -> list[EvalSample]:
+    """This rank's share of the stage's held-out prompts, completed and judged. The engine has the weights.
+
+    `progress`: where the run stands, for the temperature of sampled completions; default: the start of the stage.
+    """
     prompts = run.engines.deal(stage).sampled(run.data.held_out(stage))
+    assert isinstance(stage, TrainingStage)
     rollout, evaluation = stage.rollout, stage.evaluation
     eos = run.engines.eos_token_ids
     longest = evaluation.max_new_tokens or rollout.max_new_tokens
@@ -39,7 +46,9 @@ def evaluate(run: RunContext, stage: StageBase, engine: Engine) -> list[EvalSamp
     )
     if evaluation.samples:
         numbers = tuple(range(evaluation.samples))
-        spec = SamplingSpec(longest, rollout.temperature, eos)
+        start = Progress(0, 0, stage.planned_steps)
+        temperature = value_at(rollout.temperature, progress or start)
+        spec = SamplingSpec(longest, temperature, eos)
         samples += _judge(run, stage, engine, prompts, numbers, spec)
     return samples
 
