@@ -38,7 +38,7 @@ from rlcurric.data import (
     training_rows,
 )
 from rlcurric.recipe.schema import Recipe
-from rlcurric.recipe.stages import RlStage, SftStage, StageBase
+from rlcurric.recipe.stages import RlStage, SftStage, StageBase, TrainingStage
 from rlcurric.recipe.values import RewardComponent
 from rlcurric.rewards.host import Host
 from rlcurric.rewards.protocol import Reward, discover_builtin, get_reward, load_reward_files
@@ -93,26 +93,44 @@ class RunData:
             )
         return self._pools[stage.name]
 
-    def held_out(self, stage: StageBase) -> list[Prompt]:
-        """The stage's held-out prompts, distribution by distribution: the same ones at every call."""
-        rows = held_out_rows(select(self._distributions, stage.mixture), stage.evaluation.prompts)
-        longest = stage.evaluation.max_new_tokens or stage.rollout.max_new_tokens
+    def distribution(self, name: str) -> Distribution:
+        """One distribution's rows, split."""
+        return self._distributions[name]
+
+    def held_out(self, stage: TrainingStage, progress: Progress | None = None) -> list[Prompt]:
+        """The stage's held-out prompts, distribution by distribution, as they read at this point of the run.
+
+        The same rows at every call.
+        """
+        asked = stage.evaluation
+        rows = held_out_rows(select(self._distributions, stage.evaluated_on), asked.prompts)
+        longest = asked.max_new_tokens or stage.rollout.max_new_tokens
         return list(self._pool(stage, rows, longest))
 
     def check_prompts(
-        self, stage: StageBase, columns: Mapping[str, str], demonstrated: bool = False
+        self,
+        stage: StageBase,
+        columns: Mapping[str, str],
+        demonstrated: bool = False,
+        graded: Mapping[str, str] | None = None,
     ) -> None:
         """Render every prompt and demonstration of the stage once; ValueError at the first that cannot be.
 
         `columns`: those that rewards need, and which reward; a row without one is named by file and place.
-        `demonstrated`: the stage's objective trains on demonstrations too.
+        `demonstrated`: the stage's objective trains on demonstrations too. `graded`: columns that evaluation needs,
+        default `columns`.
         """
         for name in stage.mixture:
             require_columns(self.rows(name), columns)
+        if isinstance(stage, TrainingStage):
+            for name in stage.evaluated_on:
+                held_out = self._distributions[name].held_out
+                require_columns(held_out, columns if graded is None else graded)
         self.pool(stage).check()
         if isinstance(stage, SftStage) or demonstrated:
             self.sft_examples(stage)
-        self.held_out(stage)
+        if isinstance(stage, TrainingStage):
+            self.held_out(stage)
 
     def probe_prompts(self, stage: StageBase) -> tuple[Prompt, ...]:
         """A few training prompts over the distributions, always the same."""
@@ -241,11 +259,13 @@ class Parts:
             )
         return self._rubrics[stage.name]
 
-    def columns(self, stage: StageBase) -> dict[str, str]:
-        """Columns that the rows of a stage must have, and the reward that needs each."""
+    def columns(self, stage: StageBase, graded: bool = False) -> dict[str, str]:
+        """Columns that the rows of a stage must have, and the reward that needs each; `graded`: of correctness alone."""
+        correct = self.rubric(stage).correct if graded else None
         return {
             column: f"the reward {one.component!r}"
             for one in stage.rewards
+            if not graded or one.component == correct
             for column in self._rewards[one.name].columns
             if column not in one.args
         }

@@ -13,6 +13,7 @@ from rlcurric.cli.console import make_console
 from rlcurric.cli.live import Doing
 from rlcurric.recipe.load import load_recipe
 from rlcurric.recipe.schema import Recipe
+from rlcurric.recipe.stages import StageBase, TrainingStage
 from rlcurric.train.named import name_environment
 
 GRADED = KINDS[:3]  # gold, empty, garbage
@@ -66,10 +67,19 @@ def _check(console: Console, recipe: Recipe, parts: Parts, doing: Doing) -> list
     check_named_models(recipe)
     for stage in recipe.stages:
         doing(f"checking prompts and curriculum of stage {stage.name}")
-        data.check_prompts(stage, parts.columns(stage), parts.needs_demonstrations(stage))
+        data.check_prompts(
+            stage,
+            parts.columns(stage),
+            parts.needs_demonstrations(stage),
+            parts.columns(stage, graded=True),
+        )
         for sentence in parts.try_curriculum(stage, data.pool(stage)):
             console.print(f"warning: {sentence}", highlight=False, soft_wrap=True)
-        if stage.evaluation.at_end and not data.held_out(stage):
+        if (
+            isinstance(stage, TrainingStage)
+            and stage.evaluation.at_end
+            and not data.held_out(stage)
+        ):
             console.print(
                 f"note: nothing is held out for the evaluation of stage {stage.name}; set "
                 "distributions.NAME.held_out",
@@ -94,7 +104,7 @@ def _grade_golds(
     )
     wrong: list[Problem] = []
     for name in recipe.distributions:
-        user = next((one for one in recipe.stages if name in one.mixture), None)
+        user = next((one for one in recipe.stages if name in _used_by(one)), None)
         if user is None:
             console.print(f"note: no stage uses the distribution {name}")
             continue
@@ -107,6 +117,11 @@ def _grade_golds(
         wrong += [problem for one in golds.values() for problem in one.wrong]
     console.print(table)
     return wrong
+
+
+def _used_by(stage: StageBase) -> tuple[str, ...]:
+    """Distributions that a stage takes rows from: to train on, and to be evaluated on."""
+    return (*stage.mixture, *(stage.evaluated_on if isinstance(stage, TrainingStage) else ()))
 
 
 def _try_rewards(

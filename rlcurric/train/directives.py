@@ -116,7 +116,9 @@ class Forget:
 
 @dataclass(frozen=True, slots=True)
 class Evaluate:
-    """Greedy accuracy on the held-out prompts of the stage."""
+    """Complete and judge the held-out prompts of the stage, as it samples and prompts at this point of the run."""
+
+    progress: Progress
 
 
 @dataclass(frozen=True, slots=True)

@@ -410,8 +410,8 @@ class RlLeader:
         due = asked.every and self.state.stage_step % asked.every == 0
         if due or (self._finished and asked.at_end):
             with self._timed("evaluate"):
-                answers = yield from self._of_engine(Evaluate())
-            row |= merge_evaluation(answers)
+                answers = yield from self._of_engine(Evaluate(self._progress()))
+            row |= merge_evaluation(answers, self.stage)
 
     def _watch(self, row: dict[str, Any]) -> None:
         """The guard-rails' warnings, and what they measure."""

@@ -155,7 +155,10 @@ class _Session:
         check_named_models(self.recipe)
         for stage in self.recipe.stages:
             run.data.check_prompts(
-                stage, run.parts.columns(stage), run.parts.needs_demonstrations(stage)
+                stage,
+                run.parts.columns(stage),
+                run.parts.needs_demonstrations(stage),
+                run.parts.columns(stage, graded=True),
             )
             self.cautions[stage.name] = run.parts.try_curriculum(stage, run.data.pool(stage))
         if ranks.is_main:

@@ -26,9 +26,10 @@ from rlcurric.train.adapters import FOLDER as ADAPTER_FOLDER
 from rlcurric.train.adapters import is_adapted, save_model
 from rlcurric.train.coordinator import Coordinator
 from rlcurric.train.directives import Lost
-from rlcurric.train.evaluation import evaluate, summarise
+from rlcurric.train.evaluation import evaluate
 from rlcurric.train.failures import explain_memory
 from rlcurric.train.learner import adamw, learning_rate
+from rlcurric.train.metrics import merge_evaluation
 from rlcurric.train.models import load_policy, named_tensors
 from rlcurric.train.restarts import Restarts, share_loss
 from rlcurric.train.run import RunContext, RunState
@@ -319,6 +320,7 @@ class _Follower:
     def _evaluate(self) -> dict[str, float]:
         was_training = self.model.training
         version = self.state.policy_version
+        progress = Progress(self.state.step, self.state.stage_step, self.stage.until.planned_steps)
         restarts = Restarts(self.run, self.stage.rollout.max_restarts)
         samples, again = None, False
         while samples is None:
@@ -334,13 +336,13 @@ class _Follower:
                         else self.run.engines.get(self.stage, self.model, self.run.tokenizer)
                     )
                     self.run.engines.sync(engine, named_tensors(self.model), version)
-                    samples = evaluate(self.run, self.stage, engine)
+                    samples = evaluate(self.run, self.stage, engine, progress)
                     engine.sleep()
             except EngineLost:
                 restarts.note(lost, self.state.step)
                 samples, again = None, True
         self.model.train(was_training)
-        return summarise([sample for share in self.run.ranks.gather(samples) for sample in share])
+        return merge_evaluation(self.run.ranks.gather(samples), self.stage)
 
     def save(self, stage_step: int) -> None:
         """The trainer has written `checkpoint-N`: commit it as ours, at once.

@@ -17,6 +17,7 @@ from rlcurric.errors import EngineLost
 from rlcurric.recipe.stages import RlStage
 from rlcurric.rewards.rubric import GradeRequest, Metrics, Terms
 from rlcurric.rollout.engine import Engine, SampleRequest, SamplingSpec
+from rlcurric.schedules import Progress
 from rlcurric.train.checkpoint import StateFiles
 from rlcurric.train.directives import (
     Directive,
@@ -36,7 +37,8 @@ from rlcurric.train.directives import (
     TrainSample,
     Update,
 )
-from rlcurric.train.evaluation import EvalSample, evaluate
+from rlcurric.train.eval_metrics import EvalSample
+from rlcurric.train.evaluation import evaluate
 from rlcurric.train.failures import explain_memory, phase_of
 from rlcurric.train.learner import Learner, Step
 from rlcurric.train.prompt_value import PromptValue
@@ -126,7 +128,7 @@ class RlWorker:
                 }
                 return None
             case Evaluate():
-                return self._evaluate()
+                return self._evaluate(directive.progress)
             case Save():
                 return self._save(directive)
             case Settle():
@@ -290,9 +292,9 @@ class RlWorker:
         ]
         return self.learner.measure_parity(rows, directive.version)
 
-    def _evaluate(self) -> list[EvalSample]:
+    def _evaluate(self, progress: Progress) -> list[EvalSample]:
         self._wake()
-        return evaluate(self.run, self.stage, self.engine)
+        return evaluate(self.run, self.stage, self.engine, progress)
 
     def _save(self, directive: Save) -> Begun:
         shares = self.run.ranks.gather(self.held)  # after Forget: carried groups only
