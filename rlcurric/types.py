@@ -14,6 +14,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
+from rlcurric.schedules import Progress
+
 FinishReason = Literal["stop", "length", "abort"]
 Disposition = Literal["trained", "gated", "replaced", "probed", "failed", "surplus", "screened"]
 
@@ -60,6 +62,8 @@ class Prompt:
     columns: Mapping[
         str, Any
     ]  # the data row: question, answer, and whatever rewards ask for; JSON-like
+    prefill: str = ""  # the end of the text, where the completion begins already: rewards see it
+    hint: int = 0  # level of the hint that the text shows; 0: none
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,11 @@ class PromptPool(Protocol):
         """Number of training prompts for each distribution, in the recipe's order."""
         ...
 
-    def prompt(self, distribution: str, index: int) -> Prompt: ...
+    def prompt(
+        self, distribution: str, index: int, progress: Progress | None = None, hint: int = 0
+    ) -> Prompt:
+        """One prompt as it reads at this point of the run (None: at the stage's start), with a hint of this level."""
+        ...
 
     def candidate(self, distribution: str, index: int) -> Candidate:
         """The same prompt's row: cheap, whatever the size of the pool."""
@@ -107,13 +115,12 @@ class Rollout:
     group_id: GroupId
     sample: int
     completion_ids_T: np.ndarray  # int64, with the end-of-sequence token if it was sampled
-    rollout_logprobs_T: (
-        np.ndarray
-    )  # float32, log-probs of the sampled tokens at the sampling temperature, in nats
+    rollout_logprobs_T: np.ndarray  # float32, log-probs of the sampled tokens at the sampling temperature, in nats; NaN for a forced mode's tokens
     policy_version_T: np.ndarray  # int64, version of the weights that gave each token
     finish_reason: FinishReason
     text: str = ""  # decoded, special tokens kept except end-of-sequence and padding
     loss_mask_T: np.ndarray | None = None  # bool; None: every token is trained
+    temperature: float | None = None  # it was sampled at; None: the step's
 
     @property
     def length(self) -> int:
@@ -175,6 +182,7 @@ class GroupOutcome:
     disposition: Disposition
     weight: float = 1.0  # of the evidence: below 1 for a late outcome, 0 for one that came too late
     expected: float | None = None  # pass rate that the scorer expected when it chose the prompt
+    hint: int = 0  # level of the hint that its prompt showed; such a group has weight 0
 
     @classmethod
     def of(
@@ -188,6 +196,7 @@ class GroupOutcome:
         disposition: Disposition,
         weight: float = 1.0,
         expected: float | None = None,
+        hint: int = 0,
     ) -> GroupOutcome:
         """What the samples of a group say: failed ones are counted, and nothing else."""
         known = judged(samples)
@@ -203,6 +212,7 @@ class GroupOutcome:
             disposition=disposition,
             weight=weight,
             expected=expected,
+            hint=hint,
         )
 
     @property

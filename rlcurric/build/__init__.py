@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PROBE_PROMPTS = 4
+UNPLANNED = 1000  # steps over which schedules are tried where none bound the stage
 PROBES = 8  # stretches of a stage at whose ends schedules are tried
 
 
@@ -97,11 +98,13 @@ class RunData:
         """One distribution's rows, split."""
         return self._distributions[name]
 
-    def held_out(self, stage: TrainingStage, progress: Progress | None = None) -> list[Prompt]:
+    def held_out(self, stage: StageBase, progress: Progress | None = None) -> list[Prompt]:
         """The stage's held-out prompts, distribution by distribution, as they read at this point of the run.
 
         The same rows at every call.
         """
+        if not isinstance(stage, TrainingStage):
+            return []
         asked = stage.evaluation
         rows = held_out_rows(select(self._distributions, stage.evaluated_on), asked.prompts)
         longest = asked.max_new_tokens or stage.rollout.max_new_tokens
@@ -217,8 +220,7 @@ class Parts:
         What takes no time comes first: the sandbox starts programs, and objectives bring torch.
         """
         for stage in self._recipe.stages:
-            begin = Progress(0, 0, stage.until.steps)
-            value_at(stage.optim.learning_rate, begin)
+            self._try_numbers(stage)
             self.rubric(stage)
             for progress in self._probed(stage):
                 self.reward_values(stage, progress)
@@ -288,7 +290,7 @@ class Parts:
             GradeRequest(GroupId("held-out", prompt.uid, 0), prompt, rollouts)
             for prompt, rollouts in groups
         ]
-        _, args = self.reward_values(stage, Progress(0, 0, stage.until.steps))
+        _, args = self.reward_values(stage, Progress(0, 0, stage.planned_steps))
         return rubric.score(
             requests,
             dict.fromkeys((one.name for one in rubric.components), 1.0),
@@ -302,7 +304,7 @@ class Parts:
             Component(one.component, self._rewards[one.name], one.name) for one in stage.rewards
         )
         first = next((one.name for one in components if one.reward.correctness), None)
-        _, args = self.reward_values(stage, Progress(0, 0, stage.until.steps))
+        _, args = self.reward_values(stage, Progress(0, 0, stage.planned_steps))
         host = Host(stage.grading.service_deadline)
         self._hosts.append(host)
         correct, deadline = stage.correct or first, stage.grading.deadline
@@ -350,6 +352,10 @@ class Parts:
             said.append(
                 f"stages.{stage.name}.carry: no RL stage comes before {stage.name}, so that there is nothing to carry over"
             )
+        if stage.reference != "init" and not self.objective(stage).kl.on:
+            said.append(
+                f"stages.{stage.name}.reference: the objective has no KL penalty, so that the reference is not used"
+            )
         return said
 
     def predicts(self, stage: RlStage, pool: PromptPool) -> bool:
@@ -362,12 +368,22 @@ class Parts:
 
     def _probed(self, stage: StageBase) -> list[Progress]:
         """Places of the stage at which its schedules are tried: both ends, and some between."""
-        before, steps = (
-            self._recipe.stage_steps_before(self._recipe.stages.index(stage)),
-            stage.until.steps,
-        )
-        places = sorted({k * (steps - 1) // PROBES for k in range(PROBES + 1)})
-        return [Progress(before + place, place, steps) for place in places]
+        before = self._recipe.stage_steps_before(self._recipe.stages.index(stage))
+        last = (stage.planned_steps or UNPLANNED) - 1
+        places = sorted({k * last // PROBES for k in range(PROBES + 1)})
+        return [Progress(before + place, place, stage.planned_steps) for place in places]
+
+    @staticmethod
+    def _try_numbers(stage: StageBase) -> None:
+        """ValueError, with the key, for a schedule on progress in a stage that no number of steps bounds."""
+        numbers = {"rollout.temperature": stage.rollout.temperature}
+        if isinstance(stage, TrainingStage):
+            numbers["optim.learning_rate"] = stage.optim.learning_rate
+        if isinstance(stage, RlStage):
+            numbers["curriculum.token_fraction"] = stage.curriculum.token_fraction
+        for key, number in numbers.items():
+            with placed(f"stages.{stage.name}.{key}"):
+                value_at(number, Progress(0, 0, stage.planned_steps))
 
     def _reward_args(self, part: RewardComponent, where: str, progress: Progress) -> dict[str, Any]:
         return reward_arguments(

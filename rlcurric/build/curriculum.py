@@ -243,15 +243,14 @@ def try_parts(stage: RlStage, base_dir: str, pool: PromptPool, begin: int = 0) -
 
     `begin`: steps of the run before the stage.
     """
-    where, steps = f"stages.{stage.name}.curriculum", stage.until.steps
+    where, steps = f"stages.{stage.name}.curriculum", stage.planned_steps
     parts = bind_curriculum(stage, base_dir, pool)
     with placed(f"{where}.warm_start"):
         _warm_start(stage, base_dir)
     outcomes = [_made_up(name, stage.curriculum.group_size) for name in stage.mixture]
     values = [one.correct for one in outcomes]
-    for progress in dict.fromkeys(
-        (Progress(begin, 0, steps), Progress(begin + steps - 1, steps - 1, steps))
-    ):
+    last = (steps or 1) - 1
+    for progress in dict.fromkeys((Progress(begin, 0, steps), Progress(begin + last, last, steps))):
         with _trying(f"{where}.sampler"):
             asked = parts.sampler.probabilities(progress)
             answers.probabilities(parts.sampler, asked, list(pool.sizes))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,22 +17,28 @@ if TYPE_CHECKING:
 
 # {column}, or {{column}} for the same in braces; other braces (\boxed{}, JSON) are text.
 _PLACEHOLDER = re.compile(r"\{\{([A-Za-z_]\w*)\}\}|\{([A-Za-z_]\w*)\}")
+HINT = "hint"  # {hint}: where the hint stands
+Values = Mapping[str, str]  # the recipe's variables, as text, at one point of the run
 
 
 @dataclass(frozen=True, slots=True)
 class PromptTemplate:
     """The prompt of a stage.
 
-    `template` and `system` are text in which `{question}` and any other column of the row are
-    filled in. With `chat` they become a system and a user message in the tokenizer's chat template;
+    `template`, `system` and `prefill` are text in which `{question}`, any other column of the row
+    and the recipe's variables are filled in. With `chat` they become a system and a user message in the tokenizer's chat template;
     without, the system text stands above the prompt. `prefill` is the start of the completion,
-    already part of the prompt's tokens.
+    already part of the prompt's tokens. `hint` is the text in which a hint stands behind the
+    question, unless the template says where; None: no hints, and `{hint}` is a column like others.
     """
 
     template: str = "{question}"
     system: str | None = None
     chat: bool = False
     prefill: str = ""
+    hint: str | None = None
+    hint_column: str = "hints"  # of the row: its hints, from faint to plain
+    separator: str = "\n\n"  # between worked examples
 
     def __post_init__(self) -> None:
         if not _columns(self.template):
@@ -43,15 +49,36 @@ class PromptTemplate:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns that a row must have."""
-        return tuple(dict.fromkeys(_columns(self.template) + _columns(self.system or "")))
+        """Everything that is filled in: columns that a row must have, and variables."""
+        texts = (self.template, self.system or "", self.prefill)
+        return tuple(dict.fromkeys(name for text in texts for name in _columns(text)))
+
+    def hints(self, columns: Mapping[str, Any], where: str) -> list[str]:
+        """The hints of a row, from faint to plain; empty where it has none."""
+        found = columns.get(self.hint_column) if self.hint is not None else None
+        if found is None:
+            return []
+        if not isinstance(found, list | tuple) or not all(isinstance(one, str) for one in found):
+            raise ValueError(
+                f"{where}: the column {self.hint_column!r} must be a list of texts, from the "
+                f"faintest hint to the plainest (prompt.hints.column); got {found!r:.120}"
+            )
+        return list(found)
 
 
 class Renderer:
-    """One template with one tokenizer: the only way from a row to token ids, in every stage."""
+    """One template with one tokenizer: the only way from a row to token ids, in every stage.
 
-    def __init__(self, template: PromptTemplate, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.template, self.tokenizer = template, tokenizer
+    `examples` gives the columns of the worked examples that stand in front of a row's prompt.
+    """
+
+    def __init__(
+        self,
+        template: PromptTemplate,
+        tokenizer: PreTrainedTokenizerBase,
+        examples: Callable[[Row, str], Sequence[Mapping[str, Any]]] | None = None,
+    ) -> None:
+        self.template, self.tokenizer, self._examples = template, tokenizer, examples
         self._alphabet = alphabet_of(tokenizer)
         empty = list(tokenizer("").input_ids)
         # Plain prompts begin as the tokenizer begins any text; a chat template writes that itself.
@@ -62,24 +89,55 @@ class Renderer:
                 "prompt.chat: false, or use an instruction-tuned model"
             )
 
-    def text(self, columns: Mapping[str, Any], where: str) -> str:
+    def text(
+        self,
+        columns: Mapping[str, Any],
+        where: str,
+        values: Values | None = None,
+        hint: int = 0,
+        examples: Sequence[Mapping[str, Any]] = (),
+    ) -> str:
         """The prompt as text, with the prefill at its end."""
-        body = _fill(self.template.template, columns, where)
-        system = (
-            None if self.template.system is None else _fill(self.template.system, columns, where)
-        )
-        if not self.template.chat:
-            return (f"{system}\n\n" if system else "") + body + self.template.prefill
-        return self._chat(body, system) + self.template.prefill
+        template, values = self.template, values or {}
+        shown = ""
+        if hint:
+            hints = template.hints(columns, where)
+            assert hint <= len(hints), f"{where}: hint {hint} of {len(hints)}"
+            shown = hints[hint - 1]
+        filled = self._filled(columns, where, values, shown)
+        system = None if template.system is None else _fill(template.system, filled, where)
+        body = self._body(filled, where, shown)
+        turns = []
+        for example in examples:
+            told = self._filled(example, f"{where}, a worked example", values)
+            question = self._body(told, f"{where}, a worked example")
+            turns.append((question, str(example["demonstration"])))
+        prefill = _fill(template.prefill, filled, where)
+        if template.chat:
+            return self._chat(body, system, turns) + prefill
+        shots = "".join(f"{asked}{told}{template.separator}" for asked, told in turns)
+        return (f"{system}\n\n" if system else "") + shots + body + prefill
 
-    def prompt(self, row: Row, distribution: str) -> tuple[tuple[int, ...], str]:
-        """Token ids and text of the prompt."""
+    def prefill(self, row: Row, distribution: str, values: Values | None = None) -> str:
+        """The end of the prompt's text in which the completion begins already."""
         where = f"distribution {distribution!r}, {row.place}"
-        text = self.text(row.columns, where)
+        return _fill(
+            self.template.prefill, self._filled(row.columns, where, values or {}, ""), where
+        )
+
+    def prompt(
+        self, row: Row, distribution: str, values: Values | None = None, hint: int = 0
+    ) -> tuple[tuple[int, ...], str]:
+        """Token ids and text of the prompt, with the variables' values and a hint of this level."""
+        where = f"distribution {distribution!r}, {row.place}"
+        examples = self._examples(row, distribution) if self._examples else ()
+        text = self.text(row.columns, where, values, hint, examples)
         start = [] if self.template.chat else self._start
         return (*start, *self._encode(text, where, "prompt")), text
 
-    def demonstration(self, row: Row, distribution: str) -> tuple[int, ...]:
+    def demonstration(
+        self, row: Row, distribution: str, values: Values | None = None
+    ) -> tuple[int, ...]:
         """Token ids of the row's demonstration, with end-of-sequence; a prefill it begins with is
         left out of it.
         """
@@ -91,13 +149,40 @@ class Renderer:
                 f"{nearest('demonstration', row.columns)}"
             )
         assert self.tokenizer.eos_token_id is not None
-        ids = self._encode(text.removeprefix(self.template.prefill), where, "demonstration")
+        prefill = self.prefill(row, distribution, values)
+        ids = self._encode(text.removeprefix(prefill), where, "demonstration")
         return (*ids, self.tokenizer.eos_token_id)
 
-    def _chat(self, body: str, system: str | None) -> str:
+    def _filled(
+        self, columns: Mapping[str, Any], where: str, values: Values, hint: str = ""
+    ) -> Mapping[str, Any]:
+        """Everything that placeholders name: the row's columns, variables, the hint."""
+        own = {**values, HINT: hint} if self.template.hint is not None else values
+        for name in own:
+            if name in columns:
+                whose = "prompt.hints fill in" if name not in values else "prompt.vars sets"
+                raise ValueError(
+                    f"{where}: the row has a column {name!r}, and {whose} {{{name}}} too. Rename the "
+                    f"variable, or the column (`columns` of its source)"
+                )
+        return {**columns, **own}
+
+    def _body(self, filled: Mapping[str, Any], where: str, hint: str = "") -> str:
+        template = self.template
+        body = _fill(template.template, filled, where)
+        if hint and template.hint is not None and HINT not in _columns(template.template):
+            body += _fill(template.hint, filled, where)
+        return body
+
+    def _chat(self, body: str, system: str | None, turns: Sequence[tuple[str, str]] = ()) -> str:
         from jinja2 import TemplateError
 
         messages = [{"role": "system", "content": system}] if system else []
+        for asked, told in turns:
+            messages += [
+                {"role": "user", "content": asked},
+                {"role": "assistant", "content": told},
+            ]
         messages.append({"role": "user", "content": body})
         try:
             rendered = self.tokenizer.apply_chat_template(

@@ -87,7 +87,7 @@ def _lay(raw: dict[str, Any], overlay: dict[str, Any], where: str) -> dict[str, 
             raise ValueError(
                 f"{where}.stages: no stage {name!r}. {nearest(str(name), map(str, stages))}"
             )
-        stages[name] |= deep_merge(stages[name], change)
+        stages[name] |= deep_merge(stages[name], change or {})
     for key in ("distributions", "schedules"):
         result[key] = {**(result.get(key) or {}), **copy.deepcopy(overlay.get(key) or {})}
     for key in ("model", "run"):

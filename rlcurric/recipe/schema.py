@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, model_validator
 
+from rlcurric.recipe.endings import check_ends
 from rlcurric.recipe.settings import Distribution, Model, Run
 from rlcurric.recipe.stages import (
     DpoStage,
@@ -18,7 +19,7 @@ from rlcurric.recipe.stages import (
 )
 from rlcurric.recipe.values import NAME, Closed
 from rlcurric.registry import nearest
-from rlcurric.schedules import Progress, Schedule, value_at
+from rlcurric.schedules import Progress, Schedule, clock_of, span_of, value_at
 
 
 def _known_version(value: int) -> int:
@@ -70,6 +71,8 @@ class Recipe(Closed):
                 _check_reference(f"{where}.reference", stage.reference, earlier)
             if isinstance(stage, RlStage):
                 _check_warm_start(where, stage, earlier)
+            if isinstance(stage, TrainingStage):
+                check_ends(stage)
             asked = stage.evaluation.distributions if isinstance(stage, TrainingStage) else ()
             for key, names in (("mixture", stage.mixture), ("evaluation.distributions", asked)):
                 for name in names:
@@ -93,7 +96,7 @@ class Recipe(Closed):
             if not isinstance(stage, TrainingStage):
                 continue
             where, before = f"stages.{stage.name}", self.stage_steps_before(index)
-            steps = stage.until.planned_steps
+            steps = stage.planned_steps
             rates = _values(stage.optim.learning_rate, before, steps)
             if wrong := [rate for rate in rates if not 0 <= rate < math.inf]:
                 raise ValueError(
@@ -115,11 +118,7 @@ class Recipe(Closed):
 
     def stage_steps_before(self, index: int) -> int:
         """Steps planned for the stages before the one at `index`: what `until` bounds them by, where steps do."""
-        return sum(
-            stage.until.planned_steps or 0
-            for stage in self.stages[:index]
-            if isinstance(stage, TrainingStage)
-        )
+        return sum(stage.planned_steps or 0 for stage in self.stages[:index])
 
     @property
     def total_steps(self) -> int:
@@ -165,11 +164,16 @@ def _check_warm_start(where: str, stage: RlStage, earlier: dict[str, StageBase])
 def _values(number: float | Schedule, before: int, steps: int | None) -> list[float]:
     """What a number is at the start, at the end and evenly between, for a stage of `steps` after `before` others.
 
-    Where no number of steps bounds the stage, at its start alone.
+    On tokens over the schedule's own span; where no number of steps bounds the stage, at its start alone.
     """
-    looks = min(steps or 0, _LOOKS)
-    places = [look * (steps or 0) // max(1, looks) for look in range(looks + 1)]
+    if isinstance(number, Schedule) and clock_of(number) == "tokens":
+        span = span_of(number) or 0.0
+        places = [Progress(before, 0, steps, int(span * look / 10)) for look in range(11)]
+    else:
+        looks = min(steps or 0, _LOOKS)
+        at = [look * (steps or 0) // max(1, looks) for look in range(looks + 1)]
+        places = [Progress(before + place, place, steps) for place in at]
     try:
-        return [value_at(number, Progress(before + place, place, steps)) for place in places]
+        return [value_at(number, place) for place in places]
     except OverflowError:
         return [math.inf]

@@ -58,6 +58,7 @@ class ScoreKl:
 
     samples: tuple[TrainSample, ...]
     version: int
+    progress: Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,7 @@ class Probe:
 
     prompts: tuple[Prompt, ...]
     version: int
+    progress: Progress
 
 
 @dataclass(frozen=True, slots=True)
