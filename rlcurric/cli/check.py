@@ -11,9 +11,10 @@ from rlcurric.build import Parts, RunData
 from rlcurric.build.trial import KINDS, Problem, affected, grade_golds, sample, try_rewards
 from rlcurric.cli.console import make_console
 from rlcurric.cli.live import Doing
+from rlcurric.recipe.endings import check_schedules
 from rlcurric.recipe.load import load_recipe
 from rlcurric.recipe.schema import Recipe
-from rlcurric.recipe.stages import TrainingStage
+from rlcurric.recipe.stages import StageBase, TrainingStage
 from rlcurric.train.named import name_environment
 
 GRADED = KINDS[:3]  # gold, empty, garbage
@@ -65,10 +66,16 @@ def _check(console: Console, recipe: Recipe, parts: Parts, doing: Doing) -> list
     doing("reading data")
     data = RunData(recipe, tokenizer, context_length(recipe, model_config(recipe)))
     check_named_models(recipe)
+    said = check_schedules(recipe)
     for stage in recipe.stages:
         doing(f"checking prompts and curriculum of stage {stage.name}")
-        data.check_prompts(stage, parts.columns(stage), parts.needs_demonstrations(stage))
-        for sentence in parts.try_curriculum(stage, data.pool(stage)):
+        data.check_prompts(
+            stage,
+            parts.columns(stage),
+            parts.needs_demonstrations(stage),
+            parts.columns(stage, graded=True),
+        )
+        for sentence in (*said[stage.name], *parts.try_curriculum(stage, data.pool(stage))):
             console.print(f"warning: {sentence}", highlight=False, soft_wrap=True)
         asked = isinstance(stage, TrainingStage) and stage.evaluation.at_end
         if asked and not data.held_out(stage):
@@ -96,7 +103,7 @@ def _grade_golds(
     )
     wrong: list[Problem] = []
     for name in recipe.distributions:
-        user = next((one for one in recipe.stages if name in one.mixture), None)
+        user = next((one for one in recipe.stages if name in _used_by(one)), None)
         if user is None:
             console.print(f"note: no stage uses the distribution {name}")
             continue
@@ -109,6 +116,11 @@ def _grade_golds(
         wrong += [problem for one in golds.values() for problem in one.wrong]
     console.print(table)
     return wrong
+
+
+def _used_by(stage: StageBase) -> tuple[str, ...]:
+    """Distributions that a stage takes rows from: to train on, and to be evaluated on."""
+    return (*stage.mixture, *(stage.evaluated_on if isinstance(stage, TrainingStage) else ()))
 
 
 def _try_rewards(
