@@ -136,10 +136,10 @@ class Renderer:
         return (*start, *self._encode(text, where, "prompt")), text
 
     def demonstration(
-        self, row: Row, distribution: str, values: Values | None = None
+        self, row: Row, distribution: str, prefill: str | None = None
     ) -> tuple[int, ...]:
         """Token ids of the row's demonstration, with end-of-sequence; a prefill it begins with is
-        left out of it.
+        left out of it (`prefill`: as the prompt has it; default: the template's own text).
         """
         where = f"distribution {distribution!r}, {row.place}"
         text = row.columns.get("demonstration")
@@ -149,8 +149,8 @@ class Renderer:
                 f"{nearest('demonstration', row.columns)}"
             )
         assert self.tokenizer.eos_token_id is not None
-        prefill = self.prefill(row, distribution, values)
-        ids = self._encode(text.removeprefix(prefill), where, "demonstration")
+        begun = self.template.prefill if prefill is None else prefill
+        ids = self._encode(text.removeprefix(begun), where, "demonstration")
         return (*ids, self.tokenizer.eos_token_id)
 
     def _filled(
