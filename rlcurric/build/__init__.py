@@ -448,7 +448,7 @@ class Parts:
             return isinstance(stage, SftStage)
         return self.objective(stage).demonstrations is not None
 
-    def try_curriculum(self, stage: StageBase, pool: PromptPool) -> list[str]:
+    def try_curriculum(self, stage: StageBase, pool: Pool) -> list[str]:
         """Try the stage's curriculum on its prompts: ValueError for what fails, a sentence for what is in vain."""
         if not isinstance(stage, RlStage):
             return []
