@@ -120,6 +120,7 @@ class Rollout:
     finish_reason: FinishReason
     text: str = ""  # decoded, special tokens kept except end-of-sequence and padding
     loss_mask_T: np.ndarray | None = None  # bool; None: every token is trained
+    temperature: float | None = None  # it was sampled at; None: the step's
 
     @property
     def length(self) -> int:

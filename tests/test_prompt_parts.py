@@ -135,7 +135,8 @@ def test_a_held_out_prompt_reads_as_its_step_does_or_as_it_is_asked_to() -> None
 
     assert ends(Progress(0, 0, 3)) == {"(12)"} and ends(Progress(1, 1, 3)) == {"(6)"}
     assert ends() == {"(3)"}  # the stage's last step
-    assert ends(None, {"b": 87}) == {"(87)"}
+    stage = one_stage(prompt=prompt, evaluation={"vars": {"b": 87}}).stages[0]
+    assert ends() == {"(87)"}
 
 
 # --- worked examples --------------------------------------------------------------------------------------------------

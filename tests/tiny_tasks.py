@@ -22,3 +22,13 @@ def hinted_sums(size: int = 8, seed: int = 0) -> Iterator[dict[str, Any]]:
     for number, row in enumerate(sums(3, size, seed)):
         question = row["question"]
         yield {**row, "hints": [question[:2], question] if number else []}
+
+
+def preferences(terms: int = 2, size: int = 40, seed: int = 0) -> Iterator[dict[str, Any]]:
+    """The same sums, each with its demonstration as the chosen completion and the answer alone as the rejected one."""
+    for row in sums(terms, size, seed):
+        yield {
+            **row,
+            "chosen": row["demonstration"],
+            "rejected": f"<answer>{row['answer']}</answer>",
+        }

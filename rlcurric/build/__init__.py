@@ -27,6 +27,7 @@ from rlcurric.data import (
     Modes,
     Place,
     Pool,
+    PreferenceExample,
     PromptTemplate,
     Renderer,
     Room,
@@ -35,7 +36,9 @@ from rlcurric.data import (
     draw_examples,
     held_out_rows,
     load_distributions,
+    load_later,
     make_source,
+    preference_examples,
     require_columns,
     select,
     sft_examples,
@@ -43,10 +46,19 @@ from rlcurric.data import (
     tokenize_modes,
     training_rows,
 )
+from rlcurric.data.sources import StageSource
 from rlcurric.recipe.prompts import Shots
 from rlcurric.recipe.schema import Recipe
-from rlcurric.recipe.stages import RlStage, SftStage, StageBase, TrainingStage
-from rlcurric.recipe.values import RewardComponent, Variable
+from rlcurric.recipe.stages import (
+    DpoStage,
+    RlStage,
+    SftStage,
+    StageBase,
+    SupervisedStage,
+    TrainingStage,
+)
+from rlcurric.recipe.values import RewardComponent
+from rlcurric.recipe.written import evaluated_instead, writer_of
 from rlcurric.rewards.host import Host
 from rlcurric.rewards.protocol import Reward, discover_builtin, get_reward, load_reward_files
 from rlcurric.rewards.rubric import Component, GradeRequest, Rubric
@@ -59,13 +71,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PROBE_PROMPTS = 4
+UNPLANNED = 1000  # steps over which schedules are tried where none bound the stage
 PROBES = 8  # stretches of a stage at whose ends schedules are tried
 
 
 def read_distributions(recipe: Recipe) -> dict[str, Distribution]:
-    """The recipe's rows, split."""
+    """The recipe's rows, split; without those that its stages write."""
     specs = []
     for name, spec in recipe.distributions.items():
+        if writer_of(recipe, name) is not None:
+            continue
         where = f"distributions.{name}.source"
         with placed(where):
             factory = source_factory(spec.source.name, recipe.base_dir)
@@ -84,6 +99,28 @@ class RunData:
         self._pools: dict[str, Pool] = {}
         self._modes: dict[str, Modes] = {}
 
+    def waits_for(self, stage: StageBase) -> dict[str, str]:
+        """Distributions of the stage that are not written yet, each with the stage that writes it."""
+        writers = {name: writer_of(self._recipe, name) for name in stage.mixture}
+        return {
+            name: writer.name
+            for name, writer in writers.items()
+            if writer is not None and name not in self._distributions
+        }
+
+    def read_written(self, name: str, file: Path) -> None:
+        """Rows of a distribution that a stage has written."""
+        writer = writer_of(self._recipe, name)
+        assert writer is not None
+        source = StageSource(writer.name, str(file))
+        spec = DistributionSpec(name, source, 0, self._recipe.distributions[name].max_rows)
+        self._distributions[name] = load_later(spec, self._distributions.values())
+
+    def conflicts(self, stage: StageBase) -> list[str]:
+        """A sentence for every distribution of the stage in which a question has different answers."""
+        found = [self._distributions[name].conflict for name in stage.mixture]
+        return [sentence for sentence in found if sentence is not None]
+
     def counts(self, name: str) -> Counts:
         """What became of the rows of one distribution."""
         return self._distributions[name].counts
@@ -101,21 +138,23 @@ class RunData:
             )
         return self._pools[stage.name]
 
-    def held_out(
-        self,
-        stage: StageBase,
-        progress: Progress | None = None,
-        variables: Mapping[str, Variable] | None = None,
-    ) -> list[Prompt]:
-        """The stage's held-out prompts, distribution by distribution: the same ones at every call.
+    def distribution(self, name: str) -> Distribution:
+        """One distribution's rows, split."""
+        return self._distributions[name]
 
-        They read as at `progress` (None: in the stage's last step), without hints. `variables` take the place of the
-        stage's of the same name.
+    def held_out(self, stage: StageBase, progress: Progress | None = None) -> list[Prompt]:
+        """The stage's held-out prompts, distribution by distribution, without hints: the same rows at every call.
+
+        They read as at `progress` (None: in the stage's last step), with the variables of its evaluation.
         """
-        rows = held_out_rows(select(self._distributions, stage.mixture), stage.evaluation.prompts)
-        longest = stage.evaluation.max_new_tokens or stage.rollout.max_new_tokens
-        given = Variables({**stage.prompt.vars, **(variables or {})})
-        pool = self._pool(stage, rows, longest, given)
+        if not isinstance(stage, TrainingStage):
+            return []
+        asked = stage.evaluation
+        names = evaluated_instead(self._recipe, stage.evaluated_on)
+        rows = held_out_rows(select(self._distributions, names), asked.prompts)
+        longest = asked.max_new_tokens or stage.rollout.max_new_tokens
+        variables = Variables({**stage.prompt.vars, **asked.vars})
+        pool = self._pool(stage, rows, longest, variables)
         return list(pool.at(progress or self.ends(stage)[1]))
 
     def modes(self, stage: StageBase) -> Modes:
@@ -133,15 +172,25 @@ class RunData:
         return Progress(before, 0, steps), Progress(before + last, last, steps)
 
     def check_prompts(
-        self, stage: StageBase, columns: Mapping[str, str], demonstrated: bool = False
+        self,
+        stage: StageBase,
+        columns: Mapping[str, str],
+        demonstrated: bool = False,
+        graded: Mapping[str, str] | None = None,
     ) -> None:
         """Render every prompt and demonstration of the stage once; ValueError at the first that cannot be.
 
         `columns`: those that rewards need, and which reward; a row without one is named by file and place.
-        `demonstrated`: the stage's objective trains on demonstrations too.
+        `demonstrated`: the stage's objective trains on demonstrations too. `graded`: columns that evaluation needs,
+        default `columns`.
         """
-        for name in stage.mixture:
-            require_columns(self.rows(name), columns)
+        if isinstance(stage, TrainingStage):
+            for name in evaluated_instead(self._recipe, stage.evaluated_on):
+                held_out = self._distributions[name].held_out
+                require_columns(held_out, columns if graded is None else graded)
+        if not isinstance(stage, SupervisedStage):  # whose rows are imitated, not graded
+            for name in stage.mixture:
+                require_columns(self._distributions[name].train, columns)
         self.modes(stage)
         pool = self.pool(stage)
         values = pool.variables.over(*stage_span(self._recipe, stage))
@@ -149,6 +198,8 @@ class RunData:
         pool.check(values, hints.max_level if hints and stage.kind == "rl" else 0)
         if isinstance(stage, SftStage) or demonstrated:
             self.sft_examples(stage)
+        if isinstance(stage, DpoStage):
+            self.preference_examples(stage)
         for progress in self.ends(stage):
             self.held_out(stage, progress)
 
@@ -173,6 +224,12 @@ class RunData:
             for example in sft_examples(rows, self._renderer(stage), self._context, values)
             for features in (example.features(),)
         ]
+
+    def preference_examples(self, stage: StageBase) -> list[PreferenceExample]:
+        """Every training row of the stage as a pair, in the order of its pool."""
+        rows = training_rows(select(self._distributions, stage.mixture))
+        values = Variables(stage.prompt.vars).at(self.ends(stage)[0])
+        return list(preference_examples(rows, self._renderer(stage), self._context, values))
 
     def demonstration(self, stage: StageBase, prompt: Prompt) -> tuple[int, ...]:
         """Token ids of the demonstration that belongs to a prompt."""
@@ -273,8 +330,7 @@ class Parts:
         What takes no time comes first: the sandbox starts programs, and objectives bring torch.
         """
         for stage in self._recipe.stages:
-            begin = Progress(0, 0, stage.until.steps)
-            value_at(stage.optim.learning_rate, begin)
+            self._try_numbers(stage)
             self.rubric(stage)
             for progress in self._probed(stage):
                 self.reward_values(stage, progress)
@@ -315,11 +371,13 @@ class Parts:
             )
         return self._rubrics[stage.name]
 
-    def columns(self, stage: StageBase) -> dict[str, str]:
-        """Columns that the rows of a stage must have, and the reward that needs each."""
+    def columns(self, stage: StageBase, graded: bool = False) -> dict[str, str]:
+        """Columns that the rows of a stage must have, and the reward that needs each; `graded`: of correctness alone."""
+        correct = self.rubric(stage).correct if graded else None
         return {
             column: f"the reward {one.component!r}"
             for one in stage.rewards
+            if not graded or one.component == correct
             for column in self._rewards[one.name].columns
             if column not in one.args
         }
@@ -342,7 +400,7 @@ class Parts:
             GradeRequest(GroupId("held-out", prompt.uid, 0), prompt, rollouts)
             for prompt, rollouts in groups
         ]
-        _, args = self.reward_values(stage, Progress(0, 0, stage.until.steps))
+        _, args = self.reward_values(stage, Progress(0, 0, stage.planned_steps))
         return rubric.score(
             requests,
             dict.fromkeys((one.name for one in rubric.components), 1.0),
@@ -355,7 +413,7 @@ class Parts:
             Component(one.component, self._rewards[one.name], one.name) for one in stage.rewards
         )
         first = next((one.name for one in components if one.reward.correctness), None)
-        _, args = self.reward_values(stage, Progress(0, 0, stage.until.steps))
+        _, args = self.reward_values(stage, Progress(0, 0, stage.planned_steps))
         host = Host(stage.grading.service_deadline)
         self._hosts.append(host)
         correct, deadline = stage.correct or first, stage.grading.deadline
@@ -388,10 +446,10 @@ class Parts:
     def needs_demonstrations(self, stage: StageBase) -> bool:
         """Whether the stage may train on its rows' demonstrations."""
         if not isinstance(stage, RlStage):
-            return True
+            return isinstance(stage, SftStage)
         return self.objective(stage).demonstrations is not None
 
-    def try_curriculum(self, stage: StageBase, pool: PromptPool) -> list[str]:
+    def try_curriculum(self, stage: StageBase, pool: Pool) -> list[str]:
         """Try the stage's curriculum on its prompts: ValueError for what fails, a sentence for what is in vain."""
         if not isinstance(stage, RlStage):
             return []
@@ -403,6 +461,10 @@ class Parts:
         if stage.carry and not any(one.kind == "rl" for one in self._recipe.stages[:number]):
             said.append(
                 f"stages.{stage.name}.carry: no RL stage comes before {stage.name}, so that there is nothing to carry over"
+            )
+        if stage.reference != "init" and not self.objective(stage).kl.on:
+            said.append(
+                f"stages.{stage.name}.reference: the objective has no KL penalty, so that the reference is not used"
             )
         return said
 
@@ -416,12 +478,22 @@ class Parts:
 
     def _probed(self, stage: StageBase) -> list[Progress]:
         """Places of the stage at which its schedules are tried: both ends, and some between."""
-        before, steps = (
-            self._recipe.stage_steps_before(self._recipe.stages.index(stage)),
-            stage.until.steps,
-        )
-        places = sorted({k * (steps - 1) // PROBES for k in range(PROBES + 1)})
-        return [Progress(before + place, place, steps) for place in places]
+        before = self._recipe.stage_steps_before(self._recipe.stages.index(stage))
+        last = (stage.planned_steps or UNPLANNED) - 1
+        places = sorted({k * last // PROBES for k in range(PROBES + 1)})
+        return [Progress(before + place, place, stage.planned_steps) for place in places]
+
+    @staticmethod
+    def _try_numbers(stage: StageBase) -> None:
+        """ValueError, with the key, for a schedule on progress in a stage that no number of steps bounds."""
+        numbers = {"rollout.temperature": stage.rollout.temperature}
+        if isinstance(stage, TrainingStage):
+            numbers["optim.learning_rate"] = stage.optim.learning_rate
+        if isinstance(stage, RlStage):
+            numbers["curriculum.token_fraction"] = stage.curriculum.token_fraction
+        for key, number in numbers.items():
+            with placed(f"stages.{stage.name}.{key}"):
+                value_at(number, Progress(0, 0, stage.planned_steps))
 
     def _reward_args(self, part: RewardComponent, where: str, progress: Progress) -> dict[str, Any]:
         return reward_arguments(

@@ -40,8 +40,9 @@ def bind_objective(stage: RlStage, base_dir: str) -> Objective:
         objective = replace(declared, **changes)
         _refuse_idle(objective, preset, args, changes)
         check(objective)
-        steps, components = stage.until.steps, [reward.component for reward in stage.rewards]
-        for done in (0, steps):  # schedules at both their ends
+        components = [reward.component for reward in stage.rewards]
+        steps = stage.planned_steps
+        for done in (0, steps or 0):  # schedules at both their ends
             trial(resolved(objective, Progress(done, done, steps)), components)
     return objective
 

@@ -11,8 +11,12 @@ from rlcurric.build import Parts, RunData
 from rlcurric.build.trial import KINDS, Problem, affected, grade_golds, sample, try_rewards
 from rlcurric.cli.console import make_console
 from rlcurric.cli.live import Doing
+from rlcurric.data import Row
+from rlcurric.recipe.endings import check_schedules
 from rlcurric.recipe.load import load_recipe
 from rlcurric.recipe.schema import Recipe
+from rlcurric.recipe.stages import StageBase, TrainingStage
+from rlcurric.recipe.written import writer_of
 from rlcurric.train.named import name_environment
 
 GRADED = KINDS[:3]  # gold, empty, garbage
@@ -21,10 +25,10 @@ SHOWN = 10  # lines on what is wrong
 MAX_GOLD = 20_000  # rows a distribution whose gold answers are graded
 
 
-def run_check(recipe: str, overrides: Sequence[str]) -> int:
+def run_check(recipe: str, overrides: Sequence[str], overlay: str | None = None) -> int:
     """Names and arguments of every part, data, held-out split, prompt lengths, gold answers against the verifier."""
     console = make_console()
-    resolved = load_recipe(recipe, overrides)
+    resolved = load_recipe(recipe, overrides, overlay)
     name_environment(resolved)
     with Doing(console) as doing:
         doing("binding names and arguments")
@@ -64,12 +68,27 @@ def _check(console: Console, recipe: Recipe, parts: Parts, doing: Doing) -> list
     doing("reading data")
     data = RunData(recipe, tokenizer, context_length(recipe, model_config(recipe)))
     check_named_models(recipe)
+    said = check_schedules(recipe)
     for stage in recipe.stages:
+        waits = data.waits_for(stage)
+        if waits:
+            console.print(
+                f"note: stage {stage.name} reads what {', '.join(sorted(set(waits.values())))} writes; its rows are checked "
+                "when it begins",
+                soft_wrap=True,
+            )
+            continue
         doing(f"checking prompts and curriculum of stage {stage.name}")
-        data.check_prompts(stage, parts.columns(stage), parts.needs_demonstrations(stage))
-        for sentence in parts.try_curriculum(stage, data.pool(stage)):
+        data.check_prompts(
+            stage,
+            parts.columns(stage),
+            parts.needs_demonstrations(stage),
+            parts.columns(stage, graded=True),
+        )
+        for sentence in (*said[stage.name], *parts.try_curriculum(stage, data.pool(stage))):
             console.print(f"warning: {sentence}", highlight=False, soft_wrap=True)
-        if stage.evaluation.at_end and not data.held_out(stage):
+        asked = isinstance(stage, TrainingStage) and stage.evaluation.at_end
+        if asked and not data.held_out(stage):
             console.print(
                 f"note: nothing is held out for the evaluation of stage {stage.name}; set "
                 "distributions.NAME.held_out",
@@ -94,19 +113,27 @@ def _grade_golds(
     )
     wrong: list[Problem] = []
     for name in recipe.distributions:
-        user = next((one for one in recipe.stages if name in one.mixture), None)
+        if writer_of(recipe, name) is not None:
+            continue
+        user = next((one for one in recipe.stages if name in _used_by(one)), None)
         if user is None:
             console.print(f"note: no stage uses the distribution {name}")
             continue
         counts, trial = data.counts(name), parts.trial(user).without_services()
-        rows = {name: data.rows(name)[:MAX_GOLD]}
+        graded = _answered(data, name)
+        rows = {name: graded[:MAX_GOLD]} if graded else {}
         golds = grade_golds(trial, rows, parts.pool(), GRADED, doing)
-        shares = [golds[name].share(kind) if golds else "-" for kind in GRADED]
+        shares = [golds[name].share(kind) if name in golds else "-" for kind in GRADED]
         left_out = counts.read - counts.train - counts.held_out
         table.add_row(name, *map(str, (counts.train, counts.held_out, left_out)), *shares)
         wrong += [problem for one in golds.values() for problem in one.wrong]
     console.print(table)
     return wrong
+
+
+def _used_by(stage: StageBase) -> tuple[str, ...]:
+    """Distributions that a stage takes rows from: to train on, and to be evaluated on."""
+    return (*stage.mixture, *(stage.evaluated_on if isinstance(stage, TrainingStage) else ()))
 
 
 def _try_rewards(
@@ -126,8 +153,17 @@ def _try_rewards(
         local = trial.without_services()
         key = f"{[one.reference for one in local.components]} {local.args} {stage.mixture}"
         if local.components and key not in tried:
-            rows = {name: sample(data.rows(name), TRIED) for name in stage.mixture}
+            rows = {
+                name: sample(graded, TRIED)
+                for name in stage.mixture
+                if writer_of(recipe, name) is None and (graded := _answered(data, name))
+            }
             tried_here = try_rewards(local, rows, [parts.pool()], timed=False, tell=doing)
             wrong += tried_here.problems
         tried |= {key, *trial.services}
     return wrong
+
+
+def _answered(data: RunData, name: str) -> list[Row]:
+    """The rows of a distribution that can be graded: those that are only imitated may have no answer."""
+    return [row for row in data.rows(name) if "answer" in row.columns]

@@ -14,6 +14,7 @@ from rich.console import Console
 from rlcurric.cli.console import make_console
 from rlcurric.errors import RunError
 from rlcurric.recipe.load import load_recipe
+from rlcurric.recipe.stages import RlStage
 from rlcurric.rewards.sandbox import describe as describe_sandbox
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ def _try_engine(recipe: Recipe, ranks: Coordinator, console: Console) -> None:
     from rlcurric.train.session import open_context
 
     stage = recipe.stages[0]
+    assert isinstance(stage, RlStage)
     with open_context(recipe, _Say(console), None, ranks) as run:
         model = load_model(recipe)
         learner = Learner(model, stage.optim, Objective(), run.ranks, run.learner_settings(stage))

@@ -70,7 +70,7 @@ class Doing:
 class Pace:
     """Time left in a stage from the mean time of its steps so far; what comes before a first step is not among it."""
 
-    def __init__(self, steps: int, done: int) -> None:
+    def __init__(self, steps: int | None, done: int) -> None:
         self.steps, self.done = steps, done
         self._seconds, self._timed = 0.0, 0
 
@@ -81,8 +81,8 @@ class Pace:
         self._timed += 1
 
     def left(self) -> str | None:
-        """None where no step has ended yet."""
-        if not self._timed:
+        """None where no step has ended yet, or where nobody knows how many there will be."""
+        if not self._timed or self.steps is None:
             return None
         return _clock(self._seconds / self._timed * (self.steps - self.done))
 
@@ -113,10 +113,15 @@ class TerminalReporter:
     def message(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def stage(self, name: str, kind: str, number: int, of: int, steps: int, done: int) -> None:
+    def stage(
+        self, name: str, kind: str, number: int, of: int, steps: int | None, done: int
+    ) -> None:
         self._stage = f"stage {number}/{of} {name} ({kind})"
         self._pace, self._row, self._rates = Pace(steps, done), {}, {}
-        self.message(f"{self._stage}: {steps} steps" + (f", {done} done" if done else ""))
+        planned = ([f"{steps} steps"] if steps is not None else []) + (
+            [f"{done} steps done" if steps is None else f"{done} done"] if done else []
+        )
+        self.message(": ".join(filter(None, (self._stage, ", ".join(planned)))))
 
     def phase(self, name: str) -> None:
         self._phase = name
@@ -147,7 +152,8 @@ class TerminalReporter:
         if not self._stage:
             return ""
         row = self._row
-        parts = [f"{self._stage} step {self._pace.done}/{self._pace.steps}"]
+        of = "" if self._pace.steps is None else f"/{self._pace.steps}"
+        parts = [f"{self._stage} step {self._pace.done}{of}"]
         for label, key, form in (
             ("loss", "loss/sft/mean", ".3f"),
             ("reward", "reward/total/mean", ".3f"),
@@ -169,7 +175,8 @@ class TerminalReporter:
         if not self._stage:  # nothing is known of steps yet
             self._live.update(head)
             return
-        bar = ProgressBar(total=max(1, self._pace.steps), completed=self._pace.done, width=60)
+        total = None if self._pace.steps is None else max(1, self._pace.steps)
+        bar = ProgressBar(total=total, completed=self._pace.done, width=60, pulse=total is None)
         table = Table("distribution", "probability", "pass rate", box=None, pad_edge=False)
         for name, share in _by_distribution(self._row, "curriculum/probability/").items():
             rate = self._rates.get(name)

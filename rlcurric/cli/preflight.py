@@ -18,6 +18,7 @@ from rlcurric.registry import nearest
 def run_preflight(
     recipe: str,
     overrides: Sequence[str],
+    overlay: str | None,
     checkpoint: Path | None,
     stage_name: str | None,
     prompts: int,
@@ -27,7 +28,7 @@ def run_preflight(
 ) -> int:
     """Measure an RL stage's prompts under a model and say what to change."""
     console = make_console()
-    resolved = load_recipe(recipe, overrides)
+    resolved = load_recipe(recipe, overrides, overlay)
     stages = {stage.name: stage for stage in resolved.stages if isinstance(stage, RlStage)}
     if not stages:
         raise ValueError(f"The recipe {resolved.name} has no stage of kind rl to look at")
@@ -67,7 +68,7 @@ def run_preflight(
         "completions that were truncated."
     )
     say(
-        f"{found.tokens_per_second:.0f} tokens/s. {stage.until.steps} steps of this stage: about "
+        f"{found.tokens_per_second:.0f} tokens/s. {_steps(stage)} of this stage: about "
         f"{_duration(found.rollout_seconds)} of rollouts (without refill) and {_duration(found.update_seconds)} of updates"
     )
     for sentence in advice(found, stage):
@@ -81,6 +82,10 @@ def run_preflight(
     if report is not None:
         report.write_text(json.dumps(as_dict(found), indent=1) + "\n", encoding="utf-8")
     return 0
+
+
+def _steps(stage: RlStage) -> str:
+    return "One step" if stage.planned_steps is None else f"{stage.planned_steps} steps"
 
 
 def _duration(seconds: float) -> str:

@@ -9,12 +9,20 @@ from rlcurric.data.distributions import (
     content_hash,
     held_out_rows,
     load_distributions,
+    load_later,
     require_columns,
     select,
     training_rows,
 )
 from rlcurric.data.modes import Modes, tokenize_modes
-from rlcurric.data.pool import Pool, Room, SftExample, sft_examples
+from rlcurric.data.pool import (
+    Pool,
+    PreferenceExample,
+    Room,
+    SftExample,
+    preference_examples,
+    sft_examples,
+)
 from rlcurric.data.rows import Located, Place, Row
 from rlcurric.data.shots import Examples, draw_examples
 from rlcurric.data.sources import (
@@ -39,6 +47,7 @@ __all__ = [
     "Modes",
     "Place",
     "Pool",
+    "PreferenceExample",
     "PromptTemplate",
     "Renderer",
     "Room",
@@ -54,8 +63,10 @@ __all__ = [
     "held_out_rows",
     "import_attribute",
     "load_distributions",
+    "load_later",
     "make_source",
     "number_text",
+    "preference_examples",
     "reasoning_gym_rows",
     "require_columns",
     "select",

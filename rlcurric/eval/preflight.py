@@ -51,8 +51,8 @@ class Preflight:
     shares: Mapping[str, float]  # of the mixture, summing to 1
     group_size: int
     tokens_per_second: float
-    rollout_seconds: float  # projected, of the stage
-    update_seconds: float  # projected, of the stage
+    rollout_seconds: float  # projected, of the stage; of a step where no number of steps bounds it
+    update_seconds: float  # the same
 
     @property
     def uninformative(self) -> float:
@@ -145,7 +145,7 @@ def _sample(
     """Rounds of rollouts, with progress; the seconds of sampling alone."""
     from rlcurric.train.directives import Generate
 
-    values = run.parts.reward_values(stage, Progress(0, 0, stage.until.steps))
+    values = run.parts.reward_values(stage, Progress(0, 0, stage.planned_steps))
     per_round = max(1, 1024 // len(requests[0].samples))
     deliveries: list[Delivery] = []
     seconds = 0.0
@@ -173,7 +173,7 @@ def _time_update(
             TrainRow(prompt.prompt_ids, rollout, 1.0 if rollout.sample % 2 else -1.0)
             for rollout in rollouts[: stage.curriculum.group_size]
         ]
-    progress = Progress(0, 0, stage.until.steps)
+    progress = Progress(0, 0, stage.planned_steps)
     started = time.perf_counter()
     learner.update(Step([Window(tuple(rows))], (0.0,), 0, progress))
     return (time.perf_counter() - started) * stage.optim.epochs
@@ -195,7 +195,7 @@ def _report(
     )
     shares = {name: share / sum(stage.mixture.values()) for name, share in stage.mixture.items()}
     length = sum(shares[one.name] * one.length for one in reports)
-    curriculum, steps = stage.curriculum, stage.until.steps
+    curriculum, steps = stage.curriculum, stage.planned_steps or 1
     tokens = steps * curriculum.prompts_per_step * curriculum.group_size * length
     outcomes = sorted(map(outcome_of, deliveries), key=lambda one: one.group_id)
     return Preflight(

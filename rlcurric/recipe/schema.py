@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, model_validator
 
+from rlcurric.recipe.endings import check_ends
 from rlcurric.recipe.settings import Distribution, Model, Run
 from rlcurric.recipe.stages import (
     DpoStage,
@@ -17,6 +18,7 @@ from rlcurric.recipe.stages import (
     TrainingStage,
 )
 from rlcurric.recipe.values import NAME, Closed
+from rlcurric.recipe.written import check_written
 from rlcurric.registry import nearest
 from rlcurric.schedules import Progress, Schedule, clock_of, span_of, value_at
 
@@ -70,6 +72,8 @@ class Recipe(Closed):
                 _check_reference(f"{where}.reference", stage.reference, earlier)
             if isinstance(stage, RlStage):
                 _check_warm_start(where, stage, earlier)
+            if isinstance(stage, TrainingStage):
+                check_ends(stage)
             asked = stage.evaluation.distributions if isinstance(stage, TrainingStage) else ()
             for key, names in (("mixture", stage.mixture), ("evaluation.distributions", asked)):
                 for name in names:
@@ -87,13 +91,18 @@ class Recipe(Closed):
         return self
 
     @model_validator(mode="after")
+    def _written_rows_are_there(self) -> Recipe:
+        check_written(self)
+        return self
+
+    @model_validator(mode="after")
     def _numbers_stay_in_bounds(self) -> Recipe:
         """What a schedule gives over its stage: looked at here, where the stage's first step is known."""
         for index, stage in enumerate(self.stages):
             if not isinstance(stage, TrainingStage):
                 continue
             where, before = f"stages.{stage.name}", self.stage_steps_before(index)
-            steps = stage.until.planned_steps
+            steps = stage.planned_steps
             rates = _values(stage.optim.learning_rate, before, steps)
             if wrong := [rate for rate in rates if not 0 <= rate < math.inf]:
                 raise ValueError(
@@ -115,11 +124,7 @@ class Recipe(Closed):
 
     def stage_steps_before(self, index: int) -> int:
         """Steps planned for the stages before the one at `index`: what `until` bounds them by, where steps do."""
-        return sum(
-            stage.until.planned_steps or 0
-            for stage in self.stages[:index]
-            if isinstance(stage, TrainingStage)
-        )
+        return sum(stage.planned_steps or 0 for stage in self.stages[:index])
 
     @property
     def total_steps(self) -> int:

@@ -40,6 +40,11 @@ class StageBase(Closed):
         None  # component whose unshaped value is correctness; default: the first verifier
     )
 
+    @property
+    def planned_steps(self) -> int | None:
+        """Most steps that the stage can have, where steps bound it."""
+        return None
+
     @field_validator("mixture", mode="before")
     @classmethod
     def _accept_names(cls, value: Any) -> Any:
@@ -77,6 +82,15 @@ class TrainingStage(StageBase):
     until: Until
     best: Best | None = None
 
+    @property
+    def planned_steps(self) -> int | None:
+        return self.until.planned_steps
+
+    @property
+    def evaluated_on(self) -> tuple[str, ...]:
+        """Distributions whose held-out rows the stage is evaluated on."""
+        return self.evaluation.distributions or tuple(self.mixture)
+
     @model_validator(mode="after")
     def _replay_has_nothing_to_evaluate(self) -> TrainingStage:
         asked = self.evaluation.at_end or self.evaluation.every
@@ -87,8 +101,24 @@ class TrainingStage(StageBase):
         return self
 
     @model_validator(mode="after")
+    def _evaluation_fits_the_prompt(self) -> TrainingStage:
+        where = f"stages.{self.name}.evaluation"
+        if self.evaluation.hybrid and not self.prompt.modes:
+            raise ValueError(
+                f"{where}.hybrid needs prompt.modes, each mode with its token, e.g. {{think: <think>, no_think: "
+                "<no_think>}"
+            )
+        for name in self.evaluation.vars:
+            if name not in self.prompt.vars:
+                raise ValueError(
+                    f"{where}.vars: unknown variable {name!r}; it stands in place of one of prompt.vars. "
+                    f"{nearest(name, self.prompt.vars)}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _ends(self) -> TrainingStage:
-        if not self.until.is_bounded:
+        if not self.until.is_bounded():
             raise ValueError(
                 f"stages.{self.name}.until may never come: add steps, tokens or epochs, e.g. until: {{steps: 1000, "
                 "plateau: {...}}"
@@ -109,6 +139,15 @@ class SupervisedStage(TrainingStage):
 
     batch_size: PositiveInt = 32  # rows an update, over all ranks
     micro_batches: PositiveInt = 1  # forward passes an update; rows go into them by length
+
+    @model_validator(mode="after")
+    def _is_counted(self) -> SupervisedStage:
+        if not self.until.is_bounded(("steps", "tokens", "epochs")):
+            raise ValueError(
+                f"stages.{self.name}.until needs steps, tokens or epochs in a stage of kind {self.kind}: the order of its rows "
+                "is made for that many"
+            )
+        return self
 
     @model_validator(mode="after")
     def _divisible(self) -> SupervisedStage:
@@ -188,6 +227,15 @@ class RlStage(TrainingStage):
     @classmethod
     def _grpo_unless_named(cls, value: Any) -> Any:
         return {"name": "grpo", **value} if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _one_reference(self) -> RlStage:
+        if "reference" in self.carry and self.reference != "init":
+            raise ValueError(
+                f"stages.{self.name}: carry has the reference of the RL stage before, and reference is {self.reference!r}; "
+                "leave one of them out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _group_has_baseline(self) -> RlStage:

@@ -24,7 +24,7 @@ import numpy as np
 from rlcurric.curriculum.state import join_arrays, split_arrays
 from rlcurric.train.rundir import fsync_folder, write_atomic
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 SHOWN_WITHIN = 20.0  # seconds until a file of another host is seen through a shared file system
 MANIFEST = "manifest.json"
 STATE = "state.json"

@@ -58,6 +58,7 @@ class ScoreKl:
 
     samples: tuple[TrainSample, ...]
     version: int
+    progress: Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,7 @@ class Probe:
 
     prompts: tuple[Prompt, ...]
     version: int
+    progress: Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ class Forget:
 
 @dataclass(frozen=True, slots=True)
 class Evaluate:
-    """Greedy accuracy on the held-out prompts of the stage, as they read at this point of the run."""
+    """Complete and judge the held-out prompts of the stage, as it samples and prompts at this point of the run."""
 
     progress: Progress
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from rlcurric.errors import RankLost, RunError, out_of_memory
 from rlcurric.recipe.schema import Recipe
-from rlcurric.recipe.stages import SftStage, StageBase
+from rlcurric.recipe.stages import RlStage, SftStage, StageBase
 from rlcurric.train.board import Notice
 from rlcurric.train.directives import Directive
 from rlcurric.train.hostmemory import read_host_memory
@@ -176,7 +176,7 @@ def _remedy(phase: str, recipe: Recipe, stage: StageBase) -> str:
     )
     if phase == "update" and isinstance(stage, SftStage):
         return f"Raise {place}.micro_batches (now {stage.micro_batches}){checkpointing}, or {shard}"
-    if phase in ("update", "parity probe"):
+    if phase in ("update", "parity probe") and isinstance(stage, RlStage):
         return (
             f"Lower {place}.optim.tokens_per_microbatch (now {stage.optim.tokens_per_microbatch}){checkpointing}, lower "
             f"{place}.rollout.vllm.gpu_memory_utilization (now {vllm.gpu_memory_utilization}), or {shard}"

@@ -50,7 +50,7 @@ ALWAYS = ("loss/policy/mean", "loss/supervised/mean")  # metrics of a window wit
 class LearnerSettings:
     """What the learner needs of a stage beside its optimizer."""
 
-    temperature: float  # sampling temperature: log-probs are taken at logits / temperature
+    temperature: float  # sampling temperature at first: log-probs are taken at logits / temperature
     max_new_tokens: int  # constant of length-normalised aggregation (Dr. GRPO)
     mixed_precision: str  # "no" or "bf16", CUDA only
     parity: ParityLimits
@@ -101,6 +101,7 @@ class Learner:
         settings: LearnerSettings,
     ) -> None:
         self.optim, self.objective, self.ranks, self.settings = optim, objective, ranks, settings
+        self.temperature = settings.temperature  # of the step under way: schedules change it
         _silence_dropout(model)
         forward = PolicyForward(model, settings.fp32_head)
         model.train()
@@ -259,19 +260,23 @@ class Learner:
         self.sharding.settle()
         load_moments(self.sharding, self.model, reader)
 
-    def load_reference(self, folder: Path, reader: PieceReader, required: bool) -> None:
-        """The reference that the checkpoint was trained against; ValueError if it is `required` and there is none."""
+    def load_reference(self, folder: Path, reader: PieceReader, required: bool) -> bool:
+        """The reference that the checkpoint was trained against; ValueError if it is `required` and there is none.
+
+        Whether there is one now.
+        """
         if self.reference is None:
-            return
+            return False
         kept = any(name.startswith(PREFIX) for name in reader.names())
         if not kept and not required:  # a fork that turns the penalty on
-            return
+            return False
         if not kept:
             raise ValueError(
                 f"The checkpoint {folder} has no reference to carry on with: no KL penalty was on. Leave `reference` out "
                 "of `carry`"
             )
         self.reference.load(reader, folder)
+        return True
 
     def load_controller(self, folder: Path) -> None:
         """The entropy controller of the checkpoint, and how many updates in a row were skipped before it."""
@@ -291,13 +296,15 @@ class Learner:
         for number, (rows, packed) in enumerate(batches):
             last = number == len(batches) - 1
             with self.sharding.boundary(last), self._autocast():
-                logprobs_N, entropy_N = self.policy(packed, self.settings.temperature, True)
+                logprobs_N, entropy_N = self.policy(packed, self.temperature, True)
                 if not objective.entropy_has_gradient:
                     entropy_N = entropy_N.detach()
                 lengths = [len(row.tokens) for row in rows]
                 if rows and job.old is None:
                     parts = logprobs_N.detach().split(lengths)
-                    parity = ParityStats.merge([parity, parity_of(rows, parts, job.step.version)])
+                    parity = ParityStats.merge(
+                        [parity, self._parity(rows, parts, job.step.version)]
+                    )
                     job.odds.add(rows, parts)
                 loss, metrics = policy_loss(
                     objective,
@@ -417,15 +424,20 @@ class Learner:
         scores = score(
             self.policy,
             batches,
-            self.settings.temperature,
+            self.temperature,
             self._autocast(),
             with_entropy,
         )
         if version is None:
             return scores, ParityStats()
-        parity = parity_of(rows, [scores[row.key].logprobs_T for row in rows], version)
+        parity = self._parity(rows, [scores[row.key].logprobs_T for row in rows], version)
         self._check_parity(parity)
         return scores, parity
+
+    def _parity(
+        self, rows: Sequence[AnyRow], logprobs: Sequence[torch.Tensor], version: int
+    ) -> ParityStats:
+        return parity_of(rows, logprobs, version, self.temperature)
 
     def _score_reference(self, rows: Sequence[TrainRow]) -> dict[Key, RowScores]:
         assert self.reference is not None
@@ -433,7 +445,7 @@ class Learner:
             return score(
                 self.policy,
                 self._batches(list(rows)),
-                self.settings.temperature,
+                self.temperature,
                 self._autocast(),
             )
 

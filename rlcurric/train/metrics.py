@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
+from rlcurric.recipe.stages import TrainingStage
 from rlcurric.rewards.rubric import Metrics, Shaped
-from rlcurric.train.evaluation import EvalSample, summarise
+from rlcurric.train.eval_metrics import EvalSample, summarise
+from rlcurric.train.evaluation import pass_at_of
 from rlcurric.types import AdmittedGroup, Batch, Delivery, GroupId, SampleOutcome, Status
 
 # Keys whose values depend on the clock and the machine, not on the run's state: a resumed run may differ in these alone.
@@ -22,10 +23,16 @@ class VerdictLog:
         self._statuses: Counter[str] = Counter()
         self._logged: dict[str, list[float]] = {}
         self._shaped: dict[tuple[GroupId, int], SampleOutcome] = {}
+        self._correct: dict[str, list[float]] = {}  # by distribution
+        self._truncated: list[float] = []
 
     def add(self, deliveries: Iterable[Delivery], logged: Metrics) -> None:
         """One rank's share of a round."""
-        self._statuses.update(str(one.status) for item in deliveries for one in item.samples)
+        for item in deliveries:
+            self._statuses.update(str(one.status) for one in item.samples)
+            self._truncated += [float(one.truncated) for one in item.samples]
+            known = [one.correct for one in item.samples if one.correct is not None]
+            self._correct.setdefault(item.distribution, []).extend(known)
         self._log(logged)
 
     def shaped(self, found: Shaped) -> None:
@@ -42,10 +49,21 @@ class VerdictLog:
         return replace(group, samples=tuple(last))
 
     def metrics(self) -> dict[str, float]:
-        """`grade/<status>/sum` over the samples of the step, `logged/<name>/mean` over the calls of rewards."""
+        """`grade/<status>/sum` and `sampled/...` over all samples of the step, `logged/<name>/mean` over the calls of rewards."""
         counts = {f"grade/{status}/sum": self._statuses[str(status)] for status in Status}
         means = {f"logged/{name}/mean": _mean(self._logged[name]) for name in sorted(self._logged)}
-        return {**counts, **means}
+        return {**counts, **self._sampled(), **means}
+
+    def _sampled(self) -> dict[str, float]:
+        """Correctness and truncation of all that was sampled, trained or not."""
+        known = {name: values for name, values in sorted(self._correct.items()) if values}
+        every = [value for values in known.values() for value in values]
+        metrics = {f"sampled/correct/{name}": _mean(values) for name, values in known.items()}
+        if every:
+            metrics["sampled/correct/mean"] = _mean(every)
+        if self._truncated:
+            metrics["sampled/truncated/mean"] = _mean(self._truncated)
+        return metrics
 
     def _log(self, logged: Metrics) -> None:
         for name, value in logged:
@@ -91,9 +109,12 @@ def _reward_means(samples: Sequence[SampleOutcome]) -> Iterator[tuple[str, float
             yield name, _mean(known)
 
 
-def merge_evaluation(answers: Sequence[Sequence[EvalSample]]) -> dict[str, Any]:
+def merge_evaluation(
+    answers: Sequence[Sequence[EvalSample]], stage: TrainingStage
+) -> dict[str, float]:
     """The metrics of an evaluation from every rank's share."""
-    return summarise([sample for share in answers for sample in share])
+    samples = [sample for share in answers for sample in share]
+    return summarise(samples, pass_at_of(stage.evaluation))
 
 
 def _mean(values: Sequence[float]) -> float:

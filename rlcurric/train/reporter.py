@@ -13,8 +13,10 @@ class Reporter(Protocol):
         """One line worth reading: a choice that was made, a warning."""
         ...
 
-    def stage(self, name: str, kind: str, number: int, of: int, steps: int, done: int) -> None:
-        """A stage begins, or goes on with `done` of its `steps`."""
+    def stage(
+        self, name: str, kind: str, number: int, of: int, steps: int | None, done: int
+    ) -> None:
+        """A stage begins, or goes on with `done` of its `steps`; None where no number of steps bounds it."""
         ...
 
     def phase(self, name: str) -> None:
@@ -31,7 +33,9 @@ class Silent:
 
     def message(self, text: str) -> None: ...
 
-    def stage(self, name: str, kind: str, number: int, of: int, steps: int, done: int) -> None: ...
+    def stage(
+        self, name: str, kind: str, number: int, of: int, steps: int | None, done: int
+    ) -> None: ...
 
     def phase(self, name: str) -> None: ...
 

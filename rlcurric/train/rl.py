@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,16 +41,18 @@ from rlcurric.train.directives import (
     TrainSample,
     Update,
 )
+from rlcurric.train.ends import cause_of
 from rlcurric.train.learner import learning_rate
 from rlcurric.train.metrics import VerdictLog, batch_metrics, merge_evaluation
 from rlcurric.train.modes import mode_metrics
 from rlcurric.train.restarts import Restarts
 from rlcurric.train.rolloutlog import write_rollouts
-from rlcurric.train.run import RunContext, RunState
+from rlcurric.train.run import RunContext, RunState, settled
 from rlcurric.train.rundir import DECISIONS
 from rlcurric.train.saves import Saves
 from rlcurric.train.screening import measure, outcome_of
 from rlcurric.train.worker import Generated
+from rlcurric.train.written import warm_start_file
 from rlcurric.types import AdmittedGroup, Batch, Delivery, GroupId, GroupOutcome
 
 Lead = Generator[Directive, list[Any], str]
@@ -72,6 +73,7 @@ class RlLeader:
         self.objective: Objective = run.parts.objective(stage)
         self._seconds: dict[str, float] = {}
         self._generated = 0  # tokens sampled in this step
+        self._drawn = 0  # prompts sampled in this step
         self._value_metrics: dict[str, float] = {}
         self._modes = run.data.modes(stage)
         self._verdicts = VerdictLog()
@@ -84,8 +86,9 @@ class RlLeader:
         yield from self._probe()
         if not (yield from self._screen()):
             return (yield from self._stop())
-        while self.state.stage_step < self.stage.until.steps:
-            self._seconds, self._generated, started = {}, 0, time.perf_counter()
+        while not self.state.finished:
+            self._seconds, self._generated, self._drawn = {}, 0, 0
+            started = time.perf_counter()
             self._verdicts = VerdictLog()
             progress = self._progress()
             try:
@@ -100,14 +103,14 @@ class RlLeader:
             batch, advantages = yield from self._weigh(batch, progress)
             row = yield from self._train(batch, advantages, progress)
             self.state = self.state.stepped(self._generated)
-            yield from self._evaluate(row, progress)
+            yield from self._close(row, progress, started)
             self._watch(row)
             yield from self._saves.settle(wait=False)
             row |= self._saves.metrics()
             yield from self._log(row, batch, advantages, started)
             self._restarts.step_done()
             yield from self._save_if_due()
-            if self.run.stop.requested(self.state.step) and not self._finished:
+            if self.run.stop.requested(self.state.step) and not self.state.finished:
                 return (yield from self._stop())
         return "done"
 
@@ -135,10 +138,6 @@ class RlLeader:
     def _of_engine(self, directive: Directive) -> Generator[Directive, list[Any], list[Any]]:
         """The answers to what engines do outside a step's rollouts, asked again where one died."""
         return self._restarts.ask(directive, self.state.step + 1, self.state.policy_version)
-
-    @property
-    def _finished(self) -> bool:
-        return self.state.stage_step >= self.stage.until.steps
 
     def _screen(self) -> Generator[Directive, list[Any], bool]:
         """Measure the pool before the first step, where a pool filter asks for it; False if a stop was asked for.
@@ -199,10 +198,10 @@ class RlLeader:
 
     def _warm_start(self, samples: int) -> list[GroupOutcome]:
         """What the file of `curriculum.warm_start` tells of prompts by so many samples: the controller has learned it."""
-        path = self.stage.curriculum.warm_start
-        if path is None:
+        file = warm_start_file(self.run, self.stage)
+        if file is None:
             return []
-        found = read_measured(Path(self.run.recipe.base_dir, path))
+        found = read_measured(file)
         return [one for one in found if len(one.correct) >= samples]
 
     def _rollouts(
@@ -224,6 +223,7 @@ class RlLeader:
         self._add_time("grade", grading)
         deliveries = [delivery for answer in answers for delivery in answer.deliveries]
         self._generated += sum(one.length for delivery in deliveries for one in delivery.samples)
+        self._drawn += sum(not delivery.earlier for delivery in deliveries)
         for answer in answers:
             self._verdicts.add(answer.deliveries, answer.metrics)
         self._tell_failures(deliveries)
@@ -316,7 +316,7 @@ class RlLeader:
                 for group in batch.groups
                 for one in group.samples
             )
-            answers = yield ScoreKl(samples, self.state.policy_version)
+            answers = yield ScoreKl(samples, self.state.policy_version, progress)
             kl = {key: value for answer in answers for key, value in answer.items()}
         return batch_advantages(objective, batch, kl)
 
@@ -409,14 +409,27 @@ class RlLeader:
             learning_rate(self.stage.optim, progress, first + number) for number in range(updates)
         )
 
+    def _close(self, row: dict[str, Any], progress: Progress, started: float) -> Turn:
+        """Evaluate where that is due, as the step that was done read and sampled, and see whether the stage is over."""
+        asked, stage = self.stage.evaluation, self.stage
+        due = bool(asked.every) and self.state.stage_step % asked.every == 0
+        if due:
+            yield from self._evaluate(row, progress)
+        pool = sum(self.run.data.pool(stage).sizes.values())
+        seconds = (time.perf_counter() - started) * self.run.ranks.world
+        self.state = self.state.watch(
+            stage, row, tokens=self._generated, rows=self._drawn, pool=pool, seconds=seconds
+        )
+        row["data/epochs/sum"] = self.state.watched.epochs
+        cause = cause_of(stage.until, self.state.watched)
+        if cause is not None and asked.at_end and not due:
+            yield from self._evaluate(row, progress)
+        self.state = settled(self.run, stage, self.state, row, cause)
+
     def _evaluate(self, row: dict[str, Any], progress: Progress) -> Turn:
-        """Held-out accuracy where it is due; prompts read as they did in the step that was done."""
-        asked = self.stage.evaluation
-        due = asked.every and self.state.stage_step % asked.every == 0
-        if due or (self._finished and asked.at_end):
-            with self._timed("evaluate"):
-                answers = yield from self._of_engine(Evaluate(progress))
-            row |= merge_evaluation(answers)
+        with self._timed("evaluate"):
+            answers = yield from self._of_engine(Evaluate(progress))
+        row |= merge_evaluation(answers, self.stage)
 
     def _watch(self, row: dict[str, Any]) -> None:
         """The guard-rails' warnings, and what they measure."""
@@ -438,7 +451,6 @@ class RlLeader:
             write_rollouts(
                 *(self.run.directory, self.state.step, groups, rollouts, advantages, log),
                 self.run.recipe.seed,
-                self.stage.rollout.temperature,
                 self._modes,
             )
         seconds = time.perf_counter() - started
@@ -456,7 +468,7 @@ class RlLeader:
 
     def _save_if_due(self) -> Turn:
         every = self.run.recipe.run.checkpoints.every
-        if self._finished:
+        if self.state.finished or self.state.is_best:
             yield from self._saves.finish(self._saved_state())
         elif every and self.state.step % every == 0:
             yield from self._saves.begin(self._saved_state())
@@ -478,7 +490,9 @@ class RlLeader:
         """Parity before anything is trained: at the start of a stage and after every resume."""
         prompts = self.run.data.probe_prompts(self.stage)
         self.run.reporter.phase("parity probe")
-        answers = yield from self._of_engine(Probe(prompts, self.state.policy_version))
+        answers = yield from self._of_engine(
+            Probe(prompts, self.state.policy_version, self._progress())
+        )
         self.run.directory.event(
             "parity_probe", self.state.step, stage=self.stage.name, **answers[0]
         )
@@ -486,7 +500,7 @@ class RlLeader:
     def _progress(self) -> Progress:
         state = self.state
         return Progress(
-            state.step, state.stage_step, self.stage.until.planned_steps, state.generated_tokens
+            state.step, state.stage_step, self.stage.planned_steps, state.generated_tokens
         )
 
     def _warn(self, kind: str, text: str) -> None:

@@ -26,7 +26,6 @@ def write_rollouts(
     advantages: Mapping[tuple[GroupId, int], tuple[float, float]],
     log: RolloutLog,
     run_seed: int,
-    temperature: float,
     modes: Modes,
 ) -> None:
     """Write one file, whole or not at all, and drop the oldest beyond `keep`."""
@@ -46,7 +45,7 @@ def write_rollouts(
                     "uid": f"{group.group_id.uid:016x}",
                     "visit": group.group_id.visit,
                     "run_seed": run_seed,
-                    "temperature": temperature,
+                    "temperature": rollout.temperature,
                     "distribution": group.distribution,
                     "sample": outcome.sample,
                     "mode": modes.name(outcome.sample) or "",

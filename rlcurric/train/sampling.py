@@ -61,6 +61,7 @@ def stream_completions(
                 policy_version_T=np.full(length, sample.policy_version, dtype=np.int64),
                 finish_reason=sample.finish_reason,
                 text=text,
+                temperature=spec.temperature,
             ),
         )
 

@@ -9,7 +9,7 @@ from typing import Any
 from rlcurric.errors import RunError
 from rlcurric.train.checkpoint import CheckpointStore
 from rlcurric.train.directives import Directive, Save, Settle
-from rlcurric.train.run import RunContext
+from rlcurric.train.run import RunContext, kept_steps
 from rlcurric.train.saving import WRITE_ERRORS, Begun, Written, told
 from rlcurric.train.space import shortage
 
@@ -93,7 +93,7 @@ class Saves:
         if problem is None:
             files = {name: digest for one in written for name, digest in one.files.items()}
             try:
-                store.commit(step, state, files, self._run.kept_steps())
+                store.commit(step, state, files, kept_steps(state))
             except WRITE_ERRORS as error:
                 problem = (0, told(error))
         if problem is not None:

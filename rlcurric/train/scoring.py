@@ -96,13 +96,13 @@ def score(
 
 
 def parity_of(
-    rows: Sequence[AnyRow], logprobs: Sequence[torch.Tensor], version: int
+    rows: Sequence[AnyRow], logprobs: Sequence[torch.Tensor], version: int, temperature: float
 ) -> ParityStats:
-    """Trainer against engine on the tokens that were sampled from the weights of `version`."""
+    """Trainer against engine on the tokens that were sampled from the weights of `version` at this temperature."""
     rollouts = [
         (row.rollout, logprobs_T)
         for row, logprobs_T in zip(rows, logprobs, strict=True)
-        if isinstance(row, TrainRow)
+        if isinstance(row, TrainRow) and row.rollout.temperature in (None, temperature)
     ]
     if not rollouts:
         return ParityStats()

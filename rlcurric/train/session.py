@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from rlcurric.recipe.endings import check_schedules
 from rlcurric.recipe.load import (
     differences,
     dump_yaml,
@@ -23,7 +24,6 @@ from rlcurric.recipe.load import (
     rereads,
 )
 from rlcurric.recipe.schema import Recipe
-from rlcurric.recipe.stages import RlStage, SftStage
 from rlcurric.train.checkpoint import Checkpoint, CheckpointStore, Damage
 from rlcurric.train.reporter import Reporter, Silent
 from rlcurric.train.rundir import RunDirectory, write_atomic
@@ -31,7 +31,7 @@ from rlcurric.train.stop import StopRequest
 
 if TYPE_CHECKING:
     from rlcurric.train.coordinator import Coordinator
-    from rlcurric.train.run import RunContext, RunState
+    from rlcurric.train.run import RunContext
     from rlcurric.train.watchdog import Watchdog
 
 RUN_FILE = "run.json"
@@ -65,6 +65,7 @@ def train(
     run_dir: str | Path | None = None,
     *,
     overrides: Iterable[str] = (),
+    overlay: str | None = None,
     start_from: str | None = None,
     reporter: Reporter | None = None,
     stop_at: int | None = None,
@@ -75,6 +76,7 @@ def train(
         recipe: a file, the name of a shipped recipe, a mapping, or a loaded recipe.
         run_dir: default `runs/NAME`.
         overrides: `key.path=value` strings.
+        overlay: name of one of the recipe's overlays, laid over it before them.
         start_from: `RUN[:step|:stage]`, a checkpoint of another run that this new run begins from.
         reporter: hears of progress, on rank 0.
         stop_at: write a checkpoint and return "stopped" after this step of the run.
@@ -83,9 +85,11 @@ def train(
         ValueError: the recipe, the data, the model path, the run directory or a checkpoint is wrong; says what to do.
     """
     overrides = override_list(overrides)
-    resolved = load_recipe(recipe, overrides)
+    resolved = load_recipe(recipe, overrides, overlay)
     named = str(recipe) if isinstance(recipe, str | Path) else "RECIPE"
-    spelled = shlex.join(["rlcurric", "train", named, *overrides])
+    spelled = shlex.join(
+        ["rlcurric", "train", named, *overrides, *(["--overlay", overlay] if overlay else [])]
+    )
     return _Session(resolved, spelled, run_dir, start_from, reporter or Silent(), stop_at).run()
 
 
@@ -144,6 +148,7 @@ class _Session:
     ) -> RunResult:
         from rlcurric.train.models import check_named_models
         from rlcurric.train.sharding import asked
+        from rlcurric.train.written import check_stage
 
         stack.enter_context(self.stop)
         asked(ranks.world)  # a configuration that cannot be had ends here
@@ -153,11 +158,11 @@ class _Session:
             _context(self.recipe, ranks, self.directory, self.reporter, self.stop, watchdog)
         )
         check_named_models(self.recipe)
+        said = check_schedules(self.recipe)
         for stage in self.recipe.stages:
-            run.data.check_prompts(
-                stage, run.parts.columns(stage), run.parts.needs_demonstrations(stage)
-            )
-            self.cautions[stage.name] = run.parts.try_curriculum(stage, run.data.pool(stage))
+            self.cautions[stage.name] = list(said[stage.name])
+            if not run.data.waits_for(stage):  # else it is checked when it begins
+                self.cautions[stage.name] += check_stage(run, stage)
         if ranks.is_main:
             if self.start_from is not None:
                 self._fork(self.start_from)
@@ -197,15 +202,24 @@ class _Session:
 
     def _nothing_left(self, checkpoint: Checkpoint | None) -> str | None:
         """What to say where the checkpoint is of the end of the recipe; None where there is something to train."""
+        from rlcurric.train.run import RunState
+        from rlcurric.train.walk import looked_at_again
+
         last = self.recipe.stages[-1]
         if checkpoint is None or checkpoint.manifest["stage"] != last.name:
             return None
-        done = checkpoint.manifest["stage_step"]
-        if done < last.until.steps:
+        state = looked_at_again(last, RunState.from_json(checkpoint.state()))
+        if not state.finished:
             return None
+        done, reason = state.stage_step, state.ended[-1].reason
+        if reason == "steps":
+            return (
+                f"nothing is left to train: stage {last.name} has done {done} of {last.planned_steps} steps; "
+                f"raise stages.{last.name}.until.steps"
+            )
         return (
-            f"nothing is left to train: stage {last.name} has done {done} of {last.until.steps} steps; "
-            f"raise stages.{last.name}.until.steps"
+            f"nothing is left to train: stage {last.name} ended after {done} steps ({reason}); "
+            f"change stages.{last.name}.until"
         )
 
     def _begin(self) -> _Start:
@@ -312,7 +326,7 @@ class _Session:
                 raise ValueError(
                     f"--from: the run {folder} has no stage {where!r}; its stages: {', '.join(names)}"
                 )
-            checkpoint = store.at(old.stage_steps_before(names.index(where) + 1))
+            checkpoint = store.at(_last_step(store, folder, where))
         assert checkpoint is not None
         stage = checkpoint.manifest["stage"]
         if stage not in [one.name for one in self.recipe.stages]:
@@ -320,14 +334,22 @@ class _Session:
                 f"--from: the checkpoint {checkpoint.path} is of stage {stage!r}, which the recipe does not have. Its "
                 f"stages: {', '.join(one.name for one in self.recipe.stages)}. Use `init: {checkpoint.path}/model` instead."
             )
-        index = [one.name for one in self.recipe.stages].index(stage)
-        for later in self.recipe.stages[index:]:
-            earlier = [one.name for one in self.recipe.stages[: index + 1]]
-            if later.init.startswith("stage:") and later.init[6:] in earlier:
-                end = self.recipe.stage_steps_before(earlier.index(later.init[6:]) + 1)
-                if end <= checkpoint.step:
-                    store.at(end)
+        self._check_sources(store, checkpoint)
         return _Start(checkpoint, folder, folder)
+
+    def _check_sources(self, store: CheckpointStore, checkpoint: Checkpoint) -> None:
+        """ValueError unless the checkpoints are there that the stages to come take weights of ended stages from."""
+        over = {one["stage"]: one for one in checkpoint.state()["ended"]}
+        names = [one.name for one in self.recipe.stages]
+        begun = names[: names.index(checkpoint.manifest["stage"]) + 1]
+        for later in self.recipe.stages[len(begun) - 1 :]:
+            for spec in (later.init, getattr(later, "reference", "init")):
+                name, _, which = spec.removeprefix("stage:").partition(":")
+                if not spec.startswith("stage:") or name not in begun or name not in over:
+                    continue
+                key = {"": "hands_over", "last": "last_step", "best": "best_step"}[which]
+                if over[name][key] is not None:
+                    store.at(over[name][key])
 
     def _tell_passed(self, damage: Damage) -> None:
         self.reporter.message(str(damage))
@@ -372,63 +394,33 @@ class _Session:
 
     def _stages(self, run: RunContext, start: _Start) -> RunResult:
         from rlcurric.train.run import RunState
-        from rlcurric.train.sft import run_sft
-        from rlcurric.train.stages import run_rl
+        from rlcurric.train.walk import walk
 
-        stages = self.recipe.stages
-        state = RunState(stages[0].name)
+        state = RunState(self.recipe.stages[0].name)
         if start.checkpoint is not None:
             saved = start.checkpoint.state()
             state, run.curriculum = RunState.from_json(saved), saved["curriculum"]
             run.failures.load_state_dict(saved["failures"])
+            run.written = saved["written"]
             run.origin, run.forked = start.checkpoint, start.fork_of is not None
         if start.ancestor is not None:
             run.ancestor = CheckpointStore(start.ancestor / "checkpoints", keep_last=1)
-        index = run.stage_index(state.stage)
-        while True:
-            stage = stages[index]
-            if state.stage_step < stage.until.steps:
-                run.reporter.stage(
-                    stage.name,
-                    stage.kind,
-                    index + 1,
-                    len(stages),
-                    stage.until.steps,
-                    state.stage_step,
-                )
-                run.watchdog.begin_stage(state.step)
-                run.failures.configure(stage.grading.max_failures, stage.grading.window)
-                self._event("stage_started", state, stage=stage.name, stage_step=state.stage_step)
-                for sentence in self.cautions[stage.name]:
-                    self._event("caution", state, stage=stage.name, message=sentence)
-                    run.reporter.message(f"warning: {sentence}")
-                if isinstance(stage, SftStage):
-                    status, state = run_sft(run, stage, state)
-                else:
-                    assert isinstance(stage, RlStage)
-                    status, state = run_rl(run, stage, state)
-                if status == "stopped":
-                    self._event("stopped", state, reason=self.stop.reason)
-                    return RunResult("stopped", self.directory.path, state.step)
-                self._event("stage_ended", state, stage=stage.name)
-            run.origin = run.ranks.broadcast((run.store.last(),))[0] or run.origin
-            run.forked = False
-            index += 1
-            if index == len(stages):
-                break
-            # Rank 0 decides: a signal or the stop file may have reached some ranks only.
-            if run.ranks.broadcast((self.stop.requested(state.step),))[0]:
-                self._event("stopped", state, reason=self.stop.reason)
-                return RunResult("stopped", self.directory.path, state.step)
-            state = state.enter(stages[index].name)
-        self._event("done", state)
-        return RunResult("done", self.directory.path, state.step)
+        status, state = walk(run, state, self.cautions)
+        return RunResult(status, self.directory.path, state.step)
 
-    def _event(self, kind: str, state: RunState, **detail: Any) -> None:
-        from rlcurric.train.coordinator import is_main_rank
 
-        if is_main_rank():
-            self.directory.event(kind, state.step, **detail)
+def _last_step(store: CheckpointStore, folder: Path, stage: str) -> int:
+    """The last step of a stage of another run; ValueError where it has not ended there."""
+    newest = store.last()
+    assert newest is not None
+    over = {one["stage"]: one["last_step"] for one in newest.state()["ended"]}
+    if stage not in over:
+        raise ValueError(
+            f"--from: the stage {stage!r} has not ended in {folder}; those that have: {', '.join(over) or 'none'}. "
+            "Give RUN or RUN:step."
+        )
+    step: int = over[stage]
+    return step
 
 
 @contextlib.contextmanager

@@ -1,168 +1,46 @@
-"""An SFT stage: TRL's SFTTrainer under the run's own steps, metrics and checkpoints.
-
-The order of the data is the run's (counter-based), the trainer walks through it in sequence. Its own checkpoint
-(optimizer, scheduler, random state) goes into the folder `trainer/` of ours.
-"""
+"""An SFT stage: TRL's SFTTrainer on demonstrations."""
 
 from __future__ import annotations
 
-import math
-import shutil
-import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.optim.lr_scheduler import LambdaLR
 
-from rlcurric import seeds
 from rlcurric.data.pool import IGNORED
-from rlcurric.errors import EngineLost, RunError
 from rlcurric.objective.terms import entropy_sft_score, entropy_sft_threshold
 from rlcurric.recipe.stages import EntropySft, SftStage
-from rlcurric.schedules import Progress
-from rlcurric.train.adapters import FOLDER as ADAPTER_FOLDER
-from rlcurric.train.adapters import is_adapted, save_model
 from rlcurric.train.coordinator import Coordinator
-from rlcurric.train.directives import Lost
-from rlcurric.train.evaluation import evaluate, summarise
-from rlcurric.train.failures import explain_memory
-from rlcurric.train.learner import adamw, learning_rate
-from rlcurric.train.models import load_policy, named_tensors
-from rlcurric.train.restarts import Restarts, share_loss
 from rlcurric.train.run import RunContext, RunState
-from rlcurric.train.saves import newest_good, tell_failure
-from rlcurric.train.saving import WRITE_ERRORS, told
-from rlcurric.train.sharding import asked, plain_data_parallelism
-from rlcurric.train.space import check_space, checkpoint_bytes, shortage
+from rlcurric.train.supervised import Task, run_supervised
 
 
 def run_sft(run: RunContext, stage: SftStage, state: RunState) -> tuple[str, RunState]:
     """Train until the stage ends or a stop is asked for: ("done" | "stopped", where the run then stands)."""
-    resumed = state.stage_step > 0
-    assert run.origin is not None or not resumed
-    run.watchdog.beat("loading the model")
-    with explain_memory("loading the model", run.recipe, stage):
-        model = load_policy(run, stage, resumed)
-    follower = _Follower(run, stage, state, model)
-    check_space(run, checkpoint_bytes(model, reference=False))
-    _tell_plain(run, stage, state)
-    with plain_data_parallelism(), explain_memory("update", run.recipe, stage):
-        trainer = _make_trainer(run, stage, model, follower)
-        resume_from = _trainer_checkpoint(run, trainer) if resumed else None
-        trainer.train(resume_from_checkpoint=resume_from)
-    run.ranks.barrier()  # a trainer looks into its folder until it returns, on every rank
-    if run.ranks.is_main:
-        shutil.rmtree(trainer.args.output_dir, ignore_errors=True)
-    run.ranks.barrier()
-    if follower.stopped:
-        return "stopped", follower.state
-    return "done", follower.state
+    return run_supervised(run, stage, state, lambda model: _task(run, stage))
 
 
-def _tell_plain(run: RunContext, stage: SftStage, state: RunState) -> None:
-    """The launch configuration's sharding is the RL stages': said where a stage leaves it aside."""
-    kind = asked(run.ranks.world)
-    if run.ranks.is_main and kind not in ("none", "ddp"):
-        text = (
-            f"stage {stage.name} (sft) is trained with plain data parallelism: every rank holds weights, gradients and "
-            f"optimizer state whole; {kind} is for RL stages"
+def _task(run: RunContext, stage: SftStage) -> Task:
+    examples = run.data.sft_examples(stage)
+
+    def make(settings: dict[str, Any], arguments: dict[str, Any]) -> Any:
+        from trl import SFTConfig, SFTTrainer
+
+        kind = SFTTrainer if stage.loss is None else _entropy_sft(stage.loss, run.ranks)
+        config = SFTConfig(
+            **settings,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            eos_token=run.tokenizer.eos_token,
         )
-        run.directory.event("caution", state.step, stage=stage.name, message=text)
-        run.reporter.message(f"warning: {text}")
+        return kind(args=config, **arguments)
 
-
-def training_order(run: RunContext, stage: SftStage) -> np.ndarray:
-    """Row of the stage's pool for every slot of every batch: distributions by share, rows without replacement."""
-    pool = run.data.pool(stage)
-    names = list(pool.sizes)
-    offsets = np.cumsum([0, *pool.sizes.values()])
-    shares = np.array([stage.mixture[name] for name in names], dtype=np.float64)
-    slots = stage.until.steps * stage.batch_size
-    draw = seeds.philox(run.recipe.seed, f"sft/{stage.name}", 0)
-    chosen = draw.choice(len(names), size=slots, p=shares / shares.sum())
-    order = np.empty(slots, dtype=np.int64)
-    for number, name in enumerate(names):
-        size = pool.sizes[name]
-        where = np.flatnonzero(chosen == number)
-        for visit, slot in enumerate(where):
-            epoch, cursor = divmod(visit, size)
-            key = seeds.hash64(run.recipe.seed, "sft", stage.name, name, epoch)
-            order[slot] = offsets[number] + seeds.permuted_index(cursor, size, key)
-    return order
-
-
-def by_length(order: np.ndarray, lengths: np.ndarray, batch_size: int) -> np.ndarray:
-    """The same batches with their rows from short to long, so that micro-batches hold rows alike and pad little."""
-    batches = order.reshape(-1, batch_size)
-    ranks = np.argsort(lengths[batches], axis=1, kind="stable")
-    return np.take_along_axis(batches, ranks, axis=1).reshape(-1)
-
-
-def _make_trainer(run: RunContext, stage: SftStage, model: Any, follower: _Follower) -> Any:
-    from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
-
-    world, parts = run.ranks.world, stage.micro_batches
-    if stage.batch_size % (world * parts):
-        raise ValueError(
-            f"stages.{stage.name}.batch_size must be divisible by micro_batches times the number of ranks, "
-            f"got {stage.batch_size} for {parts} times {world}"
-        )
-    rows = run.data.sft_examples(stage)
-    lengths = np.array([len(row["input_ids"]) for row in rows])
-    order = by_length(training_order(run, stage), lengths, stage.batch_size)
-    examples = Dataset.from_list(rows).select(order)
-    output = run.directory.path / f".trainer-{stage.name}"
-    on_cuda = torch.cuda.is_available()
-    config = SFTConfig(
-        output_dir=str(output),
-        per_device_train_batch_size=stage.batch_size // (world * parts),
-        gradient_accumulation_steps=parts,
-        max_steps=stage.until.steps,
-        num_train_epochs=1,
-        max_grad_norm=stage.optim.max_grad_norm,
-        train_sampling_strategy="sequential",
-        dataloader_drop_last=False,
-        dataloader_pin_memory=on_cuda,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        max_length=None,
-        gradient_checkpointing=run.recipe.model.gradient_checkpointing,
-        bf16=on_cuda and run.recipe.model.autocasts,
-        ddp_find_unused_parameters=False,
-        use_cpu=not on_cuda,
-        logging_strategy="steps",
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="no",  # the follower asks for saves
-        report_to=[],
-        disable_tqdm=True,
-        seed=seeds.hash64(run.recipe.seed, "trainer") & 0x7FFFFFFF,
-        eos_token=run.tokenizer.eos_token,
-        log_level="error",
+    return Task(
+        examples,
+        np.array([len(row["input_ids"]) for row in examples]),
+        make,
+        lambda logs: {"loss/sft/mean": logs["loss"]},
+        np.array([sum(label != IGNORED for label in row["labels"][1:]) for row in examples]),
     )
-    optimizer = adamw(model, stage.optim)
-    scheduler = LambdaLR(
-        optimizer,
-        lambda update: learning_rate(
-            stage.optim,
-            Progress(follower.first_step + update, update, stage.until.steps),
-            update,
-        ),
-    )
-    kind = SFTTrainer if stage.loss is None else _entropy_sft(stage.loss, run.ranks)
-    trainer = kind(
-        model=model,
-        args=config,
-        train_dataset=examples,
-        processing_class=run.tokenizer,
-        optimizers=(optimizer, scheduler),
-    )
-    trainer.remove_callback(_printer())
-    trainer.add_callback(follower.callback())
-    follower.watch(trainer)
-    return trainer
 
 
 def _entropy_sft(loss: EntropySft, ranks: Coordinator) -> type:
@@ -198,212 +76,3 @@ def _entropy_sft(loss: EntropySft, ranks: Coordinator) -> type:
             return score.view(outputs.log_probs.shape), inputs["labels"][:, 1:] != IGNORED
 
     return EntropySftTrainer
-
-
-def _printer() -> type:
-    from transformers import PrinterCallback
-
-    return PrinterCallback
-
-
-def _trainer_checkpoint(run: RunContext, trainer: Any) -> str:
-    """The trainer's own layout again, from ours: its state beside the model's files."""
-    assert run.origin is not None
-    step = run.origin.state()["stage_step"]
-    folder = Path(trainer.args.output_dir) / f"checkpoint-{step}"
-    if run.ranks.is_main:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        weights = (
-            run.origin.model if run.recipe.model.lora is None else run.origin.path / ADAPTER_FOLDER
-        )
-        for file in [*weights.iterdir(), *(run.origin.path / "trainer").iterdir()]:
-            shutil.copyfile(file, folder / file.name)
-    run.ranks.barrier()
-    return str(folder)
-
-
-class _Follower:
-    """Turns the trainer's steps into the run's: a line of metrics, a look at the stop flag, our checkpoints."""
-
-    def __init__(self, run: RunContext, stage: SftStage, state: RunState, model: Any) -> None:
-        self.run, self.stage, self.state, self.model = run, stage, state, model
-        self.first_step = state.step - state.stage_step
-        self.stopped = False
-        self.trainer: Any = None
-        self._write: Any = None  # the trainer's own save
-        self._problem: str | None = None  # why it failed on this rank
-        self._tokens = 0
-        self._started = time.perf_counter()
-
-    def callback(self) -> Any:
-        from transformers import TrainerCallback
-
-        follower = self
-
-        class Follow(TrainerCallback):
-            def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-                follower._started = time.perf_counter()
-                follower.run.watchdog.beat("update")
-
-            def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-                follower.step_end(state.global_step, control)
-
-            def on_log(
-                self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any
-            ) -> None:
-                if logs and "loss" in logs:
-                    follower.log(logs)
-
-            def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-                follower.save(state.global_step)
-
-        return Follow()
-
-    def watch(self, trainer: Any) -> None:
-        """Follow this trainer; that its disk is full is no end of it."""
-        self.trainer, self._write = trainer, trainer._save_checkpoint
-        trainer._save_checkpoint = self._guarded
-
-    def _guarded(self, *args: Any) -> None:
-        ranks, store, needed = self.run.ranks, self.run.store, self.run.saver.expected
-        self._problem = ranks.broadcast((shortage(store, needed) if ranks.is_main else None,))[0]
-        if self._problem is not None:
-            return
-        try:
-            self._write(*args)
-        except (*WRITE_ERRORS, RuntimeError) as error:  # torch.save: the latter
-            self._problem = told(error)
-
-    def step_end(self, stage_step: int, control: Any) -> None:
-        self.state = self.state.stepped().updated(1)
-        assert self.state.stage_step == stage_step
-        every = self.run.recipe.run.checkpoints.every
-        last = stage_step == self.stage.until.steps
-        reason = self.run.ranks.broadcast((self.run.stop.requested(self.state.step),))[0]
-        self.stopped = reason is not None and not last
-        control.should_training_stop = self.stopped or last
-        control.should_save = last or self.stopped or bool(every and self.state.step % every == 0)
-        control.should_log = True
-
-    def log(self, logs: dict[str, float]) -> None:
-        seconds = time.perf_counter() - self._started
-        norm = float(logs.get("grad_norm", 0.0))
-        if not (math.isfinite(logs["loss"]) and math.isfinite(norm)):
-            raise RunError(
-                f"the loss ({logs['loss']}) or the gradient norm ({norm}) of step {self.state.step} is not finite. Likely "
-                "causes: a learning rate that is too high, bfloat16 overflow, or broken weights. The last checkpoint is "
-                "from before this step."
-            )
-        row: dict[str, Any] = {
-            "step": self.state.step,
-            "stage": self.stage.name,
-            "stage_step": self.state.stage_step,
-            "policy_version": self.state.policy_version,
-            "loss/sft/mean": logs["loss"],
-            "grad/norm": norm,
-            "optim/learning_rate": logs.get("learning_rate"),
-            "time/update/s": round(seconds, 4),
-        }
-        evaluation, step = self.stage.evaluation, self.state.stage_step
-        last = step == self.stage.until.steps
-        if (evaluation.every and step % evaluation.every == 0) or (last and evaluation.at_end):
-            self.run.reporter.phase("evaluate")
-            self.run.watchdog.beat("evaluate", Progress(self.state.step, step))
-            row |= self._evaluate()
-            row["time/evaluate/s"] = round(time.perf_counter() - self._started - seconds, 4)
-        row["time/step/s"] = round(time.perf_counter() - self._started, 4)
-        if self.run.ranks.is_main:
-            self.run.log_step(row)
-
-    def _evaluate(self) -> dict[str, float]:
-        was_training = self.model.training
-        version = self.state.policy_version
-        restarts = Restarts(self.run, self.stage.rollout.max_restarts)
-        samples, again = None, False
-        while samples is None:
-            lost: list[Lost] = []
-            try:
-                with (
-                    share_loss(self.run.ranks) as lost,
-                    explain_memory("evaluate", self.run.recipe, self.stage),
-                ):
-                    engine = (
-                        self.run.engines.restart()
-                        if again
-                        else self.run.engines.get(self.stage, self.model, self.run.tokenizer)
-                    )
-                    self.run.engines.sync(engine, named_tensors(self.model), version)
-                    samples = evaluate(self.run, self.stage, engine)
-                    engine.sleep()
-            except EngineLost:
-                restarts.note(lost, self.state.step)
-                samples, again = None, True
-        self.model.train(was_training)
-        return summarise([sample for share in self.run.ranks.gather(samples) for sample in share])
-
-    def save(self, stage_step: int) -> None:
-        """The trainer has written `checkpoint-N`: commit it as ours, at once.
-
-        A failure is told and ends nothing, but a save that the run is to go on from is tried again, then RunError.
-        """
-        self.run.watchdog.beat("save")
-        if self.run.ranks.is_main:
-            self.run.reporter.phase("save")
-        final = self.stopped or stage_step == self.stage.until.steps
-        problem = self._commit(stage_step, "It is tried again." if final else _GOES_ON)
-        if problem is not None and final:
-            self._guarded(self.trainer.model, None)
-            problem = self._commit(stage_step, "")
-            if problem is not None:
-                raise RunError(
-                    f"the checkpoint of step {self.state.step} could not be written, 2 times: {problem}. "
-                    f"{newest_good(self.run.store)} Make room in {self.run.store.folder}, or make it writable; then the same "
-                    "command goes on from there."
-                )
-
-    def _commit(self, stage_step: int, then: str) -> str | None:
-        """The same on every rank: why it failed, if it did on any."""
-        problems = self.run.ranks.gather(self._problem)
-        written = Path(self.trainer.args.output_dir) / f"checkpoint-{stage_step}"
-        problem = next(((r, one) for r, one in enumerate(problems) if one is not None), None)
-        if self.run.ranks.is_main:
-            problem = problem or self._adopted(written)
-            shutil.rmtree(written, ignore_errors=True)
-            if problem is not None:
-                self.run.store.clear(self.state.step)
-                tell_failure(self.run, self.state.step, *problem, then)
-        found: tuple[tuple[int, str] | None] = self.run.ranks.broadcast((problem,))
-        return found[0][1] if found[0] is not None else None
-
-    def _adopted(self, written: Path) -> tuple[int, str] | None:
-        try:
-            self.run.store.save(
-                self.state.step,
-                self.state.to_json(self.run),
-                lambda folder: _adopt(written, folder, self.model),
-                self.run.kept_steps(),
-            )
-        except WRITE_ERRORS as error:
-            return (0, told(error))
-        return None
-
-
-_GOES_ON = "Training goes on; the next due save tries again."
-_MODEL_FILES = ("config.json", "generation_config.json", "chat_template.jinja")
-_MODEL_PREFIXES = ("model", "tokenizer", "special_tokens", "added_tokens", "vocab", "merges")
-
-
-def _adopt(written: Path, folder: Path, model: Any) -> None:
-    """Move the trainer's files into `model/`, `trainer/` and, under LoRA, `adapter/`; the model is then the merged one."""
-    for file in written.iterdir():
-        if file.name in ("training_args.bin", "README.md"):  # a pickle; what peft says of itself
-            continue
-        if file.name in _MODEL_FILES or file.name.startswith(_MODEL_PREFIXES):
-            place = folder / "model"
-        else:
-            place = folder / (ADAPTER_FOLDER if file.name.startswith("adapter_") else "trainer")
-        place.mkdir(exist_ok=True)
-        shutil.move(file, place / file.name)
-    if is_adapted(model):
-        save_model(model, folder / "model")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from rlcurric.curriculum.measured import read_measured
@@ -10,7 +9,7 @@ from rlcurric.recipe.stages import RlStage
 from rlcurric.train.coordinator import conduct
 from rlcurric.train.failures import explain_memory
 from rlcurric.train.learner import Learner
-from rlcurric.train.models import load_policy
+from rlcurric.train.models import load_named, load_policy
 from rlcurric.train.pieces import PieceReader
 from rlcurric.train.prompt_value import STATE as VALUE_STATE
 from rlcurric.train.prompt_value import PromptValue, value_backbone
@@ -18,6 +17,7 @@ from rlcurric.train.rl import RlLeader
 from rlcurric.train.run import RunContext, RunState
 from rlcurric.train.space import check_space, checkpoint_bytes
 from rlcurric.train.worker import RlWorker
+from rlcurric.train.written import warm_start_file
 
 
 def run_rl(run: RunContext, stage: RlStage, state: RunState) -> tuple[str, RunState]:
@@ -63,14 +63,18 @@ def run_rl(run: RunContext, stage: RlStage, state: RunState) -> tuple[str, RunSt
     pieces = PieceReader(run.origin.path, run.origin.manifest["files"]) if run.origin else None
     if pieces and optimizer_kept and (not run.forked or _same(run, "optim")):
         learner.load_optimizer(pieces)
+    known = False
     if run.origin and pieces and (resumed or "reference" in stage.carry):
-        learner.load_reference(run.origin.path, pieces, required=not resumed)
+        known = learner.load_reference(run.origin.path, pieces, required=not resumed)
+    if learner.reference is not None and not known and stage.reference != "init":
+        run.watchdog.beat("loading the model")
+        learner.reference.take(load_named(run, stage, stage.reference))
     if run.origin and resumed:
         learner.load_controller(run.origin.path)
     if run.origin and resumed and keep_statistics:
         worker.load_carried(run.origin.path)
-    known = run.origin is not None and VALUE_STATE in run.origin.manifest["files"]
-    if value is not None and run.origin and known and keep_statistics:
+    has_value = run.origin is not None and VALUE_STATE in run.origin.manifest["files"]
+    if value is not None and run.origin and has_value and keep_statistics:
         if resumed or "statistics" in stage.carry:
             value.load(run.origin.path)
     leader: RlLeader | None = None
@@ -86,7 +90,8 @@ def run_rl(run: RunContext, stage: RlStage, state: RunState) -> tuple[str, RunSt
                 carried = "statistics" in stage.carry and keep_statistics
                 controller.carry_over(run.curriculum, carried, state.policy_version, state.step)
         if not goes_on and stage.curriculum.warm_start is not None:
-            file = Path(run.recipe.base_dir, stage.curriculum.warm_start)
+            file = warm_start_file(run, stage)
+            assert file is not None
             controller.learn_measured(read_measured(file, state.step - 1, state.policy_version))
         leader = RlLeader(run, stage, controller, state)
 

@@ -17,6 +17,7 @@ from rlcurric.errors import EngineLost
 from rlcurric.recipe.stages import RlStage
 from rlcurric.rewards.rubric import GradeRequest, Metrics, Terms
 from rlcurric.rollout.engine import Engine, SampleRequest, SamplingSpec
+from rlcurric.schedules import Progress, value_at
 from rlcurric.train.checkpoint import StateFiles
 from rlcurric.train.directives import (
     Directive,
@@ -36,7 +37,8 @@ from rlcurric.train.directives import (
     TrainSample,
     Update,
 )
-from rlcurric.train.evaluation import EvalSample, evaluate
+from rlcurric.train.eval_metrics import EvalSample
+from rlcurric.train.evaluation import evaluate
 from rlcurric.train.failures import explain_memory, phase_of
 from rlcurric.train.learner import Learner, Step
 from rlcurric.train.prompt_value import PromptValue
@@ -80,12 +82,15 @@ class RlWorker:
         self._deal = run.engines.deal(stage)
         self._modes = run.data.modes(stage)
         self._spec = SamplingSpec(
-            stage.rollout.max_new_tokens, stage.rollout.temperature, run.engines.eos_token_ids
+            stage.rollout.max_new_tokens, learner.temperature, run.engines.eos_token_ids
         )
 
     def obey(self, directive: Directive) -> Any:
         """Do what rank 0 decided; the answer is gathered from all ranks. `Lost` where the engine died under it."""
-        self.run.watchdog.beat(phase_of(directive), getattr(directive, "progress", None))
+        progress: Progress | None = getattr(directive, "progress", None)
+        self.run.watchdog.beat(phase_of(directive), progress)
+        if progress is not None:
+            self._set_temperature(progress)
         try:
             with explain_memory(phase_of(directive), self.run.recipe, self.stage):
                 return self._obey(directive)
@@ -128,11 +133,17 @@ class RlWorker:
                 }
                 return None
             case Evaluate():
-                return self._evaluate(directive)
+                return self._evaluate(directive.progress)
             case Save():
                 return self._save(directive)
             case Settle():
                 return self.run.saver.status(directive.wait)
+
+    def _set_temperature(self, progress: Progress) -> None:
+        """One temperature a step, of engine and learner alike."""
+        value = value_at(self.stage.rollout.temperature, progress)
+        self._spec = dataclasses.replace(self._spec, temperature=value)
+        self.learner.temperature = value
 
     def _sync(self, version: int) -> None:
         self.run.engines.sync(self.engine, self.learner.named_tensors(), version)
@@ -300,9 +311,9 @@ class RlWorker:
         ]
         return self.learner.measure_parity(rows, directive.version)
 
-    def _evaluate(self, directive: Evaluate) -> list[EvalSample]:
+    def _evaluate(self, progress: Progress) -> list[EvalSample]:
         self._wake()
-        return evaluate(self.run, self.stage, self.engine, directive.progress)
+        return evaluate(self.run, self.stage, self.engine, progress)
 
     def _save(self, directive: Save) -> Begun:
         shares = self.run.ranks.gather(self.held)  # after Forget: carried groups only
@@ -352,6 +363,7 @@ def dump_held(held: Held) -> list[dict[str, Any]]:
                     "versions": rollout.policy_version_T.tolist(),
                     "finish_reason": rollout.finish_reason,
                     "text": rollout.text,
+                    "temperature": rollout.temperature,
                 }
                 for rollout in rollouts
             ],
@@ -377,6 +389,7 @@ def load_held(saved: list[dict[str, Any]]) -> Held:
                     policy_version_T=np.array(one["versions"], dtype=np.int64),
                     finish_reason=one["finish_reason"],
                     text=one["text"],
+                    temperature=one["temperature"],
                 )
                 for one in item["rollouts"]
             ),
