@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from rlcurric.build import Parts, RunData
 from rlcurric.curriculum.hints import HintLevels
@@ -23,11 +25,13 @@ from rlcurric.recipe.schema import Recipe
 from rlcurric.schedules import Progress, StepExp
 from rlcurric.train.models import tokenizer_of
 from rlcurric.types import Candidate, GroupId, GroupOutcome
+from tests.test_docs import blocks
 from tests.test_prompt_stages import HARD, HINTED, MODES, one_stage
 from tests.tiny import tiny_recipe
 
 TOKENIZER = tokenizer_of(tiny_recipe())
 TLTS = StepExp(256, 0.7, 150)
+DOCS = Path(__file__).parent.parent / "docs"
 
 
 def row(question: str = "1+1=", number: int = 0, **columns: Any) -> Row:
@@ -329,3 +333,22 @@ def test_check_renders_every_hint_and_tells_rows_without() -> None:
         one_stage(HARD, **{**HINTED, "curriculum": {"prompts_per_step": 1}})
     with pytest.raises(ValueError, match=r"prompt\.hints\.template must have \{hint\}"):
         one_stage(prompt={"hints": {"template": "x", "max_share": 1}})
+
+
+# --- the documents ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", ["recipes.md", "curriculum.md"])
+def test_the_prompts_in_the_documentation_are_prompts(page: str) -> None:
+    shown = [yaml.safe_load(text) for text in blocks(DOCS / page, "yaml")]
+    stages = [{**one, **one.get("defaults", {})} for one in shown if "stages" not in one]
+    found = [one for one in stages if "prompt" in one]
+    assert len(found) == {"recipes.md": 2, "curriculum.md": 1}[page]
+    for one in found:
+        keys = ("prompt", "rewards", "objective", "curriculum")
+        recipe = {"schedules": one["schedules"]} if "schedules" in one else {}
+        stage: Any = one_stage(recipe, **{key: one[key] for key in keys if key in one}).stages[0]
+        if "schedules" in one:
+            budgets = Variables(stage.prompt.vars).over(0, 600)
+            assert [value["token_budget"] for value in budgets] == ["256", "179", "125", "87"]
+            assert stage.rewards[1].args["target"] == one["schedules"]["budget"]
