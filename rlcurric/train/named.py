@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from rlcurric.data.files import expand_variables, remedy_of, without_remedies
 from rlcurric.recipe.schema import Recipe
 from rlcurric.recipe.stages import RlStage, StageBase
 
@@ -18,8 +19,9 @@ VALUE_KEY = "curriculum.value.backbone"
 def local_path(path: str, base_dir: str = ".", key: str = "model.path") -> Path | None:
     """The folder that `path` names, relative to the working folder or the recipe; None if it is a hub id.
 
-    A path that looks like a file system path must exist: ValueError otherwise.
+    A path that looks like a file system path, or has `${NAME}` in it, must exist: ValueError otherwise.
     """
+    written, path = path, expand_variables(path)
     for candidate in (Path(path).expanduser(), Path(base_dir) / path):
         if candidate.is_dir():
             if not (candidate / "config.json").is_file():
@@ -27,6 +29,11 @@ def local_path(path: str, base_dir: str = ".", key: str = "model.path") -> Path 
                     f"{key}: {candidate} is no Hugging Face model: it has no config.json"
                 )
             return candidate
+    if path != written:
+        raise ValueError(
+            f"{key}: the folder {path!r}, which {without_remedies(written)} stands for, does not exist. "
+            f"{remedy_of(written) or 'Give a folder with config.json.'}"
+        )
     looks_local = (
         path.startswith(("/", ".", "~")) or path.count("/") != 1 or Path(path).parent.is_dir()
     )

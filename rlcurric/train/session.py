@@ -65,6 +65,7 @@ def train(
     run_dir: str | Path | None = None,
     *,
     overrides: Iterable[str] = (),
+    overlay: str | None = None,
     start_from: str | None = None,
     reporter: Reporter | None = None,
     stop_at: int | None = None,
@@ -75,6 +76,7 @@ def train(
         recipe: a file, the name of a shipped recipe, a mapping, or a loaded recipe.
         run_dir: default `runs/NAME`.
         overrides: `key.path=value` strings.
+        overlay: name of one of the recipe's overlays, laid over it before them.
         start_from: `RUN[:step|:stage]`, a checkpoint of another run that this new run begins from.
         reporter: hears of progress, on rank 0.
         stop_at: write a checkpoint and return "stopped" after this step of the run.
@@ -83,9 +85,11 @@ def train(
         ValueError: the recipe, the data, the model path, the run directory or a checkpoint is wrong; says what to do.
     """
     overrides = override_list(overrides)
-    resolved = load_recipe(recipe, overrides)
+    resolved = load_recipe(recipe, overrides, overlay)
     named = str(recipe) if isinstance(recipe, str | Path) else "RECIPE"
-    spelled = shlex.join(["rlcurric", "train", named, *overrides])
+    spelled = shlex.join(
+        ["rlcurric", "train", named, *overrides, *(["--overlay", overlay] if overlay else [])]
+    )
     return _Session(resolved, spelled, run_dir, start_from, reporter or Silent(), stop_at).run()
 
 
