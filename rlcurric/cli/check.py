@@ -95,13 +95,19 @@ def _check(console: Console, recipe: Recipe, parts: Parts, doing: Doing) -> list
                 soft_wrap=True,
             )
     console.print(
-        f"recipe {recipe.name}: {len(recipe.stages)} stages, {recipe.total_steps} steps; parts, data and "
+        f"recipe {recipe.name}: {len(recipe.stages)} stages, {_steps(recipe)}; parts, data and "
         "prompts ok",
         highlight=False,
         soft_wrap=True,
     )
     wrong = _grade_golds(console, recipe, parts, data, doing)
     return wrong or _try_rewards(console, recipe, parts, data, doing)
+
+
+def _steps(recipe: Recipe) -> str:
+    if recipe.is_planned:
+        return f"{recipe.total_steps} steps"
+    return "ending by what is seen of them"
 
 
 def _grade_golds(
