@@ -16,6 +16,7 @@ from rlcurric.recipe.load import load_recipe
 from rlcurric.recipe.schema import Recipe
 from rlcurric.recipe.stages import StageBase, TrainingStage
 from rlcurric.train.named import name_environment
+from rlcurric.train.trackers import check_trackers
 
 GRADED = KINDS[:3]  # gold, empty, garbage
 TRIED = 4  # rows a distribution on which every reward is tried
@@ -66,6 +67,7 @@ def _check(console: Console, recipe: Recipe, parts: Parts, doing: Doing) -> list
     doing("reading data")
     data = RunData(recipe, tokenizer, context_length(recipe, model_config(recipe)))
     check_named_models(recipe)
+    check_trackers(recipe.run.trackers)
     said = check_schedules(recipe)
     for stage in recipe.stages:
         doing(f"checking prompts and curriculum of stage {stage.name}")

@@ -72,6 +72,7 @@ def name_environment(recipe: Recipe) -> None:
         for stage in recipe.stages
         for one in stage.rewards
     )
+    remote_named |= any("space_id" in one.args for one in recipe.run.trackers)
     remote_data = any(d.source.name == "hub" for d in recipe.distributions.values())
     if not (remote_model or remote_data or remote_named):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
