@@ -25,6 +25,7 @@ from rlcurric.data import (
     DistributionSpec,
     Examples,
     Modes,
+    Overlap,
     Place,
     Pool,
     PromptTemplate,
@@ -36,11 +37,13 @@ from rlcurric.data import (
     held_out_rows,
     load_distributions,
     make_source,
+    overlaps,
     require_columns,
     select,
     sft_examples,
     source_factory,
     tokenize_modes,
+    trained_texts,
     training_rows,
 )
 from rlcurric.recipe.prompts import Shots
@@ -133,6 +136,13 @@ class RunData:
         before, steps = stage_span(self._recipe, stage)
         last = max(1, steps or 1) - 1
         return Progress(before, 0, steps), Progress(before + last, last, steps)
+
+    def overlaps(self) -> dict[str, Overlap]:
+        """What of every evaluation set (the held-out rows of each distribution) stands in what stages train on."""
+        trained = dict.fromkeys(name for stage in self._recipe.stages for name in stage.mixture)
+        rows = (row for name in trained for row in self._distributions[name].train)
+        held_out = {name: one.held_out for name, one in self._distributions.items()}
+        return overlaps(trained_texts(rows), {name: one for name, one in held_out.items() if one})
 
     def check_prompts(
         self,

@@ -14,6 +14,7 @@ from rlcurric.data.distributions import (
     training_rows,
 )
 from rlcurric.data.modes import Modes, tokenize_modes
+from rlcurric.data.overlap import NGRAM, Overlap, overlaps, trained_texts
 from rlcurric.data.pool import Pool, Room, SftExample, sft_examples
 from rlcurric.data.rows import Located, Place, Row
 from rlcurric.data.shots import Examples, draw_examples
@@ -37,6 +38,8 @@ __all__ = [
     "Examples",
     "Located",
     "Modes",
+    "NGRAM",
+    "Overlap",
     "Place",
     "Pool",
     "PromptTemplate",
@@ -56,6 +59,7 @@ __all__ = [
     "load_distributions",
     "make_source",
     "number_text",
+    "overlaps",
     "reasoning_gym_rows",
     "require_columns",
     "select",
@@ -63,5 +67,6 @@ __all__ = [
     "source_factory",
     "stage_points",
     "tokenize_modes",
+    "trained_texts",
     "training_rows",
 ]
