@@ -17,7 +17,7 @@ from rlcurric.recipe.load import load_recipe
 from rlcurric.recipe.schema import Recipe
 from rlcurric.recipe.stages import StageBase, TrainingStage
 from rlcurric.recipe.written import writer_of
-from rlcurric.train.named import name_environment
+from rlcurric.train.named import downloads, name_environment
 
 GRADED = KINDS[:3]  # gold, empty, garbage
 TRIED = 4  # rows a distribution on which every reward is tried
@@ -30,6 +30,12 @@ def run_check(recipe: str, overrides: Sequence[str], overlay: str | None = None)
     console = make_console()
     resolved = load_recipe(recipe, overrides, overlay)
     name_environment(resolved)
+    if needed := downloads(resolved):
+        console.print(
+            f"from the Hugging Face hub, downloaded at the first use and kept: {'; '.join(needed)}",
+            highlight=False,
+            soft_wrap=True,
+        )
     with Doing(console) as doing:
         doing("binding names and arguments")
         parts = Parts(resolved)
