@@ -15,3 +15,13 @@ def sums(terms: int = 2, size: int = 40, seed: int = 0) -> Iterator[dict[str, An
         question = row["reasoning_gym"]["entry"]["metadata"]["expression"].replace(" ", "") + "="
         demonstration = f"<think>{question}</think><answer>{row['answer']}</answer>"
         yield {**row, "question": question, "demonstration": demonstration}
+
+
+def preferences(terms: int = 2, size: int = 40, seed: int = 0) -> Iterator[dict[str, Any]]:
+    """The same sums, each with its demonstration as the chosen completion and the answer alone as the rejected one."""
+    for row in sums(terms, size, seed):
+        yield {
+            **row,
+            "chosen": row["demonstration"],
+            "rejected": f"<answer>{row['answer']}</answer>",
+        }

@@ -28,6 +28,7 @@ from rlcurric.data import (
     Overlap,
     Place,
     Pool,
+    PreferenceExample,
     PromptTemplate,
     Renderer,
     Room,
@@ -36,8 +37,10 @@ from rlcurric.data import (
     draw_examples,
     held_out_rows,
     load_distributions,
+    load_later,
     make_source,
     overlaps,
+    preference_examples,
     require_columns,
     select,
     sft_examples,
@@ -46,10 +49,19 @@ from rlcurric.data import (
     trained_texts,
     training_rows,
 )
+from rlcurric.data.sources import StageSource
 from rlcurric.recipe.prompts import Shots
 from rlcurric.recipe.schema import Recipe
-from rlcurric.recipe.stages import RlStage, SftStage, StageBase, TrainingStage
+from rlcurric.recipe.stages import (
+    DpoStage,
+    RlStage,
+    SftStage,
+    StageBase,
+    SupervisedStage,
+    TrainingStage,
+)
 from rlcurric.recipe.values import RewardComponent
+from rlcurric.recipe.written import evaluated_instead, writer_of
 from rlcurric.rewards.host import Host
 from rlcurric.rewards.protocol import Reward, discover_builtin, get_reward, load_reward_files
 from rlcurric.rewards.rubric import Component, GradeRequest, Rubric
@@ -67,9 +79,11 @@ PROBES = 8  # stretches of a stage at whose ends schedules are tried
 
 
 def read_distributions(recipe: Recipe) -> dict[str, Distribution]:
-    """The recipe's rows, split."""
+    """The recipe's rows, split; without those that its stages write."""
     specs = []
     for name, spec in recipe.distributions.items():
+        if writer_of(recipe, name) is not None:
+            continue
         where = f"distributions.{name}.source"
         with placed(where):
             factory = source_factory(spec.source.name, recipe.base_dir)
@@ -87,6 +101,28 @@ class RunData:
         self._distributions = read_distributions(recipe)
         self._pools: dict[str, Pool] = {}
         self._modes: dict[str, Modes] = {}
+
+    def waits_for(self, stage: StageBase) -> dict[str, str]:
+        """Distributions of the stage that are not written yet, each with the stage that writes it."""
+        writers = {name: writer_of(self._recipe, name) for name in stage.mixture}
+        return {
+            name: writer.name
+            for name, writer in writers.items()
+            if writer is not None and name not in self._distributions
+        }
+
+    def read_written(self, name: str, file: Path) -> None:
+        """Rows of a distribution that a stage has written."""
+        writer = writer_of(self._recipe, name)
+        assert writer is not None
+        source = StageSource(writer.name, str(file))
+        spec = DistributionSpec(name, source, 0, self._recipe.distributions[name].max_rows)
+        self._distributions[name] = load_later(spec, self._distributions.values())
+
+    def conflicts(self, stage: StageBase) -> list[str]:
+        """A sentence for every distribution of the stage in which a question has different answers."""
+        found = [self._distributions[name].conflict for name in stage.mixture]
+        return [sentence for sentence in found if sentence is not None]
 
     def counts(self, name: str) -> Counts:
         """What became of the rows of one distribution."""
@@ -117,7 +153,8 @@ class RunData:
         if not isinstance(stage, TrainingStage):
             return []
         asked = stage.evaluation
-        rows = held_out_rows(select(self._distributions, stage.evaluated_on), asked.prompts)
+        names = evaluated_instead(self._recipe, stage.evaluated_on)
+        rows = held_out_rows(select(self._distributions, names), asked.prompts)
         longest = asked.max_new_tokens or stage.rollout.max_new_tokens
         variables = Variables({**stage.prompt.vars, **asked.vars})
         pool = self._pool(stage, rows, longest, variables)
@@ -138,9 +175,13 @@ class RunData:
         return Progress(before, 0, steps), Progress(before + last, last, steps)
 
     def overlaps(self) -> dict[str, Overlap]:
-        """What of every evaluation set (the held-out rows of each distribution) stands in what stages train on."""
+        """What of every evaluation set (the held-out rows of each distribution) stands in what stages train on.
+
+        What a stage of the run writes is made of the questions of its own mixture, and is not looked at.
+        """
         trained = dict.fromkeys(name for stage in self._recipe.stages for name in stage.mixture)
-        rows = (row for name in trained for row in self._distributions[name].train)
+        known = [self._distributions[name] for name in trained if name in self._distributions]
+        rows = (row for one in known for row in one.train)
         held_out = {name: one.held_out for name, one in self._distributions.items()}
         return overlaps(trained_texts(rows), {name: one for name, one in held_out.items() if one})
 
@@ -157,12 +198,13 @@ class RunData:
         `demonstrated`: the stage's objective trains on demonstrations too. `graded`: columns that evaluation needs,
         default `columns`.
         """
-        for name in stage.mixture:
-            require_columns(self.rows(name), columns)
         if isinstance(stage, TrainingStage):
-            for name in stage.evaluated_on:
+            for name in evaluated_instead(self._recipe, stage.evaluated_on):
                 held_out = self._distributions[name].held_out
                 require_columns(held_out, columns if graded is None else graded)
+        if not isinstance(stage, SupervisedStage):  # whose rows are imitated, not graded
+            for name in stage.mixture:
+                require_columns(self._distributions[name].train, columns)
         self.modes(stage)
         pool = self.pool(stage)
         values = pool.variables.over(*stage_span(self._recipe, stage))
@@ -170,8 +212,9 @@ class RunData:
         pool.check(values, hints.max_level if hints and stage.kind == "rl" else 0)
         if isinstance(stage, SftStage) or demonstrated:
             self.sft_examples(stage)
-        if isinstance(stage, TrainingStage):
-            self.held_out(stage)
+        if isinstance(stage, DpoStage):
+            self.preference_examples(stage)
+        self.held_out(stage)
 
     def probe_prompts(self, stage: StageBase) -> tuple[Prompt, ...]:
         """A few training prompts over the distributions, always the same."""
@@ -194,6 +237,12 @@ class RunData:
             for example in sft_examples(rows, self._renderer(stage), self._context, values)
             for features in (example.features(),)
         ]
+
+    def preference_examples(self, stage: StageBase) -> list[PreferenceExample]:
+        """Every training row of the stage as a pair, in the order of its pool."""
+        rows = training_rows(select(self._distributions, stage.mixture))
+        values = Variables(stage.prompt.vars).at(self.ends(stage)[0])
+        return list(preference_examples(rows, self._renderer(stage), self._context, values))
 
     def demonstration(self, stage: StageBase, prompt: Prompt) -> tuple[int, ...]:
         """Token ids of the demonstration that belongs to a prompt."""
@@ -410,10 +459,10 @@ class Parts:
     def needs_demonstrations(self, stage: StageBase) -> bool:
         """Whether the stage may train on its rows' demonstrations."""
         if not isinstance(stage, RlStage):
-            return True
+            return isinstance(stage, SftStage)
         return self.objective(stage).demonstrations is not None
 
-    def try_curriculum(self, stage: StageBase, pool: PromptPool) -> list[str]:
+    def try_curriculum(self, stage: StageBase, pool: Pool) -> list[str]:
         """Try the stage's curriculum on its prompts: ValueError for what fails, a sentence for what is in vain."""
         if not isinstance(stage, RlStage):
             return []

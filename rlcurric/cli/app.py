@@ -32,6 +32,10 @@ OverridesArg = Annotated[
         help="Changes to the recipe, e.g. rollout.engine=vllm seed=1.", metavar="[KEY=VALUE]..."
     ),
 ]
+OverlayOption = Annotated[
+    str | None,
+    typer.Option(help="Lay these changes over it: a name among the recipe's overlays."),
+]
 RunDirOption = Annotated[Path | None, typer.Option(help="Default: runs/NAME.")]
 
 
@@ -56,6 +60,7 @@ def _options(
 def train(
     recipe: RecipeArg,
     overrides: OverridesArg = None,
+    overlay: OverlayOption = None,
     run_dir: RunDirOption = None,
     from_: Annotated[
         str | None,
@@ -69,18 +74,18 @@ def train(
     """Train a recipe; on a run directory with a checkpoint, go on from there."""
     from rlcurric.cli.train import run_train
 
-    return run_train(recipe, overrides or [], run_dir, from_)
+    return run_train(recipe, overrides or [], overlay, run_dir, from_)
 
 
 @app.command()
-def check(recipe: RecipeArg, overrides: OverridesArg = None) -> int:
+def check(recipe: RecipeArg, overrides: OverridesArg = None, overlay: OverlayOption = None) -> int:
     """Check a recipe before its weights are loaded: names, data, prompts, gold answers, rewards on a few rows.
 
     Services are bound to their arguments, not called.
     """
     from rlcurric.cli.check import run_check
 
-    return run_check(recipe, overrides or [])
+    return run_check(recipe, overrides or [], overlay)
 
 
 @app.command()
@@ -93,6 +98,7 @@ def eval(
         ),
     ] = None,
     overrides: OverridesArg = None,
+    overlay: OverlayOption = None,
     checkpoint: Annotated[
         Path | None,
         typer.Option(help="A run directory, RUN:step, or a Hugging Face folder."),
@@ -201,7 +207,7 @@ def eval(
         prompts=prompts,
         trust_remote_code=trust_remote_code,
     )
-    return run_eval(recipe, overrides or [], checkpoint, stage, output, rollouts, options)
+    return run_eval(recipe, overrides or [], overlay, checkpoint, stage, output, rollouts, options)
 
 
 @app.command()
@@ -227,6 +233,7 @@ def export(
 def preflight(
     recipe: RecipeArg,
     overrides: OverridesArg = None,
+    overlay: OverlayOption = None,
     checkpoint: Annotated[
         Path | None,
         typer.Option(help="A run directory, RUN:step, or a Hugging Face folder."),
@@ -249,7 +256,7 @@ def preflight(
     from rlcurric.cli.preflight import run_preflight
 
     return run_preflight(
-        recipe, overrides or [], checkpoint, stage, prompts, samples, output, report
+        recipe, overrides or [], overlay, checkpoint, stage, prompts, samples, output, report
     )
 
 
@@ -352,6 +359,7 @@ def launch(
 def verify_resume(
     recipe: RecipeArg,
     overrides: OverridesArg = None,
+    overlay: OverlayOption = None,
     steps: Annotated[int, typer.Option(help="Steps of the undisturbed run.", min=2)] = 6,
     kill_at: Annotated[
         int | None, typer.Option(help="Kill during the step after this one. Default: half.")
@@ -361,7 +369,7 @@ def verify_resume(
     """Prove on this machine that a killed and resumed run equals an undisturbed one, bit for bit."""
     from rlcurric.cli.verify import run_verify
 
-    return run_verify(recipe, overrides or [], steps, kill_at, work_dir)
+    return run_verify(recipe, overrides or [], overlay, steps, kill_at, work_dir)
 
 
 @rewards_app.command("list")
@@ -457,6 +465,7 @@ def recipes_list() -> int:
 def recipes_show(
     recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]")] = None,
     overrides: OverridesArg = None,
+    overlay: OverlayOption = None,
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON Schema of recipes, for editors.")
     ] = False,
@@ -464,7 +473,7 @@ def recipes_show(
     """A recipe, resolved: defaults merged, overrides applied, every setting spelled out."""
     from rlcurric.cli.listing import show_recipe
 
-    return show_recipe(recipe, overrides or [], schema)
+    return show_recipe(recipe, overrides or [], overlay, schema)
 
 
 @recipes_app.command("new")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 def run_eval(
     recipe: str | None,
     overrides: Sequence[str],
+    overlay: str | None,
     checkpoint: Path | None,
     stage_name: str | None,
     output: Path | None,
@@ -47,11 +48,12 @@ def run_eval(
                 f"{options.given[0]} is for an evaluation without a recipe; the recipe {recipe} says it itself, and "
                 "KEY=VALUE changes it, e.g. evaluation.samples=8"
             )
-        resolved = load_recipe(recipe, overrides)
+        resolved = load_recipe(recipe, overrides, overlay)
         stage = _stage_of(resolved, stage_name)
         metrics = _evaluate(console, resolved, stage, checkpoint, rollouts)
     else:
-        for option, value in (("--checkpoint", checkpoint), ("--stage", stage_name)):
+        needed = (("--checkpoint", checkpoint), ("--stage", stage_name), ("--overlay", overlay))
+        for option, value in needed:
             if value is not None:
                 raise ValueError(f"{option} needs a RECIPE; without one the model is --model")
         changes = [*([recipe] if recipe is not None else []), *overrides]

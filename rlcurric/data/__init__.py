@@ -9,13 +9,21 @@ from rlcurric.data.distributions import (
     content_hash,
     held_out_rows,
     load_distributions,
+    load_later,
     require_columns,
     select,
     training_rows,
 )
 from rlcurric.data.modes import Modes, tokenize_modes
 from rlcurric.data.overlap import NGRAM, Overlap, overlaps, trained_texts
-from rlcurric.data.pool import Pool, Room, SftExample, sft_examples
+from rlcurric.data.pool import (
+    Pool,
+    PreferenceExample,
+    Room,
+    SftExample,
+    preference_examples,
+    sft_examples,
+)
 from rlcurric.data.rows import Located, Place, Row
 from rlcurric.data.shots import Examples, draw_examples
 from rlcurric.data.sources import (
@@ -42,6 +50,7 @@ __all__ = [
     "Overlap",
     "Place",
     "Pool",
+    "PreferenceExample",
     "PromptTemplate",
     "Renderer",
     "Room",
@@ -57,9 +66,11 @@ __all__ = [
     "held_out_rows",
     "import_attribute",
     "load_distributions",
+    "load_later",
     "make_source",
     "number_text",
     "overlaps",
+    "preference_examples",
     "reasoning_gym_rows",
     "require_columns",
     "select",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rlcurric.assets import described
+from rlcurric.data.chats import IMITATED, PREFERENCES, structured
 from rlcurric.data.rows import Located, Row
 from rlcurric.data.sources import Source
 from rlcurric.registry import nearest
@@ -51,6 +52,7 @@ class Distribution:
     train: tuple[Row, ...]
     held_out: tuple[Row, ...]
     counts: Counts
+    conflict: str | None = None  # a sentence, where questions have different answers
 
 
 def content_hash(question: str) -> int:
@@ -71,6 +73,12 @@ def load_distributions(specs: Iterable[DistributionSpec]) -> dict[str, Distribut
     assert len(set(names)) == len(names), names
     held_out = {row.content for one in read for row in one.held_out}
     return {one.spec.name: _finish(one, held_out) for one in read}
+
+
+def load_later(spec: DistributionSpec, known: Iterable[Distribution]) -> Distribution:
+    """A distribution that could not be read with the `known` ones; what they hold out is in none of its rows."""
+    held_out = {row.content for one in known for row in one.held_out}
+    return _finish(_read(spec), held_out)
 
 
 def select(
@@ -218,7 +226,8 @@ def _finish(one: _Read, held_out: set[int]) -> Distribution:
         train=len(train),
         held_out=len(one.held_out),
     )
-    return Distribution(one.spec.name, train, tuple(one.held_out), counts)
+    conflict = _conflict(one.spec.name, [*one.train, *one.held_out])
+    return Distribution(one.spec.name, train, tuple(one.held_out), counts, conflict)
 
 
 def _sample(rows: Sequence[Row], count: int | None) -> tuple[Row, ...]:
@@ -250,24 +259,33 @@ def _distinct(name: str, located: Iterator[Located]) -> tuple[list[Row], int, in
 def _row(name: str, located: Located) -> Row:
     columns = _checked(name, located)
     question = columns["question"]
-    answer = json.dumps(columns["answer"], sort_keys=True, default=repr)
-    uid = hash64(name, question, answer, columns.get("demonstration"))
+    answer = json.dumps(columns.get("answer"), sort_keys=True, default=repr)
+    trained = [
+        json.dumps(columns[column], sort_keys=True, default=repr)
+        for column in ("messages", *PREFERENCES)
+        if columns.get(column) is not None
+    ]
+    uid = hash64(name, question, answer, columns.get("demonstration"), *trained)
     return Row(uid, content_hash(question), columns, located.place)
 
 
 def _checked(name: str, located: Located) -> Mapping[str, Any]:
-    """The columns, with a question that is text and an answer; numbers as answers become text."""
-    columns, where = located.columns, f"distribution {name!r}, {located.place}"
+    """The columns, with a question that is text and an answer; numbers as answers become text.
+
+    A row that is trained on as it stands (a demonstration, messages, a preference) may have no answer.
+    """
+    where = f"distribution {name!r}, {located.place}"
+    columns = structured(located.columns, where)
+    imitated = any(columns.get(column) is not None for column in IMITATED)
+    if imitated and columns.get("answer", None) is None:
+        columns = {column: value for column, value in columns.items() if column != "answer"}
     for column in ("question", "answer"):
-        if column not in columns:
-            raise ValueError(
-                f"{where}: no column {column!r}. {nearest(column, map(str, columns))} Name the "
-                f"right one with `columns: {{{column}: ...}}` in the source of a recipe's distribution."
-            )
-    question, answer = columns["question"], columns["answer"]
+        if column not in columns and not (column == "answer" and imitated):
+            raise ValueError(f"{where}: no column {column!r}. {_renaming(column, columns)}")
+    question, answer = columns["question"], columns.get("answer")
     if not isinstance(question, str) or not question.strip():
         raise ValueError(f"{where}: the question must be text, got {question!r:.80}")
-    if answer is None and "reasoning_gym" not in columns:
+    if answer is None and "reasoning_gym" not in columns and not imitated:
         raise ValueError(f"{where}: the answer is null")
     demonstration = columns.get("demonstration")
     if demonstration is not None and not isinstance(demonstration, str):
@@ -276,3 +294,40 @@ def _checked(name: str, located: Located) -> Mapping[str, Any]:
         whole = isinstance(answer, float) and answer.is_integer()
         columns = {**columns, "answer": str(int(answer) if whole else answer)}
     return columns
+
+
+_USUAL_NAMES = {
+    "question": ("problem", "prompt", "query", "instruction", "input", "text"),
+    "answer": ("solution", "final_answer", "gold", "target", "label", "output", "response"),
+}
+
+
+def _renaming(column: str, columns: Mapping[str, Any]) -> str:
+    """How to say which column of the source it is, with one that the row has as the example."""
+    known = list(map(str, columns))
+    usual = [name for name in _USUAL_NAMES[column] if name in known]
+    others = [name for name in known if name not in ("question", "answer")]
+    example = (usual or others or ["NAME"])[0]
+    return (
+        f"{nearest(column, known)} Name the right one in the source of the recipe's distribution, e.g. "
+        f"`columns: {{{column}: {example}}}`"
+    )
+
+
+def _conflict(name: str, rows: Iterable[Row]) -> str | None:
+    """A sentence on questions that have different answers; None where there are none."""
+    first: dict[int, Row] = {}
+    found: dict[int, Row] = {}
+    for row in rows:
+        before = first.setdefault(row.content, row)
+        if before.columns.get("answer") != row.columns.get("answer"):
+            found.setdefault(row.content, row)
+    if not found:
+        return None
+    content, other = next(iter(found.items()))
+    one = first[content]
+    return (
+        f"distribution {name!r}: {len(found)} questions stand in it with different answers, the first in {one.place} "
+        f"({one.columns.get('answer')!r:.40}) and {other.place} ({other.columns.get('answer')!r:.40}): one of them is wrong, "
+        "or the question leaves something out"
+    )

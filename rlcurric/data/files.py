@@ -6,26 +6,48 @@ import csv
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from rlcurric.data.rows import Located, Place
 from rlcurric.registry import nearest
 
+_VARIABLE = re.compile(r"\$\{(\w+)(?::\?([^}]*))?\}")
+
 
 def expand_path(path: str, base_dir: str | Path = ".") -> Path:
     """The path with `${NAME}` and `~` expanded; a relative one starts from `base_dir`."""
+    return Path(base_dir) / Path(expand_variables(path)).expanduser()
+
+
+def expand_variables(path: str) -> str:
+    """The path with every `${NAME}`, an environment variable, expanded.
+
+    `${NAME:?remedy}` says, as in a shell, what to do where it is not set.
+    """
 
     def value_of(match: re.Match[str]) -> str:
         value = os.environ.get(match[1])
         if not value:
+            remedy = f". {match[2]}" if match[2] else ""
             raise ValueError(
-                f"The path {path!r} needs the environment variable {match[1]}, which is not set"
+                f"The path {without_remedies(path)!r} needs the environment variable {match[1]}, which is not "
+                f"set{remedy}"
             )
         return value
 
-    return Path(base_dir) / Path(re.sub(r"\$\{(\w+)\}", value_of, path)).expanduser()
+    return _VARIABLE.sub(value_of, path)
+
+
+def without_remedies(path: str) -> str:
+    """The path with `${NAME}` where it has `${NAME:?remedy}`."""
+    return _VARIABLE.sub(r"${\1}", path)
+
+
+def remedy_of(path: str) -> str:
+    """What `${NAME:?remedy}` in a path says to do; empty where it says nothing."""
+    return " ".join(match[2] for match in _VARIABLE.finditer(path) if match[2])
 
 
 def read_rows(file: Path) -> Iterator[Located]:
@@ -55,6 +77,42 @@ def _read_jsonl(file: Path) -> Iterator[Located]:
             if line.strip():
                 place = Place(f"{file}, line", number)
                 yield Located(_object(_parse(line, str(place)), place), place)
+
+
+def write_rows(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Rows as the text of a .jsonl file from which `read_written` gives the same; tuples survive."""
+    return "".join(json.dumps(_marked(dict(row)), ensure_ascii=False) + "\n" for row in rows)
+
+
+def read_written(file: Path) -> Iterator[Located]:
+    """Rows of a file that `write_rows` made."""
+    for row in _read_jsonl(file):
+        yield Located(_unmarked(row.columns), row.place)
+
+
+_TUPLE = "__tuple__"
+
+
+def _marked(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _marked(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return {_TUPLE: [_marked(item) for item in value]}
+    if isinstance(value, list):
+        return [_marked(item) for item in value]
+    if hasattr(value, "tolist"):  # numpy scalars and arrays
+        return _marked(value.tolist())
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def _unmarked(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_unmarked(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {_TUPLE}:
+        return tuple(_unmarked(item) for item in value[_TUPLE])
+    return {key: _unmarked(item) for key, item in value.items()}
 
 
 def _read_json(file: Path) -> Iterator[Located]:

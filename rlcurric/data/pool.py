@@ -169,14 +169,57 @@ def sft_examples(
     """
     for name, members in rows.items():
         for row in members:
-            prompt_ids, _ = renderer.prompt(row, name, values)
-            prefill = renderer.prefill(row, name, values)
-            completion_ids = renderer.demonstration(row, name, prefill)
-            length = len(prompt_ids) + len(completion_ids)
-            if length > context:
-                raise ValueError(
-                    f"distribution {name!r}, {row.place}: prompt and demonstration have {length} "
-                    f"tokens, {len(prompt_ids)} and {len(completion_ids)}, more than the context "
-                    f"of {context} can hold. Raise model.context, or leave the row out of the data."
-                )
+            prompt_ids, completion_ids = renderer.imitation(row, name, values=values)
+            _check_length(row, name, prompt_ids, completion_ids, "demonstration", context)
             yield SftExample(row.uid, name, prompt_ids, completion_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class PreferenceExample:
+    """A prompt and two completions of it, each with end-of-sequence; the first is preferred."""
+
+    uid: int
+    distribution: str
+    prompt_ids: tuple[int, ...]
+    chosen_ids: tuple[int, ...]
+    rejected_ids: tuple[int, ...]
+
+
+def preference_examples(
+    rows: Mapping[str, Iterable[Row]],
+    renderer: Renderer,
+    context: int,
+    values: Values | None = None,
+) -> Iterator[PreferenceExample]:
+    """Examples of all rows with columns `chosen` and `rejected`, in the order of `sft_examples`."""
+    for name, members in rows.items():
+        for row in members:
+            pairs = [
+                renderer.imitation(row, name, column, values) for column in ("chosen", "rejected")
+            ]
+            (prompt_ids, chosen_ids), (other, rejected_ids) = pairs
+            if other != prompt_ids:
+                raise ValueError(
+                    f"distribution {name!r}, {row.place}: the messages of `chosen` and `rejected` must be the same up "
+                    "to the last one, since a preference is between two completions of one prompt"
+                )
+            for what, ids in (("chosen", chosen_ids), ("rejected", rejected_ids)):
+                _check_length(row, name, prompt_ids, ids, what, context)
+            yield PreferenceExample(row.uid, name, prompt_ids, chosen_ids, rejected_ids)
+
+
+def _check_length(
+    row: Row,
+    name: str,
+    prompt_ids: Sequence[int],
+    completion_ids: Sequence[int],
+    what: str,
+    context: int,
+) -> None:
+    length = len(prompt_ids) + len(completion_ids)
+    if length > context:
+        raise ValueError(
+            f"distribution {name!r}, {row.place}: prompt and {what} have {length} "
+            f"tokens, {len(prompt_ids)} and {len(completion_ids)}, more than the context "
+            f"of {context} can hold. Raise model.context, or leave the row out of the data."
+        )

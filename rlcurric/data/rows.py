@@ -32,7 +32,7 @@ class Located:
 class Row:
     """A row of a distribution."""
 
-    uid: int  # unsigned 64-bit hash of distribution, question, answer and demonstration
+    uid: int  # unsigned 64-bit hash of distribution, question, answer and what is imitated
     content: int  # unsigned 64-bit hash of the normalised question: what a split must not share
-    columns: Mapping[str, Any]  # has `question`, a string, and `answer`
+    columns: Mapping[str, Any]  # has `question`, a string, and `answer` unless it is only imitated
     place: Place

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rlcurric.data.chats import PREFERENCES, split_chat
 from rlcurric.data.rows import Row
 from rlcurric.data.tokenizers import alphabet_of
 from rlcurric.registry import nearest
@@ -135,22 +136,73 @@ class Renderer:
         start = [] if self.template.chat else self._start
         return (*start, *self._encode(text, where, "prompt")), text
 
+    def imitation(
+        self,
+        row: Row,
+        distribution: str,
+        column: str = "demonstration",
+        values: Values | None = None,
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Token ids of the prompt, and of the text in `column` with end-of-sequence, as it is trained.
+
+        Where that is chat turns (for a demonstration the column `messages` will do) the prompt is
+        the turns before the last one; a system text of the template stands in front of them.
+        """
+        where = f"distribution {distribution!r}, {row.place}"
+        value = row.columns.get(column)
+        if not value and column == "demonstration":
+            value, column = row.columns.get("messages"), "messages"
+        prefill = self.prefill(row, distribution, values)
+        if not value or isinstance(value, str):
+            prompt, _ = self.prompt(row, distribution, values)
+            return prompt, self.demonstration(row, distribution, prefill, column)
+        turns, text = split_chat(value, where, column)
+        if not self.template.chat and column == "messages":
+            raise ValueError(
+                f"{where}: chat messages need the tokenizer's chat template; set prompt.chat: true, "
+                "or give the row a question and a demonstration"
+            )
+        if self.template.chat and turns:
+            system = self.template.system
+            if system is not None and turns[0]["role"] != "system":
+                filled = self._filled(row.columns, where, values or {})
+                turns = [{"role": "system", "content": _fill(system, filled, where)}, *turns]
+            asked = self._rendered(turns) + prefill
+            prompt = tuple(self._encode(asked, where, "prompt"))
+        else:
+            prompt, _ = self.prompt(row, distribution, values)
+        return prompt, self._completion(text, row, distribution, prefill, column)
+
     def demonstration(
-        self, row: Row, distribution: str, prefill: str | None = None
+        self,
+        row: Row,
+        distribution: str,
+        prefill: str | None = None,
+        column: str = "demonstration",
     ) -> tuple[int, ...]:
         """Token ids of the row's demonstration, with end-of-sequence; a prefill it begins with is
         left out of it (`prefill`: as the prompt has it; default: the template's own text).
         """
-        where = f"distribution {distribution!r}, {row.place}"
-        text = row.columns.get("demonstration")
+        text = row.columns.get(column)
         if not text:
-            raise ValueError(
-                f"{where}: no column 'demonstration', which supervised fine-tuning needs. "
-                f"{nearest('demonstration', row.columns)}"
+            where = f"distribution {distribution!r}, {row.place}"
+            needed_by = (
+                "preference optimization" if column in PREFERENCES else "supervised fine-tuning"
             )
+            column = "demonstration" if column == "messages" else column
+            raise ValueError(
+                f"{where}: no column {column!r}, which {needed_by} needs. "
+                f"{nearest(column, row.columns)}"
+            )
+        return self._completion(text, row, distribution, prefill, column)
+
+    def _completion(
+        self, text: str, row: Row, distribution: str, prefill: str | None, what: str
+    ) -> tuple[int, ...]:
         assert self.tokenizer.eos_token_id is not None
+        where = f"distribution {distribution!r}, {row.place}"
         begun = self.template.prefill if prefill is None else prefill
-        ids = self._encode(text.removeprefix(begun), where, "demonstration")
+        ids = self._encode(text.removeprefix(begun), where, what)
         return (*ids, self.tokenizer.eos_token_id)
 
     def _filled(
@@ -175,8 +227,6 @@ class Renderer:
         return body
 
     def _chat(self, body: str, system: str | None, turns: Sequence[tuple[str, str]] = ()) -> str:
-        from jinja2 import TemplateError
-
         messages = [{"role": "system", "content": system}] if system else []
         for asked, told in turns:
             messages += [
@@ -184,9 +234,14 @@ class Renderer:
                 {"role": "assistant", "content": told},
             ]
         messages.append({"role": "user", "content": body})
+        return self._rendered(messages)
+
+    def _rendered(self, messages: Sequence[Mapping[str, str]]) -> str:
+        from jinja2 import TemplateError
+
         try:
             rendered = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True
+                [dict(one) for one in messages], tokenize=False, add_generation_prompt=True
             )
         except TemplateError as error:
             raise ValueError(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rlcurric.data import require_columns
 from rlcurric.recipe.schema import Recipe
 from rlcurric.recipe.stages import TrainingStage
+from rlcurric.recipe.written import evaluated_instead
 from rlcurric.train.checkpoint import MANIFEST, CheckpointStore
 from rlcurric.train.reporter import Reporter, Silent
 
@@ -80,7 +81,7 @@ def evaluate_model(
                 "held_out_path or held_out_split of the source"
             )
         require = run.parts.columns(stage, graded=True)
-        for name in stage.evaluated_on:
+        for name in evaluated_instead(recipe, stage.evaluated_on):
             require_columns(run.data.distribution(name).held_out, require)
         from rlcurric.train.evaluation import evaluate
         from rlcurric.train.metrics import merge_evaluation

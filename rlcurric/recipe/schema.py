@@ -18,6 +18,7 @@ from rlcurric.recipe.stages import (
     TrainingStage,
 )
 from rlcurric.recipe.values import NAME, Closed
+from rlcurric.recipe.written import check_written
 from rlcurric.registry import nearest
 from rlcurric.schedules import Progress, Schedule, clock_of, span_of, value_at
 
@@ -87,6 +88,11 @@ class Recipe(Closed):
                         "evaluation.distributions, or hold out less of it"
                     )
             earlier[stage.name] = stage
+        return self
+
+    @model_validator(mode="after")
+    def _written_rows_are_there(self) -> Recipe:
+        check_written(self)
         return self
 
     @model_validator(mode="after")

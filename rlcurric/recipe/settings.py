@@ -71,7 +71,7 @@ class Lora(Closed):
 class Model(Closed):
     """Either `path` (hub id or folder), or `architecture` and `tokenizer` for random weights."""
 
-    path: str | None = None
+    path: str | None = None  # `${NAME}` in it is an environment variable
     architecture: Architecture | None = None
     tokenizer: CharacterTokenizer | None = None
     context: PositiveInt | None = (

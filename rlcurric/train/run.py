@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rlcurric.build import Parts, RunData
 from rlcurric.recipe.ends import Best
 from rlcurric.recipe.schema import Recipe
-from rlcurric.recipe.stages import StageBase, TrainingStage
+from rlcurric.recipe.stages import DpoStage, StageBase, TrainingStage
 from rlcurric.rewards.budget import FailureBudget
 from rlcurric.rollout.parity import ParityLimits
 from rlcurric.schedules import Progress, value_at
@@ -117,7 +117,11 @@ class RunState:
 
     def to_json(self, run: RunContext) -> dict[str, Any]:
         """The state that goes into a checkpoint: this, and what the run keeps over stages."""
-        kept = {"curriculum": run.curriculum, "failures": run.failures.state_dict()}
+        kept = {
+            "curriculum": run.curriculum,
+            "failures": run.failures.state_dict(),
+            "written": run.written,
+        }
         return {**dataclasses.asdict(self), **kept}
 
     @classmethod
@@ -181,6 +185,8 @@ class RunContext:
     forked: bool = False  # `origin` belongs to another run, under another recipe
     ancestor: CheckpointStore | None = None  # of the run that this one was forked from
     ended: tuple[Ended, ...] = ()  # stages that are over
+    # What stages wrote for later ones: file in the run directory -> its SHA-256.
+    written: dict[str, str] = field(default_factory=dict)
     curriculum: dict[str, Any] | None = (
         None  # the latest state of an RL stage's curriculum: kept through SFT stages
     )
@@ -216,6 +222,14 @@ class RunContext:
 
     def stage_index(self, name: str) -> int:
         return [stage.name for stage in self.recipe.stages].index(name)
+
+    def reference_weights(self, stage: DpoStage) -> Path | str | None:
+        """The folder that a DPO stage's reference comes from; None: the recipe's base model."""
+        init = stage.init if stage.reference == "init" else stage.reference
+        source = self._source(stage.model_copy(update={"init": init}))
+        if source is not None:  # `origin` may be of this stage
+            return self.checkpoint_of(source).model
+        return self.initial_weights(stage.model_copy(update={"init": init}))
 
     def adapter_origin(
         self, stage: StageBase, resumed: bool

@@ -65,6 +65,7 @@ def train(
     run_dir: str | Path | None = None,
     *,
     overrides: Iterable[str] = (),
+    overlay: str | None = None,
     start_from: str | None = None,
     reporter: Reporter | None = None,
     stop_at: int | None = None,
@@ -75,6 +76,7 @@ def train(
         recipe: a file, the name of a shipped recipe, a mapping, or a loaded recipe.
         run_dir: default `runs/NAME`.
         overrides: `key.path=value` strings.
+        overlay: name of one of the recipe's overlays, laid over it before them.
         start_from: `RUN[:step|:stage]`, a checkpoint of another run that this new run begins from.
         reporter: hears of progress, on rank 0.
         stop_at: write a checkpoint and return "stopped" after this step of the run.
@@ -83,9 +85,11 @@ def train(
         ValueError: the recipe, the data, the model path, the run directory or a checkpoint is wrong; says what to do.
     """
     overrides = override_list(overrides)
-    resolved = load_recipe(recipe, overrides)
+    resolved = load_recipe(recipe, overrides, overlay)
     named = str(recipe) if isinstance(recipe, str | Path) else "RECIPE"
-    spelled = shlex.join(["rlcurric", "train", named, *overrides])
+    spelled = shlex.join(
+        ["rlcurric", "train", named, *overrides, *(["--overlay", overlay] if overlay else [])]
+    )
     return _Session(resolved, spelled, run_dir, start_from, reporter or Silent(), stop_at).run()
 
 
@@ -145,6 +149,7 @@ class _Session:
         from rlcurric.train.models import check_named_models
         from rlcurric.train.sharding import asked
         from rlcurric.train.trackers import Trackers, check_trackers
+        from rlcurric.train.written import check_stage
 
         stack.enter_context(self.stop)
         asked(ranks.world)  # a configuration that cannot be had ends here
@@ -157,16 +162,9 @@ class _Session:
         check_trackers(self.recipe.run.trackers)
         said = check_schedules(self.recipe)
         for stage in self.recipe.stages:
-            run.data.check_prompts(
-                stage,
-                run.parts.columns(stage),
-                run.parts.needs_demonstrations(stage),
-                run.parts.columns(stage, graded=True),
-            )
-            self.cautions[stage.name] = [
-                *said[stage.name],
-                *run.parts.try_curriculum(stage, run.data.pool(stage)),
-            ]
+            self.cautions[stage.name] = list(said[stage.name])
+            if not run.data.waits_for(stage):  # else it is checked when it begins
+                self.cautions[stage.name] += check_stage(run, stage)
         if ranks.is_main:
             if self.start_from is not None:
                 self._fork(self.start_from)
@@ -415,6 +413,7 @@ class _Session:
             saved = start.checkpoint.state()
             state, run.curriculum = RunState.from_json(saved), saved["curriculum"]
             run.failures.load_state_dict(saved["failures"])
+            run.written = saved["written"]
             run.origin, run.forked = start.checkpoint, start.fork_of is not None
         if start.ancestor is not None:
             run.ancestor = CheckpointStore(start.ancestor / "checkpoints", keep_last=1)
