@@ -125,7 +125,7 @@ class _Leader:
         rollouts: Sequence[Rollout],
     ) -> list[dict[str, Any]]:
         """What is written of one prompt."""
-        texts = {one.sample: prompt_prefill(self.stage, prompt) + one.text for one in rollouts}
+        texts = {one.sample: prompt.prefill + one.text for one in rollouts}
         found = []
         for one in kept:
             provenance: dict[str, Any] = {
@@ -234,11 +234,6 @@ class _Leader:
             f"take easier prompts, lower {where}.min_reward, or start from weights that solve some (an sft stage before it, "
             f"{where}.init)"
         )
-
-
-def prompt_prefill(stage: RejectionStage, prompt: Prompt) -> str:
-    """The start of every completion that stands in the prompt."""
-    return stage.prompt.prefill
 
 
 def keep(
