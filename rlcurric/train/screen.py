@@ -176,7 +176,6 @@ class Cache:
             "samples": stage.samples,
             "temperature": value_at(stage.rollout.temperature, progress),
             "max_new_tokens": stage.rollout.max_new_tokens,
-            "prefill": stage.prompt.prefill,
             "modes": dict(stage.prompt.modes),
             "rewards": [
                 {
@@ -248,7 +247,7 @@ def hash_of_weights(policy: Any) -> str:
 def _key(prompt: Prompt) -> str:
     """Of the tokens that are asked with and the row that it is graded by."""
     row = json.dumps(prompt.columns, sort_keys=True, default=repr)
-    return f"{seeds.hash64(prompt.prompt_ids, row):016x}"
+    return f"{seeds.hash64(prompt.prompt_ids, prompt.prefill, row):016x}"
 
 
 def _version(file: str) -> str:
