@@ -379,6 +379,10 @@ class Parts:
             said.append(
                 f"stages.{stage.name}.carry: no RL stage comes before {stage.name}, so that there is nothing to carry over"
             )
+        if stage.reference != "init" and not self.objective(stage).kl.on:
+            said.append(
+                f"stages.{stage.name}.reference: the objective has no KL penalty, so that the reference is not used"
+            )
         return said
 
     def predicts(self, stage: RlStage, pool: PromptPool) -> bool:

@@ -11,6 +11,7 @@ from rlcurric.build import Parts, RunData
 from rlcurric.build.trial import KINDS, Problem, affected, grade_golds, sample, try_rewards
 from rlcurric.cli.console import make_console
 from rlcurric.cli.live import Doing
+from rlcurric.recipe.endings import check_schedules
 from rlcurric.recipe.load import load_recipe
 from rlcurric.recipe.schema import Recipe
 from rlcurric.recipe.stages import TrainingStage
@@ -65,10 +66,11 @@ def _check(console: Console, recipe: Recipe, parts: Parts, doing: Doing) -> list
     doing("reading data")
     data = RunData(recipe, tokenizer, context_length(recipe, model_config(recipe)))
     check_named_models(recipe)
+    said = check_schedules(recipe)
     for stage in recipe.stages:
         doing(f"checking prompts and curriculum of stage {stage.name}")
         data.check_prompts(stage, parts.columns(stage), parts.needs_demonstrations(stage))
-        for sentence in parts.try_curriculum(stage, data.pool(stage)):
+        for sentence in (*said[stage.name], *parts.try_curriculum(stage, data.pool(stage))):
             console.print(f"warning: {sentence}", highlight=False, soft_wrap=True)
         asked = isinstance(stage, TrainingStage) and stage.evaluation.at_end
         if asked and not data.held_out(stage):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from rlcurric.recipe.values import Closed
+
+COMES_FOR_CERTAIN = ("steps", "tokens", "epochs", "gpu_hours")
 
 
 class Plateau(Closed):
@@ -77,15 +80,21 @@ class Until(Closed):
             bounds.append(max(bound for bound in together if bound is not None))
         return min(bounds, default=None)
 
-    @property
-    def is_bounded(self) -> bool:
-        """Whether something in it comes for certain."""
-        own = (self.steps, self.tokens, self.epochs, self.gpu_hours)
+    def is_bounded(self, by: Sequence[str] = COMES_FOR_CERTAIN) -> bool:
+        """Whether something in it comes for certain: one of these keys, on every way."""
         return (
-            any(value is not None for value in own)
-            or any(one.is_bounded for one in self.any)
-            or (bool(self.all) and all(one.is_bounded for one in self.all))
+            any(getattr(self, key) is not None for key in by)
+            or any(one.is_bounded(by) for one in self.any)
+            or (bool(self.all) and all(one.is_bounded(by) for one in self.all))
         )
+
+    def levels(self, place: str = "") -> list[tuple[str, Until]]:
+        """It and all that stand in it, each with its place: "", any.0., any.0.all.1."""
+        found = [(place, self)]
+        for name in ("any", "all"):
+            for number, one in enumerate(getattr(self, name)):
+                found += one.levels(f"{place}{name}.{number}.")
+        return found
 
     @model_validator(mode="before")
     @classmethod

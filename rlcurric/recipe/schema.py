@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, model_validator
 
+from rlcurric.recipe.endings import check_ends
 from rlcurric.recipe.settings import Distribution, Model, Run
 from rlcurric.recipe.stages import (
     DpoStage,
@@ -71,6 +72,8 @@ class Recipe(Closed):
                 _check_reference(f"{where}.reference", stage.reference, earlier)
             if isinstance(stage, RlStage):
                 _check_warm_start(where, stage, earlier)
+            if isinstance(stage, TrainingStage):
+                check_ends(stage)
             asked = stage.evaluation.distributions if isinstance(stage, TrainingStage) else ()
             for key, names in (("mixture", stage.mixture), ("evaluation.distributions", asked)):
                 for name in names:

@@ -97,7 +97,7 @@ class TrainingStage(StageBase):
 
     @model_validator(mode="after")
     def _ends(self) -> TrainingStage:
-        if not self.until.is_bounded:
+        if not self.until.is_bounded():
             raise ValueError(
                 f"stages.{self.name}.until may never come: add steps, tokens or epochs, e.g. until: {{steps: 1000, "
                 "plateau: {...}}"
@@ -118,6 +118,15 @@ class SupervisedStage(TrainingStage):
 
     batch_size: PositiveInt = 32  # rows an update, over all ranks
     micro_batches: PositiveInt = 1  # forward passes an update; rows go into them by length
+
+    @model_validator(mode="after")
+    def _is_counted(self) -> SupervisedStage:
+        if not self.until.is_bounded(("steps", "tokens", "epochs")):
+            raise ValueError(
+                f"stages.{self.name}.until needs steps, tokens or epochs in a stage of kind {self.kind}: the order of its rows "
+                "is made for that many"
+            )
+        return self
 
     @model_validator(mode="after")
     def _divisible(self) -> SupervisedStage:
@@ -197,6 +206,15 @@ class RlStage(TrainingStage):
     @classmethod
     def _grpo_unless_named(cls, value: Any) -> Any:
         return {"name": "grpo", **value} if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _one_reference(self) -> RlStage:
+        if "reference" in self.carry and self.reference != "init":
+            raise ValueError(
+                f"stages.{self.name}: carry has the reference of the RL stage before, and reference is {self.reference!r}; "
+                "leave one of them out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _group_has_baseline(self) -> RlStage:

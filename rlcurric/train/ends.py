@@ -71,8 +71,8 @@ class Watched:
     ) -> Watched:
         """One step later. `row`: its line of metrics.jsonl; `tokens`, `rows`, `seconds`: those of this step."""
         plateaus, windows = dict(self.plateaus), dict(self.windows)
-        timed = any(one.gpu_hours is not None for _, one in levels(until))
-        for place, one in levels(until):
+        timed = any(one.gpu_hours is not None for _, one in until.levels())
+        for place, one in until.levels():
             if one.plateau is not None and (value := _number(row, one.plateau.metric)) is not None:
                 key, sign = f"{place}plateau", 1.0 if one.plateau.mode == "max" else -1.0
                 known = plateaus.get(key)
@@ -163,15 +163,6 @@ def _window(until: Until, key: str) -> tuple[str, str, int]:
 def _windowed(until: Until) -> list[tuple[str, str, int]]:
     keys = [key for key in ("pass_rate", "truncated") if getattr(until, key) is not None]
     return [_window(until, key) for key in keys]
-
-
-def levels(until: Until, place: str = "") -> list[tuple[str, Until]]:
-    """Every level of an `until` with its place."""
-    found = [(place, until)]
-    for name in ("any", "all"):
-        for number, one in enumerate(getattr(until, name)):
-            found += levels(one, f"{place}{name}.{number}.")
-    return found
 
 
 def _number(row: Mapping[str, Any], metric: str) -> float | None:

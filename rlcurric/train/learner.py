@@ -254,19 +254,23 @@ class Learner:
         self.sharding.settle()
         load_moments(self.sharding, self.model, reader)
 
-    def load_reference(self, folder: Path, reader: PieceReader, required: bool) -> None:
-        """The reference that the checkpoint was trained against; ValueError if it is `required` and there is none."""
+    def load_reference(self, folder: Path, reader: PieceReader, required: bool) -> bool:
+        """The reference that the checkpoint was trained against; ValueError if it is `required` and there is none.
+
+        Whether there is one now.
+        """
         if self.reference is None:
-            return
+            return False
         kept = any(name.startswith(PREFIX) for name in reader.names())
         if not kept and not required:  # a fork that turns the penalty on
-            return
+            return False
         if not kept:
             raise ValueError(
                 f"The checkpoint {folder} has no reference to carry on with: no KL penalty was on. Leave `reference` out "
                 "of `carry`"
             )
         self.reference.load(reader, folder)
+        return True
 
     def load_controller(self, folder: Path) -> None:
         """The entropy controller of the checkpoint, and how many updates in a row were skipped before it."""

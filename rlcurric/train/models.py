@@ -14,7 +14,7 @@ import torch
 from rlcurric.recipe.schema import Recipe
 from rlcurric.recipe.stages import StageBase
 from rlcurric.seeds import hash64
-from rlcurric.train.adapters import Gathered, add_adapter, base_model, merged_tensors
+from rlcurric.train.adapters import FOLDER, Gathered, add_adapter, base_model, merged_tensors
 from rlcurric.train.named import local_path, name_environment, named_models
 from rlcurric.train.sharding.base import plain_tensors
 
@@ -94,6 +94,31 @@ def load_policy(run: RunContext, stage: StageBase, resumed: bool) -> Any:
     base, adapter = run.adapter_origin(stage, resumed)
     seed = hash64(run.recipe.seed, "lora") >> 1
     return add_adapter(load_model(run.recipe, base), lora, seed, adapter)
+
+
+def load_named(run: RunContext, stage: StageBase, spec: str) -> Any:
+    """The model that `base` or `stage:NAME[:best|:last]` names, as a frozen reference of `stage`: on the CPU, whole.
+
+    Under an adapter it stands on the base that the stage's own model stands on; ValueError where it does not.
+    """
+    found = run.checkpoint_of(spec.removeprefix("stage:")) if spec != "base" else None
+    lora = run.recipe.model.lora
+    if lora is None:
+        return load_model(run.recipe, found.model if found else None)
+    base, _ = run.adapter_origin(stage, resumed=False)
+    theirs = None
+    if found is not None:
+        other = run.recipe.stages[run.stage_index(spec.removeprefix("stage:").partition(":")[0])]
+        theirs, _ = run.adapter_origin(other, resumed=False)
+    if theirs != base:
+        raise ValueError(
+            f"stages.{stage.name}.reference: under model.lora the reference must stand on the stage's base model, "
+            f"{base or 'the recipe'}; {spec} stands on {theirs or 'that of the recipe'}"
+        )
+    seed = hash64(run.recipe.seed, "lora") >> 1
+    return add_adapter(
+        load_model(run.recipe, base), lora, seed, found.path / FOLDER if found else None
+    )
 
 
 def random_model(recipe: Recipe) -> PreTrainedModel:

@@ -89,6 +89,19 @@ class Reference:
         }
 
     @torch.no_grad()
+    def take(self, model: PreTrainedModel) -> None:
+        """Make another model of the same kind the reference; it may lie on any device, whole on every rank."""
+        given = dict(trained(model))
+        parts = self._parts()
+        self._held = {
+            name: given[name]
+            .detach()
+            .reshape(-1)[start : start + values.numel()]
+            .to(values, copy=True)
+            for name, values, start in parts
+        }
+
+    @torch.no_grad()
     def _exchange(self) -> None:
         assert self._held is not None
         for name, values, _ in self._parts():

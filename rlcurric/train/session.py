@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from rlcurric.recipe.endings import check_schedules
 from rlcurric.recipe.load import (
     differences,
     dump_yaml,
@@ -156,11 +157,15 @@ class _Session:
             _context(self.recipe, ranks, self.directory, self.reporter, self.stop, watchdog)
         )
         check_named_models(self.recipe)
+        said = check_schedules(self.recipe)
         for stage in self.recipe.stages:
             run.data.check_prompts(
                 stage, run.parts.columns(stage), run.parts.needs_demonstrations(stage)
             )
-            self.cautions[stage.name] = run.parts.try_curriculum(stage, run.data.pool(stage))
+            self.cautions[stage.name] = [
+                *said[stage.name],
+                *run.parts.try_curriculum(stage, run.data.pool(stage)),
+            ]
         if ranks.is_main:
             if self.start_from is not None:
                 self._fork(self.start_from)

@@ -10,7 +10,7 @@ from rlcurric.recipe.stages import RlStage
 from rlcurric.train.coordinator import conduct
 from rlcurric.train.failures import explain_memory
 from rlcurric.train.learner import Learner
-from rlcurric.train.models import load_policy
+from rlcurric.train.models import load_named, load_policy
 from rlcurric.train.pieces import PieceReader
 from rlcurric.train.prompt_value import STATE as VALUE_STATE
 from rlcurric.train.prompt_value import PromptValue, value_backbone
@@ -63,14 +63,18 @@ def run_rl(run: RunContext, stage: RlStage, state: RunState) -> tuple[str, RunSt
     pieces = PieceReader(run.origin.path, run.origin.manifest["files"]) if run.origin else None
     if pieces and optimizer_kept and (not run.forked or _same(run, "optim")):
         learner.load_optimizer(pieces)
+    known = False
     if run.origin and pieces and (resumed or "reference" in stage.carry):
-        learner.load_reference(run.origin.path, pieces, required=not resumed)
+        known = learner.load_reference(run.origin.path, pieces, required=not resumed)
+    if learner.reference is not None and not known and stage.reference != "init":
+        run.watchdog.beat("loading the model")
+        learner.reference.take(load_named(run, stage, stage.reference))
     if run.origin and resumed:
         learner.load_controller(run.origin.path)
     if run.origin and resumed and keep_statistics:
         worker.load_carried(run.origin.path)
-    known = run.origin is not None and VALUE_STATE in run.origin.manifest["files"]
-    if value is not None and run.origin and known and keep_statistics:
+    has_value = run.origin is not None and VALUE_STATE in run.origin.manifest["files"]
+    if value is not None and run.origin and has_value and keep_statistics:
         if resumed or "statistics" in stage.carry:
             value.load(run.origin.path)
     leader: RlLeader | None = None

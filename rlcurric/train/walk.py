@@ -35,8 +35,8 @@ def walk(
     state = looked_at_again(stages[index], state)
     while True:
         stage = stages[index]
-        run.ended = state.ended
-        if not state.finished:
+        run.ended, over = state.ended, state.finished
+        if not over:
             _announce(run, stage, state, index, cautions.get(stage.name, ()))
             status, state = run_stage(run, stage, state)
             if status == "stopped":
@@ -45,9 +45,11 @@ def walk(
             if not state.finished:  # a kind that ends when its work is done
                 state = state.closed(Cause("done"))
         run.ended = state.ended
-        _tell_end(run, state.ended[-1])
+        told = over and _was_told(run, state.ended[-1])
+        if not told:
+            _tell_end(run, state.ended[-1])
         if isinstance(stage, TrainingStage):
-            _hand_over(run, state)
+            _hand_over(run, state, told)
         run.forked = False
         index += 1
         if index == len(stages):
@@ -116,24 +118,31 @@ def _announce(
         run.reporter.message(f"warning: {sentence}")
 
 
-def _tell_end(run: RunContext, over: Ended) -> None:
-    """The event of a stage's end, once: also where the run was killed behind the checkpoint that says so."""
+def _was_told(run: RunContext, over: Ended) -> bool:
+    """Whether the events have the end of a stage that was over at the start of this launch.
+
+    They lack it where the run was killed right behind the checkpoint that says so. What ended in the run that this one was
+    forked from is no event of this one.
+    """
     if not run.ranks.is_main or run.forked:
-        return
+        return True
     ended = dataclasses.asdict(over)
-    known = read_jsonl(run.directory.path / EVENTS)
-    if any(
+    return any(
         row["event"] == "stage_ended" and {key: row.get(key) for key in ended} == ended
-        for row in known
-    ):
+        for row in read_jsonl(run.directory.path / EVENTS)
+    )
+
+
+def _tell_end(run: RunContext, over: Ended) -> None:
+    if not run.ranks.is_main:
         return
-    run.directory.event("stage_ended", over.last_step, **ended)
+    run.directory.event("stage_ended", over.last_step, **dataclasses.asdict(over))
     if over.reason not in ("steps", "done"):
         seen = ", ".join(f"{key} {value:.6g}" for key, value in over.values.items())
         run.reporter.message(f"stage {over.stage} ended at step {over.last_step}: {seen}")
 
 
-def _hand_over(run: RunContext, state: RunState) -> None:
+def _hand_over(run: RunContext, state: RunState, told: bool) -> None:
     """Later stages go on from the stage's last checkpoint, or from its best: weights and optimizer, and what its
     curriculum had learned; what the run has seen since (visits, pass rates, steps, tokens) stays seen."""
     over = state.ended[-1]
@@ -148,6 +157,8 @@ def _hand_over(run: RunContext, state: RunState) -> None:
     best = origin.state()["curriculum"]
     if run.curriculum is not None and best is not None:
         run.curriculum = {**run.curriculum, "parts": best["parts"]}
+    if told:
+        return
     detail: dict[str, Any] = {"stage": over.stage, "to": over.hands_over, "value": over.best_value}
     _event(run, "rolled_back", state, **detail)
     run.reporter.message(
