@@ -18,7 +18,7 @@ from rlcurric.objective.preference import preference_loss, preference_margin
 from rlcurric.recipe.stages import DpoStage
 from rlcurric.train.models import load_model
 from rlcurric.train.run import RunContext, RunState
-from rlcurric.train.supervised import Task, run_supervised, training_order
+from rlcurric.train.supervised import Task, run_supervised
 
 REFERENCE = "reference.safetensors"  # in a checkpoint's trainer/: the reference's log-probs by pair
 
@@ -39,26 +39,33 @@ def run_dpo(run: RunContext, stage: DpoStage, state: RunState) -> tuple[str, Run
 
 def _task(run: RunContext, stage: DpoStage, state: RunState) -> Task:
     examples = run.data.preference_examples(stage)
-    wanted = np.unique(training_order(run, stage))
     references = _saved(run, examples) if state.stage_step else {}
 
     def make(settings: dict[str, Any], arguments: dict[str, Any]) -> Any:
         from trl import DPOConfig
 
-        config = DPOConfig(**settings, beta=stage.beta, precompute_ref_log_probs=True)
+        config = DPOConfig(
+            **settings,
+            beta=stage.beta,
+            precompute_ref_log_probs=True,
+            remove_unused_columns=False,
+        )
         trainer = _trainer_class(run, stage)(args=config, **arguments)
         model = trainer.accelerator.unwrap_model(trainer.model)
         if hasattr(model, "peft_config") and "ref" in model.peft_config:
             model.delete_adapter("ref")  # TRL's copy of the adapter, as a reference
+        wanted = sorted(set(arguments["train_dataset"]["row"]))
         missing = [row for row in wanted if examples[row].uid not in references]
         scored = _score(run, stage, trainer, [examples[row] for row in missing], state)
         references.update(scored)
-        known = [references.get(one.uid, (0.0, 0.0)) for one in examples]
-        order = [row["row"] for row in trainer.train_dataset.select_columns(["row"])]
-        dataset = trainer.train_dataset.remove_columns("row")
-        for column, side in (("ref_chosen_logps", 0), ("ref_rejected_logps", 1)):
-            dataset = dataset.add_column(column, [known[row][side] for row in order])
-        trainer.train_dataset = dataset
+        collate = trainer.data_collator
+
+        def with_reference(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+            scores = [references[examples[one["row"]].uid] for one in rows]
+            chosen, rejected = torch.tensor(scores).unbind(dim=1)
+            return {**collate(rows), "ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
+
+        trainer.data_collator = with_reference
         return trainer
 
     def write(folder: Path) -> None:
@@ -85,7 +92,8 @@ def _task(run: RunContext, stage: DpoStage, state: RunState) -> Task:
     lengths = [
         len(one.prompt_ids) + max(len(one.chosen_ids), len(one.rejected_ids)) for one in examples
     ]
-    return Task(features, np.array(lengths), make, _metrics, write)
+    trained = [len(one.chosen_ids) + len(one.rejected_ids) for one in examples]
+    return Task(features, np.array(lengths), make, _metrics, np.array(trained), write)
 
 
 def _metrics(logs: Mapping[str, float]) -> dict[str, Any]:

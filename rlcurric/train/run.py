@@ -116,7 +116,11 @@ class RunState:
 
     def to_json(self, run: RunContext) -> dict[str, Any]:
         """The state that goes into a checkpoint: this, and what the run keeps over stages."""
-        kept = {"curriculum": run.curriculum, "failures": run.failures.state_dict()}
+        kept = {
+            "curriculum": run.curriculum,
+            "failures": run.failures.state_dict(),
+            "written": run.written,
+        }
         return {**dataclasses.asdict(self), **kept}
 
     @classmethod
@@ -179,6 +183,8 @@ class RunContext:
     forked: bool = False  # `origin` belongs to another run, under another recipe
     ancestor: CheckpointStore | None = None  # of the run that this one was forked from
     ended: tuple[Ended, ...] = ()  # stages that are over
+    # What stages wrote for later ones: file in the run directory -> its SHA-256.
+    written: dict[str, str] = field(default_factory=dict)
     curriculum: dict[str, Any] | None = (
         None  # the latest state of an RL stage's curriculum: kept through SFT stages
     )
@@ -215,9 +221,11 @@ class RunContext:
 
     def reference_weights(self, stage: DpoStage) -> Path | str | None:
         """The folder that a DPO stage's reference comes from; None: the recipe's base model."""
-        if stage.reference == "init":
-            return self.initial_weights(stage)
-        return self.initial_weights(stage.model_copy(update={"init": stage.reference}))
+        init = stage.init if stage.reference == "init" else stage.reference
+        source = self._source(stage.model_copy(update={"init": init}))
+        if source is not None:  # `origin` may be of this stage
+            return self.checkpoint_of(source).model
+        return self.initial_weights(stage.model_copy(update={"init": init}))
 
     def adapter_origin(
         self, stage: StageBase, resumed: bool

@@ -404,6 +404,7 @@ class _Session:
             saved = start.checkpoint.state()
             state, run.curriculum = RunState.from_json(saved), saved["curriculum"]
             run.failures.load_state_dict(saved["failures"])
+            run.written = saved["written"]
             run.origin, run.forked = start.checkpoint, start.fork_of is not None
         if start.ancestor is not None:
             run.ancestor = CheckpointStore(start.ancestor / "checkpoints", keep_last=1)
