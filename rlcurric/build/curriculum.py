@@ -315,7 +315,9 @@ def _made_up(distribution: str, size: int) -> GroupOutcome:
 
 def _warm_start(stage: RlStage, base_dir: str) -> list[GroupOutcome]:
     path = stage.curriculum.warm_start
-    return [] if path is None else read_measured(Path(base_dir, path))
+    if path is None or path.startswith("stage:"):  # an earlier stage measures it
+        return []
+    return read_measured(Path(base_dir, path))
 
 
 def cautions(stage: RlStage, base_dir: str, pool: PromptPool, parts: Composition) -> list[str]:
@@ -334,7 +336,8 @@ def cautions(stage: RlStage, base_dir: str, pool: PromptPool, parts: Composition
         )
     told = {one.group_id.uid for one in _warm_start(stage, base_dir)}
     known = sum(one.uid in told for rows in _chunks(pool) for one in rows) if told else 0
-    if stage.curriculum.warm_start is not None and not known:
+    file = stage.curriculum.warm_start
+    if file is not None and not file.startswith("stage:") and not known:
         said.append(
             f"stages.{stage.name}.curriculum.warm_start: none of the {len(told)} prompts in "
             f"{stage.curriculum.warm_start} is one of the stage's, so that nothing is known of any; was it written for "

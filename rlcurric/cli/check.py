@@ -11,10 +11,12 @@ from rlcurric.build import Parts, RunData
 from rlcurric.build.trial import KINDS, Problem, affected, grade_golds, sample, try_rewards
 from rlcurric.cli.console import make_console
 from rlcurric.cli.live import Doing
+from rlcurric.data import Row
 from rlcurric.recipe.endings import check_schedules
 from rlcurric.recipe.load import load_recipe
 from rlcurric.recipe.schema import Recipe
 from rlcurric.recipe.stages import TrainingStage
+from rlcurric.recipe.written import writer_of
 from rlcurric.train.named import name_environment
 
 GRADED = KINDS[:3]  # gold, empty, garbage
@@ -68,6 +70,14 @@ def _check(console: Console, recipe: Recipe, parts: Parts, doing: Doing) -> list
     check_named_models(recipe)
     said = check_schedules(recipe)
     for stage in recipe.stages:
+        waits = data.waits_for(stage)
+        if waits:
+            console.print(
+                f"note: stage {stage.name} reads what {', '.join(sorted(set(waits.values())))} writes; its rows are checked "
+                "when it begins",
+                soft_wrap=True,
+            )
+            continue
         doing(f"checking prompts and curriculum of stage {stage.name}")
         data.check_prompts(stage, parts.columns(stage), parts.needs_demonstrations(stage))
         for sentence in (*said[stage.name], *parts.try_curriculum(stage, data.pool(stage))):
@@ -98,14 +108,17 @@ def _grade_golds(
     )
     wrong: list[Problem] = []
     for name in recipe.distributions:
+        if writer_of(recipe, name) is not None:
+            continue
         user = next((one for one in recipe.stages if name in one.mixture), None)
         if user is None:
             console.print(f"note: no stage uses the distribution {name}")
             continue
         counts, trial = data.counts(name), parts.trial(user).without_services()
-        rows = {name: data.rows(name)[:MAX_GOLD]}
+        graded = _answered(data, name)
+        rows = {name: graded[:MAX_GOLD]} if graded else {}
         golds = grade_golds(trial, rows, parts.pool(), GRADED, doing)
-        shares = [golds[name].share(kind) if golds else "-" for kind in GRADED]
+        shares = [golds[name].share(kind) if name in golds else "-" for kind in GRADED]
         left_out = counts.read - counts.train - counts.held_out
         table.add_row(name, *map(str, (counts.train, counts.held_out, left_out)), *shares)
         wrong += [problem for one in golds.values() for problem in one.wrong]
@@ -130,8 +143,17 @@ def _try_rewards(
         local = trial.without_services()
         key = f"{[one.reference for one in local.components]} {local.args} {stage.mixture}"
         if local.components and key not in tried:
-            rows = {name: sample(data.rows(name), TRIED) for name in stage.mixture}
+            rows = {
+                name: sample(graded, TRIED)
+                for name in stage.mixture
+                if writer_of(recipe, name) is None and (graded := _answered(data, name))
+            }
             tried_here = try_rewards(local, rows, [parts.pool()], timed=False, tell=doing)
             wrong += tried_here.problems
         tried |= {key, *trial.services}
     return wrong
+
+
+def _answered(data: RunData, name: str) -> list[Row]:
+    """The rows of a distribution that can be graded: those that are only imitated may have no answer."""
+    return [row for row in data.rows(name) if "answer" in row.columns]

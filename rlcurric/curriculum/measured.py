@@ -44,7 +44,7 @@ def read_measured(path: Path, step: int = 0, version: int | None = None) -> list
     lines = path.read_text(encoding="utf-8").split("\n")
     for number, text in enumerate(lines[:-1], 1):
         try:
-            outcome = _outcome(json.loads(text), step, version)
+            outcome = outcome_of_line(json.loads(text), step, version)
         except (ValueError, KeyError, TypeError):
             raise ValueError(
                 f"{path}, line {number}: no line of `rlcurric preflight --output`: {text[:80]!r}"
@@ -63,7 +63,10 @@ def append_measured(path: Path, outcomes: Iterable[GroupOutcome]) -> None:
         file.write("".join(measured_line(one) for one in outcomes).encode())
 
 
-def _outcome(line: dict[str, Any], step: int, version: int | None) -> GroupOutcome:
+def outcome_of_line(
+    line: dict[str, Any], step: int = 0, version: int | None = None
+) -> GroupOutcome:
+    """The inverse of `measured_line`, once the line is parsed."""
     return GroupOutcome(
         group_id=GroupId(STAGE, int(line["uid"], 16), 0),
         distribution=line["distribution"],

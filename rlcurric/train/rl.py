@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,6 +51,7 @@ from rlcurric.train.rundir import DECISIONS
 from rlcurric.train.saves import Saves
 from rlcurric.train.screening import measure, outcome_of
 from rlcurric.train.worker import Generated
+from rlcurric.train.written import warm_start_file
 from rlcurric.types import AdmittedGroup, Batch, Delivery, GroupId, GroupOutcome
 
 Lead = Generator[Directive, list[Any], str]
@@ -195,10 +195,10 @@ class RlLeader:
 
     def _warm_start(self, samples: int) -> list[GroupOutcome]:
         """What the file of `curriculum.warm_start` tells of prompts by so many samples: the controller has learned it."""
-        path = self.stage.curriculum.warm_start
-        if path is None:
+        file = warm_start_file(self.run, self.stage)
+        if file is None:
             return []
-        found = read_measured(Path(self.run.recipe.base_dir, path))
+        found = read_measured(file)
         return [one for one in found if len(one.correct) >= samples]
 
     def _rollouts(

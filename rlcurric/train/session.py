@@ -148,6 +148,7 @@ class _Session:
     ) -> RunResult:
         from rlcurric.train.models import check_named_models
         from rlcurric.train.sharding import asked
+        from rlcurric.train.written import check_stage
 
         stack.enter_context(self.stop)
         asked(ranks.world)  # a configuration that cannot be had ends here
@@ -159,13 +160,9 @@ class _Session:
         check_named_models(self.recipe)
         said = check_schedules(self.recipe)
         for stage in self.recipe.stages:
-            run.data.check_prompts(
-                stage, run.parts.columns(stage), run.parts.needs_demonstrations(stage)
-            )
-            self.cautions[stage.name] = [
-                *said[stage.name],
-                *run.parts.try_curriculum(stage, run.data.pool(stage)),
-            ]
+            self.cautions[stage.name] = list(said[stage.name])
+            if not run.data.waits_for(stage):  # else it is checked when it begins
+                self.cautions[stage.name] += check_stage(run, stage)
         if ranks.is_main:
             if self.start_from is not None:
                 self._fork(self.start_from)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from rlcurric.curriculum.measured import read_measured
@@ -18,6 +17,7 @@ from rlcurric.train.rl import RlLeader
 from rlcurric.train.run import RunContext, RunState
 from rlcurric.train.space import check_space, checkpoint_bytes
 from rlcurric.train.worker import RlWorker
+from rlcurric.train.written import warm_start_file
 
 
 def run_rl(run: RunContext, stage: RlStage, state: RunState) -> tuple[str, RunState]:
@@ -90,7 +90,8 @@ def run_rl(run: RunContext, stage: RlStage, state: RunState) -> tuple[str, RunSt
                 carried = "statistics" in stage.carry and keep_statistics
                 controller.carry_over(run.curriculum, carried, state.policy_version, state.step)
         if not goes_on and stage.curriculum.warm_start is not None:
-            file = Path(run.recipe.base_dir, stage.curriculum.warm_start)
+            file = warm_start_file(run, stage)
+            assert file is not None
             controller.learn_measured(read_measured(file, state.step - 1, state.policy_version))
         leader = RlLeader(run, stage, controller, state)
 

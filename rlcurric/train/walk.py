@@ -18,6 +18,7 @@ from rlcurric.recipe.stages import (
 from rlcurric.train.ends import Cause, Ended, cause_of
 from rlcurric.train.run import RunContext, RunState
 from rlcurric.train.rundir import EVENTS, read_jsonl
+from rlcurric.train.written import prepare
 
 Status = Literal["done", "stopped"]
 
@@ -65,6 +66,7 @@ def walk(
 
 def run_stage(run: RunContext, stage: Stage, state: RunState) -> tuple[str, RunState]:
     """Run one stage, of whatever kind, from where it stands: ("done" | "stopped", where the run then stands)."""
+    _caution(run, stage, state, prepare(run, stage, state))
     match stage:
         case RlStage():
             from rlcurric.train.stages import run_rl
@@ -113,7 +115,11 @@ def _announce(
     run.watchdog.begin_stage(state.step)
     run.failures.configure(stage.grading.max_failures, stage.grading.window)
     _event(run, "stage_started", state, stage=stage.name, stage_step=state.stage_step)
-    for sentence in cautions:
+    _caution(run, stage, state, cautions)
+
+
+def _caution(run: RunContext, stage: Stage, state: RunState, sentences: Sequence[str]) -> None:
+    for sentence in sentences:
         _event(run, "caution", state, stage=stage.name, message=sentence)
         run.reporter.message(f"warning: {sentence}")
 

@@ -1,0 +1,263 @@
+"""A rejection stage: sample with the weights it starts from, keep by reward, write rows for a later stage."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any
+
+from rlcurric import seeds
+from rlcurric.data.corruptions import corrupted
+from rlcurric.data.files import write_rows
+from rlcurric.errors import RunError
+from rlcurric.recipe.stages import RejectionStage
+from rlcurric.train.coordinator import conduct
+from rlcurric.train.directives import Directive, Sync
+from rlcurric.train.portions import Portions, identity_of
+from rlcurric.train.restarts import Restarts
+from rlcurric.train.run import RunContext, RunState
+from rlcurric.train.sampler import (
+    Failures,
+    chosen_prompts,
+    in_rounds,
+    refuse_batch_rewards,
+    sample_round,
+    sampling_worker,
+)
+from rlcurric.types import Prompt, Rollout, SampleOutcome
+
+FOLDER = "datasets"
+CORRECT = 1.0 - 1e-6  # from which on a completion counts as correct
+
+
+def dataset_name(stage: str) -> str:
+    """The file of a stage's rows, in the run directory."""
+    return f"{FOLDER}/{stage}.jsonl"
+
+
+def run_rejection(run: RunContext, stage: RejectionStage, state: RunState) -> tuple[str, RunState]:
+    """Write the stage's rows: ("done" | "stopped", where the run then stands). What is written already stays."""
+    refuse_batch_rewards(run, stage)
+    file = run.directory.path / dataset_name(stage.name)
+    portions = Portions(file, identity_of(run, stage, state))
+    summary = run.ranks.broadcast((portions.summary() if run.ranks.is_main else None,))[0]
+    if summary is None:
+        worker = sampling_worker(run, stage)
+        leader = _Leader(run, stage, state, portions)
+        summary = conduct(run.ranks, leader.lead, worker.obey, run.watchdog.beat)
+        worker.engine.sleep()
+        run.engines.leave()
+        if not summary:
+            return "stopped", state
+    run.written[dataset_name(stage.name)] = summary["sha256"]
+    return "done", state.sampled(summary["tokens"])
+
+
+class _Leader:
+    """Rank 0's side."""
+
+    def __init__(
+        self, run: RunContext, stage: RejectionStage, state: RunState, portions: Portions
+    ) -> None:
+        self.run, self.stage, self.state, self.portions = run, stage, state, portions
+
+    def lead(self) -> Generator[Directive, list[Any], dict[str, Any]]:
+        """Sample round by round; the summary of what was written, empty where a stop was asked for."""
+        run, stage, state = self.run, self.stage, self.state
+        restarts = Restarts(run, stage.rollout.max_restarts)
+        failures = Failures(run, stage, state)
+        place = state.step, state.policy_version
+        prompts = chosen_prompts(run, stage)
+        parts = self.portions.parts()
+        rounds = in_rounds(prompts, stage.samples)
+        if len(parts) < len(rounds):
+            yield from restarts.ask(Sync(state.policy_version), *place)
+        done = sum(len(one) for one in rounds[: len(parts)])
+        for chunk in rounds[len(parts) :]:
+            if run.stop.requested() is not None:
+                return {}
+            run.reporter.phase(f"sampling, {done} of {len(prompts)} prompts")
+            keyed = [(prompt, self._key(prompt)) for prompt in chunk]
+            round_ = sample_round(run, stage, state, keyed, with_text=True)
+            deliveries, held = yield from restarts.drive(round_, *place)
+            restarts.step_done()
+            failures.observe(deliveries)
+            outcomes = {item.group_id.uid: item.samples for item in deliveries}
+            texts = {group.uid: rollouts for group, (_, rollouts) in held.items()}
+            part = self._part(chunk, outcomes, texts)
+            self.portions.add(part)
+            parts.append(part)
+            done += len(chunk)
+        return self._write(len(prompts), parts)
+
+    def _key(self, prompt: Prompt) -> int:
+        return seeds.hash64(self.run.recipe.seed, self.stage.kind, self.stage.name, prompt.uid)
+
+    def _part(
+        self,
+        prompts: Sequence[Prompt],
+        outcomes: Mapping[int, Sequence[SampleOutcome]],
+        texts: Mapping[int, Sequence[Rollout]],
+    ) -> dict[str, Any]:
+        rows: list[dict[str, Any]] = []
+        solved = unpaired = 0
+        for prompt in prompts:
+            kept = keep(self.stage, outcomes[prompt.uid], texts[prompt.uid])
+            written = self._rows(prompt, kept, outcomes[prompt.uid], texts[prompt.uid])
+            solved += bool(kept)
+            unpaired += bool(kept) and not written
+            rows += written
+        samples = [one for prompt in prompts for one in outcomes[prompt.uid]]
+        return {
+            "rows": write_rows(rows),
+            "n": len(rows),
+            "prompts": len(prompts),
+            "solved": solved,
+            "unpaired": unpaired,
+            "tokens": sum(one.length for one in samples),
+            "failed": sum(one.status.is_failure for one in samples),
+        }
+
+    def _rows(
+        self,
+        prompt: Prompt,
+        kept: Sequence[SampleOutcome],
+        samples: Sequence[SampleOutcome],
+        rollouts: Sequence[Rollout],
+    ) -> list[dict[str, Any]]:
+        """What is written of one prompt."""
+        texts = {one.sample: prompt_prefill(self.stage, prompt) + one.text for one in rollouts}
+        found = []
+        for one in kept:
+            provenance: dict[str, Any] = {
+                "uid": f"{prompt.uid:016x}",
+                "distribution": prompt.distribution,
+                "reward": one.reward,
+                "sample": one.sample,
+                "policy_step": self.state.step,
+            }
+            trained: dict[str, Any] = {"demonstration": texts[one.sample]}
+            if self.stage.write == "pairs":
+                rejected = self._rejected(prompt, one, samples, texts)
+                if rejected is None:
+                    continue
+                text, how = rejected
+                trained = {"chosen": texts[one.sample], "rejected": text}
+                provenance |= how
+            own = {
+                name: value
+                for name, value in prompt.columns.items()
+                if name not in ("demonstration", "messages", "chosen", "rejected", "provenance")
+            }
+            found.append({**own, **trained, "provenance": provenance})
+        return found
+
+    def _rejected(
+        self,
+        prompt: Prompt,
+        chosen: SampleOutcome,
+        samples: Sequence[SampleOutcome],
+        texts: Mapping[int, str],
+    ) -> tuple[str, dict[str, Any]] | None:
+        """The other side of a pair, and where it comes from; None where there is none."""
+        if self.stage.rejected == "corrupted":
+            key = seeds.hash64(self._key(prompt), "corrupted", chosen.sample)
+            broken = corrupted(texts[chosen.sample], key)
+            return None if broken is None else (broken[0], {"corruption": broken[1]})
+        worse = [
+            one
+            for one in samples
+            if not one.status.is_failure
+            and one.reward < chosen.reward
+            and texts[one.sample] != texts[chosen.sample]
+        ]
+        if not worse:
+            return None
+        worst = min(worse, key=lambda one: (one.reward, one.sample))
+        told = {"rejected_reward": worst.reward, "rejected_sample": worst.sample}
+        return texts[worst.sample], told
+
+    def _write(self, n_prompts: int, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The file, from its parts; RunError where nothing was kept."""
+        totals = {
+            key: sum(part[key] for part in parts)
+            for key in ("n", "solved", "unpaired", "tokens", "failed")
+        }
+        if not totals["n"]:
+            raise RunError(self._nothing(n_prompts, totals))
+        counts = {
+            "prompts": n_prompts,
+            "samples": self.stage.samples,
+            "kept": totals["n"],
+            "unsolved": n_prompts - totals["solved"],
+            "unpaired": totals["unpaired"],
+            "failed": totals["failed"],
+            "tokens": totals["tokens"],
+        }
+        text = "".join(part["rows"] for part in parts)
+        summary = self.portions.finish(text, counts)
+        self.run.directory.event(
+            "dataset_written",
+            self.state.step,
+            stage=self.stage.name,
+            file=dataset_name(self.stage.name),
+            sha256=summary["sha256"],
+            **counts,
+        )
+        self.run.reporter.message(
+            f"stage {self.stage.name} wrote {counts['kept']} rows: {n_prompts} prompts, {self.stage.samples} samples "
+            f"each, {counts['unsolved']} never solved"
+        )
+        return summary
+
+    def _nothing(self, n_prompts: int, totals: Mapping[str, Any]) -> str:
+        stage = self.stage
+        tried = (
+            f"stage {stage.name} kept nothing of {n_prompts} prompts, {stage.samples} samples each"
+        )
+        where = f"stages.{stage.name}"
+        if totals["solved"]:
+            what = (
+                "a completion with tags or a boxed answer, which could be broken"
+                if stage.rejected == "corrupted"
+                else "a completion with a lower reward than the one that was kept"
+            )
+            return (
+                f"{tried}: {totals['solved']} prompts were solved, but none has {what}. Set {where}.rejected to "
+                f"{'worst' if stage.rejected == 'corrupted' else 'corrupted'}, or raise {where}.samples"
+            )
+        wanted = (
+            "is correct" if stage.min_reward is None else f"has a reward of {stage.min_reward:g}"
+        )
+        return (
+            f"{tried}: none of the completions {wanted} and ends by itself. Raise {where}.samples or rollout.max_new_tokens, "
+            f"take easier prompts, lower {where}.min_reward, or start from weights that solve some (an sft stage before it, "
+            f"{where}.init)"
+        )
+
+
+def prompt_prefill(stage: RejectionStage, prompt: Prompt) -> str:
+    """The start of every completion that stands in the prompt."""
+    return stage.prompt.prefill
+
+
+def keep(
+    stage: RejectionStage, samples: Sequence[SampleOutcome], rollouts: Sequence[Rollout]
+) -> list[SampleOutcome]:
+    """The completions of a prompt that the stage keeps: those that ended, are good enough and differ, best first."""
+    texts = {one.sample: one.text for one in rollouts}
+    good = [
+        one
+        for one in samples
+        if not one.status.is_failure
+        and not one.truncated
+        and (
+            (one.correct is not None and one.correct >= CORRECT)
+            if stage.min_reward is None
+            else one.reward >= stage.min_reward
+        )
+    ]
+    good.sort(key=lambda one: (-one.reward, one.length if stage.shortest else 0, one.sample))
+    distinct: dict[str, SampleOutcome] = {}
+    for one in good:
+        distinct.setdefault(texts[one.sample], one)
+    return list(distinct.values())[: stage.keep]
