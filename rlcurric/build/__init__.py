@@ -130,25 +130,40 @@ class RunData:
             )
         return self._pools[stage.name]
 
-    def held_out(self, stage: StageBase) -> list[Prompt]:
-        """The stage's held-out prompts, distribution by distribution: the same ones at every call."""
+    def distribution(self, name: str) -> Distribution:
+        """One distribution's rows, split."""
+        return self._distributions[name]
+
+    def held_out(self, stage: StageBase, progress: Progress | None = None) -> list[Prompt]:
+        """The stage's held-out prompts, distribution by distribution, as they read at this point of the run.
+
+        The same rows at every call.
+        """
         if not isinstance(stage, TrainingStage):
             return []
-        names = evaluated_instead(self._recipe, stage.mixture)
-        rows = held_out_rows(select(self._distributions, names), stage.evaluation.prompts)
-        longest = stage.evaluation.max_new_tokens or stage.rollout.max_new_tokens
+        asked = stage.evaluation
+        names = evaluated_instead(self._recipe, stage.evaluated_on)
+        rows = held_out_rows(select(self._distributions, names), asked.prompts)
+        longest = asked.max_new_tokens or stage.rollout.max_new_tokens
         return list(self._pool(stage, rows, longest))
 
     def check_prompts(
-        self, stage: StageBase, columns: Mapping[str, str], demonstrated: bool = False
+        self,
+        stage: StageBase,
+        columns: Mapping[str, str],
+        demonstrated: bool = False,
+        graded: Mapping[str, str] | None = None,
     ) -> None:
         """Render every prompt and demonstration of the stage once; ValueError at the first that cannot be.
 
         `columns`: those that rewards need, and which reward; a row without one is named by file and place.
-        `demonstrated`: the stage's objective trains on demonstrations too.
+        `demonstrated`: the stage's objective trains on demonstrations too. `graded`: columns that evaluation needs,
+        default `columns`.
         """
-        for name in evaluated_instead(self._recipe, stage.mixture):
-            require_columns(self._distributions[name].held_out, columns)
+        if isinstance(stage, TrainingStage):
+            for name in evaluated_instead(self._recipe, stage.evaluated_on):
+                held_out = self._distributions[name].held_out
+                require_columns(held_out, columns if graded is None else graded)
         if not isinstance(stage, SupervisedStage):  # whose rows are imitated, not graded
             for name in stage.mixture:
                 require_columns(self._distributions[name].train, columns)
@@ -290,11 +305,13 @@ class Parts:
             )
         return self._rubrics[stage.name]
 
-    def columns(self, stage: StageBase) -> dict[str, str]:
-        """Columns that the rows of a stage must have, and the reward that needs each."""
+    def columns(self, stage: StageBase, graded: bool = False) -> dict[str, str]:
+        """Columns that the rows of a stage must have, and the reward that needs each; `graded`: of correctness alone."""
+        correct = self.rubric(stage).correct if graded else None
         return {
             column: f"the reward {one.component!r}"
             for one in stage.rewards
+            if not graded or one.component == correct
             for column in self._rewards[one.name].columns
             if column not in one.args
         }

@@ -90,7 +90,13 @@ def check(recipe: RecipeArg, overrides: OverridesArg = None, overlay: OverlayOpt
 
 @app.command()
 def eval(
-    recipe: RecipeArg,
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            help="A recipe file, or the name of a shipped one. Without it: --model and --data.",
+            metavar="[RECIPE]",
+        ),
+    ] = None,
     overrides: OverridesArg = None,
     overlay: OverlayOption = None,
     checkpoint: Annotated[
@@ -101,11 +107,107 @@ def eval(
         str | None, typer.Option(help="Evaluate as this stage does. Default: the last.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write the metrics there as JSON.")] = None,
+    rollouts: Annotated[
+        Path | None, typer.Option(help="Write every completion there, a line of JSON each.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Without a recipe: a Hugging Face folder, a hub id, a run, or RUN:step."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Rows: jsonl, json, csv or parquet, or a data set of the hub.",
+            metavar="FILE|OWNER/NAME",
+        ),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            help="Names of columns: question={Body} {Question},answer=Answer.",
+            metavar="OURS=THEIRS,...",
+        ),
+    ] = None,
+    answer_pattern: Annotated[
+        str | None,
+        typer.Option(
+            help="Takes the gold answer out of a longer text: '#### (.*)'.", metavar="REGEX"
+        ),
+    ] = None,
+    drop_unanswered: Annotated[
+        bool, typer.Option("--drop-unanswered", help="Leave rows without an answer out.")
+    ] = False,
+    split: Annotated[str | None, typer.Option(help="Of a data set of the hub. [test]")] = None,
+    config: Annotated[str | None, typer.Option(help="Of a data set of the hub.")] = None,
+    reward: Annotated[
+        str | None, typer.Option(help="What grades: a reward, or FILE.py:function. [verifier]")
+    ] = None,
+    template: Annotated[
+        str | None, typer.Option(help="The prompt, with {columns} of the row. [{question}]")
+    ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Through the tokenizer's chat template.")
+    ] = False,
+    system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
+    prefill: Annotated[
+        str | None, typer.Option(help="What the completion begins with, put there.")
+    ] = None,
+    modes: Annotated[
+        str | None,
+        typer.Option(
+            help="Hybrid Accuracy: force each mode too, with --samples: think=<think>,no_think=<no_think>.",
+            metavar="MODE=TOKEN,...",
+        ),
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help="vllm or torch. [auto]")] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            help="Sampled completions a prompt beside the greedy one: avg@k, pass@k.", min=1
+        ),
+    ] = None,
+    pass_at: Annotated[
+        str | None,
+        typer.Option(help="The k of pass@k. Default: powers of 2 up to --samples.", metavar="K,K"),
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of sampled completions. [1.0]")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Tokens of a completion, at most. [1024]", min=1)
+    ] = None,
+    prompts: Annotated[
+        int | None, typer.Option(help="Rows, at most, drawn by hash. Default: all.", min=1)
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
+    ] = False,
 ) -> int:
-    """Accuracy on the held-out prompts of a recipe."""
+    """Accuracy, avg@k, pass@k, lengths and truncation: on the held-out prompts of a recipe, or of any model on any rows."""
     from rlcurric.cli.evaluate import run_eval
+    from rlcurric.cli.evaluate_alone import Options
 
-    return run_eval(recipe, overrides or [], overlay, checkpoint, stage, output)
+    options = Options(
+        model=model,
+        data=data,
+        columns=columns,
+        answer_pattern=answer_pattern,
+        drop_unanswered=drop_unanswered,
+        split=split,
+        config=config,
+        reward=reward,
+        template=template,
+        chat=chat,
+        system=system,
+        prefill=prefill,
+        modes=modes,
+        engine=engine,
+        samples=samples,
+        pass_at=pass_at,
+        temperature=temperature,
+        max_new_tokens=max_new_tokens,
+        prompts=prompts,
+        trust_remote_code=trust_remote_code,
+    )
+    return run_eval(recipe, overrides or [], overlay, checkpoint, stage, output, rollouts, options)
 
 
 @app.command()

@@ -15,7 +15,7 @@ from rlcurric.data import Row
 from rlcurric.recipe.endings import check_schedules
 from rlcurric.recipe.load import load_recipe
 from rlcurric.recipe.schema import Recipe
-from rlcurric.recipe.stages import TrainingStage
+from rlcurric.recipe.stages import StageBase, TrainingStage
 from rlcurric.recipe.written import writer_of
 from rlcurric.train.named import name_environment
 
@@ -79,7 +79,12 @@ def _check(console: Console, recipe: Recipe, parts: Parts, doing: Doing) -> list
             )
             continue
         doing(f"checking prompts and curriculum of stage {stage.name}")
-        data.check_prompts(stage, parts.columns(stage), parts.needs_demonstrations(stage))
+        data.check_prompts(
+            stage,
+            parts.columns(stage),
+            parts.needs_demonstrations(stage),
+            parts.columns(stage, graded=True),
+        )
         for sentence in (*said[stage.name], *parts.try_curriculum(stage, data.pool(stage))):
             console.print(f"warning: {sentence}", highlight=False, soft_wrap=True)
         asked = isinstance(stage, TrainingStage) and stage.evaluation.at_end
@@ -110,7 +115,7 @@ def _grade_golds(
     for name in recipe.distributions:
         if writer_of(recipe, name) is not None:
             continue
-        user = next((one for one in recipe.stages if name in one.mixture), None)
+        user = next((one for one in recipe.stages if name in _used_by(one)), None)
         if user is None:
             console.print(f"note: no stage uses the distribution {name}")
             continue
@@ -124,6 +129,11 @@ def _grade_golds(
         wrong += [problem for one in golds.values() for problem in one.wrong]
     console.print(table)
     return wrong
+
+
+def _used_by(stage: StageBase) -> tuple[str, ...]:
+    """Distributions that a stage takes rows from: to train on, and to be evaluated on."""
+    return (*stage.mixture, *(stage.evaluated_on if isinstance(stage, TrainingStage) else ()))
 
 
 def _try_rewards(

@@ -86,6 +86,11 @@ class TrainingStage(StageBase):
     def planned_steps(self) -> int | None:
         return self.until.planned_steps
 
+    @property
+    def evaluated_on(self) -> tuple[str, ...]:
+        """Distributions whose held-out rows the stage is evaluated on."""
+        return self.evaluation.distributions or tuple(self.mixture)
+
     @model_validator(mode="after")
     def _replay_has_nothing_to_evaluate(self) -> TrainingStage:
         asked = self.evaluation.at_end or self.evaluation.every
@@ -93,6 +98,22 @@ class TrainingStage(StageBase):
             raise ValueError(
                 "rollout.engine replay has no greedy completions to evaluate; set evaluation.at_end=false and evaluation.every=0"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _evaluation_fits_the_prompt(self) -> TrainingStage:
+        where = f"stages.{self.name}.evaluation"
+        if self.evaluation.hybrid and not self.prompt.modes:
+            raise ValueError(
+                f"{where}.hybrid needs prompt.modes, each mode with its token, e.g. {{think: <think>, no_think: "
+                "<no_think>}"
+            )
+        for name in self.evaluation.vars:
+            if name not in self.prompt.vars:
+                raise ValueError(
+                    f"{where}.vars: unknown variable {name!r}; it stands in place of one of prompt.vars. "
+                    f"{nearest(name, self.prompt.vars)}"
+                )
         return self
 
     @model_validator(mode="after")

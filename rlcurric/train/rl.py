@@ -425,7 +425,7 @@ class RlLeader:
     def _evaluate(self, row: dict[str, Any]) -> Turn:
         with self._timed("evaluate"):
             answers = yield from self._of_engine(Evaluate(self._progress()))
-        row |= merge_evaluation(answers)
+        row |= merge_evaluation(answers, self.stage)
 
     def _watch(self, row: dict[str, Any]) -> None:
         """The guard-rails' warnings, and what they measure."""

@@ -37,7 +37,8 @@ from rlcurric.train.directives import (
     TrainSample,
     Update,
 )
-from rlcurric.train.evaluation import EvalSample, evaluate
+from rlcurric.train.eval_metrics import EvalSample
+from rlcurric.train.evaluation import evaluate
 from rlcurric.train.failures import explain_memory, phase_of
 from rlcurric.train.learner import Learner, Step
 from rlcurric.train.prompt_value import PromptValue
