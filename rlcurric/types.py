@@ -180,7 +180,7 @@ class GroupOutcome:
     n_failed: int  # samples that no grader could judge
     policy_version: int  # lowest over the samples
     disposition: Disposition
-    weight: float = 1.0  # of the evidence: below 1 for a late outcome, 0 for one that came too late
+    weight: float = 1.0  # of the evidence: below 1 for a late outcome, 0 for one that came too late or showed a hint
     expected: float | None = None  # pass rate that the scorer expected when it chose the prompt
     hint: int = 0  # level of the hint that its prompt showed; such a group has weight 0
 
@@ -214,6 +214,11 @@ class GroupOutcome:
             expected=expected,
             hint=hint,
         )
+
+    @property
+    def is_late(self) -> bool:
+        """Whether it came too late to teach anything."""
+        return self.weight == 0 and not self.hint
 
     @property
     def pass_rate(self) -> float | None:

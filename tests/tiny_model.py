@@ -19,9 +19,9 @@ _SOURCES = (
     "recipes/tiny_tasks.py",
     "rlcurric/seeds.py",
     "rlcurric/schedules.py",
-    "rlcurric/data/*.py",
+    "rlcurric/data/tokenizers.py",
     "rlcurric/train/sft.py",
-    "rlcurric/train/models.py",
+    "rlcurric/train/supervised.py",
 )
 
 

@@ -10,7 +10,6 @@ from rlcurric.data import require_columns
 from rlcurric.recipe.schema import Recipe
 from rlcurric.recipe.stages import TrainingStage
 from rlcurric.recipe.written import evaluated_instead
-from rlcurric.schedules import Progress
 from rlcurric.train.checkpoint import MANIFEST, CheckpointStore
 from rlcurric.train.reporter import Reporter, Silent
 
@@ -69,17 +68,14 @@ def evaluate_model(
 ) -> dict[str, float]:
     """Metrics `eval/...` of the model at `checkpoint` (default: the recipe's base) on the stage's held-out prompts.
 
-    Prompts and temperature are those of the end of the stage. `keep` hears of every completion.
+    Prompts and temperature are those of the stage's last step. `keep` hears of every completion.
     """
     from rlcurric.train.session import open_context
 
-    index = recipe.stages.index(stage)
-    steps, end = stage.until.planned_steps, recipe.stage_steps_before(index + 1)
-    progress = Progress(end, steps or 0, steps)
     folder = model_folder(checkpoint, reporter.message) if checkpoint is not None else None
     with open_context(recipe, reporter, folder) as run:
-        held_out = run.data.held_out(stage, progress)
-        if not held_out:
+        progress = run.data.ends(stage)[1]
+        if not run.data.held_out(stage, progress):
             raise ValueError(
                 f"Nothing is held out for the stage {stage.name!r}: set distributions.NAME.held_out, or "
                 "held_out_path or held_out_split of the source"

@@ -246,6 +246,43 @@ class RlStage(TrainingStage):
             )
         return self
 
+    @model_validator(mode="after")
+    def _groups_hold_modes(self) -> RlStage:
+        modes, chosen = self.prompt.modes, self.curriculum
+        if modes and chosen.group_size % len(modes):
+            raise ValueError(
+                f"curriculum.group_size must be divisible by the number of prompt.modes, so that every mode has as many samples "
+                f"of a group; got {chosen.group_size} for {len(modes)} ({', '.join(modes)})"
+            )
+        if modes and chosen.plan.name != "whole":
+            raise ValueError(
+                f"curriculum.plan {chosen.plan.name} judges a prompt by its first samples, and prompt.modes compares the modes of "
+                "a whole group; leave one of them out"
+            )
+        if modes and chosen.selector is not None:
+            raise ValueError(
+                f"curriculum.selector {chosen.selector.name} would leave a group with unequal modes, which prompt.modes "
+                "compares; leave one of them out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _hints_can_be_shown(self) -> RlStage:
+        hints, chosen = self.prompt.hints, self.curriculum
+        if hints is None:
+            return self
+        if hints.max_share * chosen.prompts_per_step < 1:
+            raise ValueError(
+                f"prompt.hints.max_share {hints.max_share:g} of curriculum.prompts_per_step {chosen.prompts_per_step} is less than "
+                f"one prompt, so that no hint would ever be shown; raise max_share to {1 / chosen.prompts_per_step:.3g} or more"
+            )
+        if "variants" in [part.name for part in chosen.scorer]:
+            raise ValueError(
+                "curriculum.scorer variants walks on when a prompt was solved, and what is solved with a hint does not count; "
+                "leave prompt.hints or the scorer out"
+            )
+        return self
+
 
 Stage = Annotated[
     SftStage | DpoStage | RlStage | RejectionStage | ScreenStage, Field(discriminator="kind")

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-
-import numpy as np
 
 from rlcurric import seeds
 from rlcurric.recipe.settings import Evaluation
@@ -18,6 +15,7 @@ from rlcurric.train.run import RunContext
 from rlcurric.train.sampling import stream_completions
 from rlcurric.types import GroupId, Prompt, Rollout
 
+Forced = tuple[str, tuple[int, ...]]  # a mode and its tokens
 # Hears of every prompt of this rank with its completions and the verdicts on them.
 Keep = Callable[[Prompt, Sequence[Rollout], Sequence[EvalSample]], None]
 
@@ -46,20 +44,10 @@ def evaluate(
         numbers = tuple(range(evaluation.samples))
         temperature = evaluation.temperature or value_at(stage.rollout.temperature, progress)
         samples += judging.complete(numbers, SamplingSpec(longest, temperature, eos))
-        for mode, token in stage.prompt.modes.items() if evaluation.hybrid else ():
-            ids = tuple(run.tokenizer(token, add_special_tokens=False).input_ids)
-            rest = SamplingSpec(max(1, longest - len(ids)), temperature, eos)
-            samples += judging.complete(numbers, rest, Forced(mode, token, ids))
+        modes = run.data.modes(stage)
+        for forced in zip(modes.names, modes.ids, strict=True) if evaluation.hybrid else ():
+            samples += judging.complete(numbers, SamplingSpec(longest, temperature, eos), forced)
     return samples
-
-
-@dataclass(frozen=True, slots=True)
-class Forced:
-    """A mode whose token every completion begins with; it counts as part of the completion."""
-
-    mode: str
-    token: str
-    ids: tuple[int, ...]
 
 
 class _Judging:
@@ -81,7 +69,7 @@ class _Judging:
     def complete(
         self, numbers: Sequence[int], spec: SamplingSpec, forced: Forced | None = None
     ) -> list[EvalSample]:
-        """Samples `numbers` of every prompt, judged."""
+        """Samples `numbers` of every prompt, judged; with a mode forced they begin with its tokens."""
         rollouts = self._sample(numbers, spec, forced)
         by_prompt = [
             (prompt, tuple(rollouts[start : start + len(numbers)]))
@@ -94,8 +82,8 @@ class _Judging:
                 EvalSample(
                     *(prompt.distribution, prompt.uid, outcome.sample, outcome.correct),
                     *(outcome.length, outcome.truncated),
-                    thinks=mode_of(self._stage.prompt.prefill + rollout.text) == "think",
-                    mode=forced.mode
+                    thinks=mode_of(prompt.prefill + rollout.text) == "think",
+                    mode=forced[0]
                     if forced
                     else chosen_mode(self._stage.prompt.modes, rollout.text),
                     forced=forced is not None,
@@ -110,12 +98,13 @@ class _Judging:
     def _sample(
         self, numbers: Sequence[int], spec: SamplingSpec, forced: Forced | None
     ) -> list[Rollout]:
-        run, begin = self._run, forced.ids if forced else ()
-        part = ("held-out", forced.mode) if forced else ("held-out",)
+        run, (mode, begin) = self._run, forced or ("", ())
+        part = ("held-out", mode) if forced else ("held-out",)
         requests = [
             SampleRequest(
-                prompt.prompt_ids + begin,
+                prompt.prompt_ids,
                 seeds.sample_seed(seeds.hash64(run.recipe.seed, *part, prompt.uid), number),
+                begin,
             )
             for prompt in self._prompts
             for number in numbers
@@ -125,12 +114,12 @@ class _Judging:
             for place, prompt in enumerate(self._prompts)
             for number in numbers
         ]
-        how = f", {forced.mode} forced" if forced else ", greedy" if spec.greedy else ", sampled"
+        how = f", {mode} forced" if forced else ", greedy" if spec.greedy else ", sampled"
         found: dict[int, Rollout] = {}
         for place, rollout in stream_completions(
             self._engine, run.tokenizer, requests, owners, spec
         ):
-            found[place] = _begun(rollout, forced) if forced else rollout
+            found[place] = rollout
             run.reporter.phase(f"evaluate, {len(found)} of {len(requests)} completions{how}")
         return [found[place] for place, owner in enumerate(owners) if owner is not None]
 
@@ -139,20 +128,3 @@ def chosen_mode(modes: Mapping[str, str], text: str) -> str | None:
     """The mode whose token begins the text, of several the one with the longest; None where none does."""
     begun = [mode for mode, token in modes.items() if text.lstrip().startswith(token.strip())]
     return max(begun, key=lambda mode: len(modes[mode].strip()), default=None)
-
-
-def _begun(rollout: Rollout, forced: Forced) -> Rollout:
-    """The completion with the forced tokens at its head; the engine gave them no log-probs."""
-    n = len(forced.ids)
-    version = rollout.policy_version_T[:1] if rollout.length else np.zeros(1, dtype=np.int64)
-    return replace(
-        rollout,
-        completion_ids_T=np.concatenate(
-            [np.array(forced.ids, dtype=np.int64), rollout.completion_ids_T]
-        ),
-        rollout_logprobs_T=np.concatenate(
-            [np.full(n, np.nan, dtype=np.float32), rollout.rollout_logprobs_T]
-        ),
-        policy_version_T=np.concatenate([version.repeat(n), rollout.policy_version_T]),
-        text=forced.token + rollout.text,
-    )

@@ -400,7 +400,7 @@ class _Follower:
                     )
                     self.run.engines.sync(engine, named_tensors(self.model), version)
                     samples = evaluate(
-                        self.run, self.stage, engine, self.progress(self.state.stage_step)
+                        self.run, self.stage, engine, self.progress(self.state.stage_step - 1)
                     )
                     engine.sleep()
             except EngineLost:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -79,6 +80,7 @@ class RlWorker:
         self.held: Held = {}
         self._tokenizer_files: dict[str, bytes] | None = None  # the same in every checkpoint
         self._deal = run.engines.deal(stage)
+        self._modes = run.data.modes(stage)
         self._spec = SamplingSpec(
             stage.rollout.max_new_tokens, learner.temperature, run.engines.eos_token_ids
         )
@@ -170,9 +172,7 @@ class RlWorker:
         self._wake()
         mine = [one for one, keeps in zip(sampled, kept, strict=True) if keeps]
         places = {request.group_id: place for place, request in enumerate(mine)}
-        terms = Terms(
-            directive.weights, directive.args, self.stage.prompt.prefill, directive.progress
-        )
+        terms = Terms(directive.weights, directive.args, progress=directive.progress)
         with self.run.parts.rubric(self.stage).grading(terms) as grading:
             for request in self._sampled(sampled, kept):
                 group = request.group_id
@@ -201,7 +201,9 @@ class RlWorker:
             self.run.tokenizer,
             [
                 SampleRequest(
-                    requests[k].prompt.prompt_ids, seeds.sample_seed(requests[k].seed_key, sample)
+                    requests[k].prompt.prompt_ids,
+                    seeds.sample_seed(requests[k].seed_key, sample),
+                    self._modes.forced(sample),
                 )
                 for k, sample in named
             ],
@@ -349,7 +351,10 @@ def dump_held(held: Held) -> list[dict[str, Any]]:
                 {
                     "sample": rollout.sample,
                     "ids": rollout.completion_ids_T.tolist(),
-                    "logprobs": rollout.rollout_logprobs_T.tolist(),
+                    "logprobs": [
+                        None if math.isnan(one) else one
+                        for one in rollout.rollout_logprobs_T.tolist()
+                    ],
                     "versions": rollout.policy_version_T.tolist(),
                     "finish_reason": rollout.finish_reason,
                     "text": rollout.text,
@@ -375,7 +380,10 @@ def load_held(saved: list[dict[str, Any]]) -> Held:
                     group_id=group,
                     sample=one["sample"],
                     completion_ids_T=np.array(one["ids"], dtype=np.int64),
-                    rollout_logprobs_T=np.array(one["logprobs"], dtype=np.float32),
+                    rollout_logprobs_T=np.array(
+                        [math.nan if value is None else value for value in one["logprobs"]],
+                        dtype=np.float32,
+                    ),
                     policy_version_T=np.array(one["versions"], dtype=np.int64),
                     finish_reason=one["finish_reason"],
                     text=one["text"],
