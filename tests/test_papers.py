@@ -20,7 +20,9 @@ ROWS = [
     [cell.strip() for cell in line.strip("|").split(" | ")]
     for line in re.findall(r"^\| (?!paper).*\|$", PAGE, re.MULTILINE)
 ]
-SPANS = [(row[0], span) for row in ROWS for span in re.findall(r"`([^`]+)`", row[1]) if ": " in span]
+SPANS = [
+    (row[0], span) for row in ROWS for span in re.findall(r"`([^`]+)`", row[1]) if ": " in span
+]
 PLAIN_STAGE = {"kind": "rl", "mixture": ["two"], "until": {"steps": 2}}
 
 
