@@ -75,20 +75,20 @@ def overlaps(
     found = {}
     for name, rows in evaluated.items():
         questions = [_numbered(str(row.columns["question"]), numbers) for row in rows]
-        spelled = list(numbers)
+        spelled = list(numbers)  # word by number
         same = [whole.get(tuple(question)) for question in questions]
         shared = grams.first_shared(questions)
         example = None
         for k, row in enumerate(rows):
             at, meeting = same[k], shared[k]
             if at is not None:
-                words = " ".join(spelled[one] for one in questions[k])
+                words = " ".join(spelled[word] for word in questions[k])
                 example = Example(str(row.place), places[at], words)
                 break
             if meeting is not None and example is None:
-                start, text = meeting
-                words = " ".join(spelled[one] for one in questions[k][start : start + n])
-                example = Example(str(row.place), places[text], words)
+                start, number = meeting
+                words = " ".join(spelled[word] for word in questions[k][start : start + n])
+                example = Example(str(row.place), places[number], words)
         pairs = list(zip(same, shared, strict=True))
         found[name] = Overlap(
             rows=len(rows),
