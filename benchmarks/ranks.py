@@ -78,7 +78,9 @@ class MadePool:
     def candidate(self, distribution: str, index: int) -> Candidate:
         return Candidate(seeds.hash64(distribution, index), distribution, index, {})
 
-    def prompt(self, distribution: str, index: int) -> Prompt:
+    def prompt(
+        self, distribution: str, index: int, progress: Progress | None = None, hint: int = 0
+    ) -> Prompt:
         ids = (
             seeds.philox(index, f"prompt/{distribution}")
             .integers(0, 150_000, PROMPT_TOKENS)

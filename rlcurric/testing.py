@@ -48,7 +48,9 @@ class ExamplePool:
         }
         return Candidate(seeds.hash64(distribution, index), distribution, index, columns)
 
-    def prompt(self, distribution: str, index: int) -> Prompt:
+    def prompt(
+        self, distribution: str, index: int, progress: Progress | None = None, hint: int = 0
+    ) -> Prompt:
         one = self.candidate(distribution, index)
         return Prompt(one.uid, distribution, (1, 2), one.columns["question"], one.columns)
 

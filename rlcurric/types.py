@@ -131,6 +131,12 @@ class Rollout:
     def truncated(self) -> bool:
         return self.finish_reason != "stop"
 
+    @property
+    def n_forced(self) -> int:
+        """Tokens at the beginning that were given, not sampled: those of a forced mode."""
+        sampled = np.flatnonzero(~np.isnan(self.rollout_logprobs_T))
+        return int(sampled[0]) if len(sampled) else 0
+
 
 @dataclass(frozen=True, slots=True)
 class SampleOutcome:
@@ -180,7 +186,7 @@ class GroupOutcome:
     n_failed: int  # samples that no grader could judge
     policy_version: int  # lowest over the samples
     disposition: Disposition
-    weight: float = 1.0  # of the evidence: below 1 for a late outcome, 0 for one that came too late
+    weight: float = 1.0  # of the evidence: below 1 for a late outcome, 0 for one that came too late or showed a hint
     expected: float | None = None  # pass rate that the scorer expected when it chose the prompt
     hint: int = 0  # level of the hint that its prompt showed; such a group has weight 0
 
@@ -214,6 +220,11 @@ class GroupOutcome:
             expected=expected,
             hint=hint,
         )
+
+    @property
+    def is_late(self) -> bool:
+        """Whether it came too late to teach anything."""
+        return self.weight == 0 and not self.hint
 
     @property
     def pass_rate(self) -> float | None:

@@ -96,7 +96,9 @@ class RowPool:
         uid = seeds.hash64(distribution, index)
         return Candidate(uid, distribution, index, self.rows[distribution][index])
 
-    def prompt(self, distribution: str, index: int) -> Prompt:
+    def prompt(
+        self, distribution: str, index: int, progress: Progress | None = None, hint: int = 0
+    ) -> Prompt:
         one = self.candidate(distribution, index)
         return Prompt(one.uid, distribution, (1,), "", one.columns)
 

@@ -62,7 +62,9 @@ class Prompts:
         difficulty = float(self.difficulty[distribution][index])
         return Candidate(uid, distribution, index, {"difficulty": difficulty})
 
-    def prompt(self, distribution: str, index: int) -> Prompt:
+    def prompt(
+        self, distribution: str, index: int, progress: Progress | None = None, hint: int = 0
+    ) -> Prompt:
         one = self.candidate(distribution, index)
         return Prompt(one.uid, distribution, (1, 2), f"{distribution} {index}", one.columns)
 

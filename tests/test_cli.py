@@ -31,7 +31,12 @@ from tests.tiny import HERE, tiny_recipe
 COMMANDS = {
     "train": ["recipe", "overrides", "run_dir", "from_"],
     "check": ["recipe", "overrides"],
-    "eval": ["recipe", "overrides", "checkpoint", "stage", "output"],
+    "eval": [
+        *("recipe", "overrides", "checkpoint", "stage", "output", "rollouts"),
+        *("model", "data", "columns", "answer_pattern", "drop_unanswered", "split", "config"),
+        *("reward", "template", "chat", "system", "prefill", "modes", "engine", "samples"),
+        *("pass_at", "temperature", "max_new_tokens", "prompts", "trust_remote_code"),
+    ],
     "export": ["checkpoint", "folder", "dtype"],
     "preflight": [
         *("recipe", "overrides", "checkpoint", "stage"),

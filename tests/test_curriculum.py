@@ -48,7 +48,9 @@ class Pool:
 
     sizes: dict[str, int]
 
-    def prompt(self, distribution: str, index: int) -> Prompt:
+    def prompt(
+        self, distribution: str, index: int, progress: Progress | None = None, hint: int = 0
+    ) -> Prompt:
         uid = seeds.hash64(distribution, index)
         return Prompt(uid, distribution, (1, 2), f"{distribution} {index}", {"question": "?"})
 

@@ -201,9 +201,9 @@ class Counting(Renderer):
 
     rendered = 0
 
-    def prompt(self, row: Row, distribution: str) -> tuple[tuple[int, ...], str]:
+    def prompt(self, *args: Any) -> tuple[tuple[int, ...], str]:
         self.rendered += 1
-        return super().prompt(row, distribution)
+        return super().prompt(*args)
 
 
 def test_a_pool_renders_on_access_and_keeps_the_latest(tokenizer: Any) -> None:
@@ -217,7 +217,7 @@ def test_a_pool_renders_on_access_and_keeps_the_latest(tokenizer: Any) -> None:
     row = rows["sums"][4]
     text = "4+1=<think>"
     ids = tuple(tokenizer(text).input_ids)
-    assert prompt == Prompt(row.uid, "sums", ids, text, row.columns)
+    assert prompt == Prompt(row.uid, "sums", ids, text, row.columns, "<think>")
     assert prompt.columns["answer"] == "5"
     assert pool.prompt("sums", 4) is prompt and renderer.rendered == 1
     pool.prompt("sums", 5), pool.prompt("more", 2)

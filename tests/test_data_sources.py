@@ -169,6 +169,37 @@ def test_bad_columns_and_patterns_name_file_and_row(tmp_path: Path) -> None:
     assert "no regular expression" in message("file", {"path": "a.jsonl", "answer_pattern": "("})
 
 
+CHAT = {
+    "messages": [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "1+1?"},
+        {"role": "assistant", "content": "2"},
+    ],
+    "checked": {"gold": "2"},
+    "level": 4,
+}
+
+
+def test_columns_reach_into_nested_ones_and_where_chooses_rows(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "chat.jsonl", [CHAT, {**CHAT, "level": 2}, {**CHAT, "level": 5}])
+    columns = {
+        "question": "messages.user",
+        "answer": "checked.gold",
+        "demonstration": "<answer>{messages.-1.content}</answer>",
+    }
+    found = rows_of("file", {"path": str(path), "columns": columns, "where": {"level": [4, 5]}})
+    assert [row["level"] for row in found] == [4, 5]
+    assert {key: found[0][key] for key in columns} == {
+        "question": "1+1?",
+        "answer": "2",
+        "demonstration": "<answer>2</answer>",
+    }
+    for path_within in ("messages.tool", "messages.3", "checked.none", "level.x"):
+        said = message("file", {"path": str(path), "columns": {"question": path_within}})
+        assert "leads nowhere" in said and f"{path_within.split('.')[1]!r}" in said
+    assert "no column 'sort'" in message("file", {"path": str(path), "where": {"sort": 1}})
+
+
 def test_unknown_sources_and_arguments() -> None:
     assert "Did you mean 'file'?" in message("fil", {"path": "x"})
     said = message("file", {"pth": "x.jsonl"})

@@ -99,6 +99,21 @@ def test_several_instructions_are_all_or_a_fraction() -> None:
         graded("a", *wanted, score="some")
 
 
+def test_arguments_may_be_json_and_the_verifier_judges_such_rows_too() -> None:
+    columns: dict[str, Any] = {
+        "instruction_id_list": [["punctuation:no_comma"], None],
+        "kwargs": ['[{"keywords": null}]', None],
+        "answer": ["", "4"],
+    }
+    scores = get_reward("verifier").function(["", ""], ["no comma", "4"], **columns)
+    assert [score.value for score in scores] == [1.0, 1.0]
+    scores = get_reward("verifier").function(["", ""], ["one, two", "5"], **columns)
+    assert [(score.value, score.detail) for score in scores] == [
+        (0.0, "punctuation:no_comma"),
+        (0.0, ""),
+    ]
+
+
 def test_the_loose_criterion_takes_off_a_first_and_a_last_line_and_asterisks() -> None:
     assert relaxed("a\nb\nc") == ["a\nb\nc", "b\nc", "a\nb", "b"]
     wanted: tuple[str, dict[str, Any]] = ("startend:quotation", {})

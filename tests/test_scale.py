@@ -33,7 +33,9 @@ class Counting:
         self.asked["candidate"] += 1
         return Candidate(seeds.hash64(distribution, index), distribution, index, {})
 
-    def prompt(self, distribution: str, index: int) -> Prompt:
+    def prompt(
+        self, distribution: str, index: int, progress: Progress | None = None, hint: int = 0
+    ) -> Prompt:
         self.asked["prompt"] += 1
         return Prompt(seeds.hash64(distribution, index), distribution, (1,), "", {})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from rlcurric.build.curriculum import (
     refuse_contradictions,
     try_parts,
 )
+from rlcurric.build.prompts import prompt_cautions, stage_span
 from rlcurric.build.rewards import check_components, reward_arguments
 from rlcurric.build.trial import Trial
 from rlcurric.curriculum.controller import Controller
@@ -22,6 +23,9 @@ from rlcurric.data import (
     Counts,
     Distribution,
     DistributionSpec,
+    Examples,
+    Modes,
+    Overlap,
     Place,
     Pool,
     PreferenceExample,
@@ -29,18 +33,24 @@ from rlcurric.data import (
     Renderer,
     Room,
     Row,
+    Variables,
+    draw_examples,
     held_out_rows,
     load_distributions,
     load_later,
     make_source,
+    overlaps,
     preference_examples,
     require_columns,
     select,
     sft_examples,
     source_factory,
+    tokenize_modes,
+    trained_texts,
     training_rows,
 )
 from rlcurric.data.sources import StageSource
+from rlcurric.recipe.prompts import Shots
 from rlcurric.recipe.schema import Recipe
 from rlcurric.recipe.stages import (
     DpoStage,
@@ -90,6 +100,7 @@ class RunData:
         self._recipe, self._tokenizer, self._context = recipe, tokenizer, context
         self._distributions = read_distributions(recipe)
         self._pools: dict[str, Pool] = {}
+        self._modes: dict[str, Modes] = {}
 
     def waits_for(self, stage: StageBase) -> dict[str, str]:
         """Distributions of the stage that are not written yet, each with the stage that writes it."""
@@ -130,34 +141,81 @@ class RunData:
             )
         return self._pools[stage.name]
 
-    def held_out(self, stage: StageBase) -> list[Prompt]:
-        """The stage's held-out prompts, distribution by distribution: the same ones at every call."""
+    def distribution(self, name: str) -> Distribution:
+        """One distribution's rows, split."""
+        return self._distributions[name]
+
+    def held_out(self, stage: StageBase, progress: Progress | None = None) -> list[Prompt]:
+        """The stage's held-out prompts, distribution by distribution, without hints: the same rows at every call.
+
+        They read as at `progress` (None: in the stage's last step), with the variables of its evaluation.
+        """
         if not isinstance(stage, TrainingStage):
             return []
-        names = evaluated_instead(self._recipe, stage.mixture)
-        rows = held_out_rows(select(self._distributions, names), stage.evaluation.prompts)
-        longest = stage.evaluation.max_new_tokens or stage.rollout.max_new_tokens
-        return list(self._pool(stage, rows, longest))
+        asked = stage.evaluation
+        names = evaluated_instead(self._recipe, stage.evaluated_on)
+        rows = held_out_rows(select(self._distributions, names), asked.prompts)
+        longest = asked.max_new_tokens or stage.rollout.max_new_tokens
+        variables = Variables({**stage.prompt.vars, **asked.vars})
+        pool = self._pool(stage, rows, longest, variables)
+        return list(pool.at(progress or self.ends(stage)[1]))
+
+    def modes(self, stage: StageBase) -> Modes:
+        """What the samples of a group begin with; nothing where the stage forces no mode."""
+        if stage.name not in self._modes:
+            with placed(f"stages.{stage.name}.prompt.modes"):
+                texts, room = stage.prompt.modes, stage.rollout.max_new_tokens
+                self._modes[stage.name] = tokenize_modes(texts, self._tokenizer, room)
+        return self._modes[stage.name]
+
+    def ends(self, stage: StageBase) -> tuple[Progress, Progress]:
+        """The first and the last step of a stage, as far as its number of steps is known."""
+        before, steps = stage_span(self._recipe, stage)
+        last = max(1, steps or 1) - 1
+        return Progress(before, 0, steps), Progress(before + last, last, steps)
+
+    def overlaps(self) -> dict[str, Overlap]:
+        """What of every evaluation set (the held-out rows of each distribution) stands in what stages train on.
+
+        What a stage of the run writes is made of the questions of its own mixture, and is not looked at.
+        """
+        trained = dict.fromkeys(name for stage in self._recipe.stages for name in stage.mixture)
+        known = [self._distributions[name] for name in trained if name in self._distributions]
+        rows = (row for one in known for row in one.train)
+        held_out = {name: one.held_out for name, one in self._distributions.items()}
+        return overlaps(trained_texts(rows), {name: one for name, one in held_out.items() if one})
 
     def check_prompts(
-        self, stage: StageBase, columns: Mapping[str, str], demonstrated: bool = False
+        self,
+        stage: StageBase,
+        columns: Mapping[str, str],
+        demonstrated: bool = False,
+        graded: Mapping[str, str] | None = None,
     ) -> None:
         """Render every prompt and demonstration of the stage once; ValueError at the first that cannot be.
 
         `columns`: those that rewards need, and which reward; a row without one is named by file and place.
-        `demonstrated`: the stage's objective trains on demonstrations too.
+        `demonstrated`: the stage's objective trains on demonstrations too. `graded`: columns that evaluation needs,
+        default `columns`.
         """
-        for name in evaluated_instead(self._recipe, stage.mixture):
-            require_columns(self._distributions[name].held_out, columns)
+        if isinstance(stage, TrainingStage):
+            for name in evaluated_instead(self._recipe, stage.evaluated_on):
+                held_out = self._distributions[name].held_out
+                require_columns(held_out, columns if graded is None else graded)
         if not isinstance(stage, SupervisedStage):  # whose rows are imitated, not graded
             for name in stage.mixture:
                 require_columns(self._distributions[name].train, columns)
-        self.pool(stage).check()
+        self.modes(stage)
+        pool = self.pool(stage)
+        values = pool.variables.over(*stage_span(self._recipe, stage))
+        hints = stage.prompt.hints
+        pool.check(values, hints.max_level if hints and stage.kind == "rl" else 0)
         if isinstance(stage, SftStage) or demonstrated:
             self.sft_examples(stage)
         if isinstance(stage, DpoStage):
             self.preference_examples(stage)
-        self.held_out(stage)
+        for progress in self.ends(stage):
+            self.held_out(stage, progress)
 
     def probe_prompts(self, stage: StageBase) -> tuple[Prompt, ...]:
         """A few training prompts over the distributions, always the same."""
@@ -169,37 +227,74 @@ class RunData:
         )
 
     def sft_examples(self, stage: StageBase) -> list[dict[str, list[int]]]:
-        """`input_ids` and `labels` of every training row of the stage, in the order of its pool."""
+        """`input_ids` and `labels` of every training row of the stage, in the order of its pool.
+
+        Variables read as at the stage's start.
+        """
         rows = training_rows(select(self._distributions, stage.mixture))
+        values = Variables(stage.prompt.vars).at(self.ends(stage)[0])
         return [
             {key: features[key] for key in ("input_ids", "labels")}
-            for example in sft_examples(rows, self._renderer(stage), self._context)
+            for example in sft_examples(rows, self._renderer(stage), self._context, values)
             for features in (example.features(),)
         ]
 
     def preference_examples(self, stage: StageBase) -> list[PreferenceExample]:
         """Every training row of the stage as a pair, in the order of its pool."""
         rows = training_rows(select(self._distributions, stage.mixture))
-        return list(preference_examples(rows, self._renderer(stage), self._context))
+        values = Variables(stage.prompt.vars).at(self.ends(stage)[0])
+        return list(preference_examples(rows, self._renderer(stage), self._context, values))
 
     def demonstration(self, stage: StageBase, prompt: Prompt) -> tuple[int, ...]:
         """Token ids of the demonstration that belongs to a prompt."""
         where = Place(f"uid {prompt.uid:016x}, row", 0)
         row = Row(prompt.uid, 0, prompt.columns, where)
-        return self._renderer(stage).demonstration(row, prompt.distribution)
+        return self._renderer(stage).demonstration(row, prompt.distribution, prompt.prefill)
 
     def _renderer(self, stage: StageBase) -> Renderer:
         prompt = stage.prompt
-        return Renderer(
-            PromptTemplate(prompt.template, prompt.system, prompt.chat, prompt.prefill),
-            self._tokenizer,
+        shots, hints = prompt.shots, prompt.hints
+        template = PromptTemplate(
+            prompt.template,
+            prompt.system,
+            prompt.chat,
+            prompt.prefill,
+            hints.template if hints else None,
+            hints.column if hints else "",
+            shots.separator if shots else "",
         )
+        return Renderer(template, self._tokenizer, self._examples(stage, shots) if shots else None)
+
+    def _examples(self, stage: StageBase, shots: Shots) -> Callable[[Row, str], Sequence[Any]]:
+        """The worked examples of each prompt of a stage."""
+        if shots.count is None:
+            return Examples([one.model_dump() for one in shots.examples]).of
+        where = f"stages.{stage.name}.prompt.shots"
+        asked = stage.evaluation.distributions if isinstance(stage, TrainingStage) else ()
+        names = dict.fromkeys((*stage.mixture, *asked))
+        with placed(where):
+            drawn = {}
+            for name in names:
+                source = shots.distribution or name
+                members = select(self._distributions, [source])[source].train
+                drawn[name] = draw_examples(members, shots.count, f"the distribution {source!r}")
+        return Examples(drawn=drawn, count=shots.count).of
 
     def _pool(
-        self, stage: StageBase, rows: Mapping[str, Sequence[Row]], completion: int | None = None
+        self,
+        stage: StageBase,
+        rows: Mapping[str, Sequence[Row]],
+        completion: int | None = None,
+        variables: Variables | None = None,
     ) -> Pool:
         room = Room(self._context, completion or stage.rollout.max_new_tokens)
-        return Pool(rows, self._renderer(stage), room)
+        return Pool(
+            rows,
+            self._renderer(stage),
+            room,
+            variables=variables or Variables(stage.prompt.vars),
+            begin=self.ends(stage)[0],
+        )
 
 
 def _sandbox(recipe: Recipe) -> Setting:
@@ -290,11 +385,13 @@ class Parts:
             )
         return self._rubrics[stage.name]
 
-    def columns(self, stage: StageBase) -> dict[str, str]:
-        """Columns that the rows of a stage must have, and the reward that needs each."""
+    def columns(self, stage: StageBase, graded: bool = False) -> dict[str, str]:
+        """Columns that the rows of a stage must have, and the reward that needs each; `graded`: of correctness alone."""
+        correct = self.rubric(stage).correct if graded else None
         return {
             column: f"the reward {one.component!r}"
             for one in stage.rewards
+            if not graded or one.component == correct
             for column in self._rewards[one.name].columns
             if column not in one.args
         }
@@ -322,7 +419,6 @@ class Parts:
             requests,
             dict.fromkeys((one.name for one in rubric.components), 1.0),
             args,
-            stage.prompt.prefill,
         )
 
     def trial(self, stage: StageBase, writing: str | None = None) -> Trial:
@@ -367,7 +463,7 @@ class Parts:
             return isinstance(stage, SftStage)
         return self.objective(stage).demonstrations is not None
 
-    def try_curriculum(self, stage: StageBase, pool: PromptPool) -> list[str]:
+    def try_curriculum(self, stage: StageBase, pool: Pool) -> list[str]:
         """Try the stage's curriculum on its prompts: ValueError for what fails, a sentence for what is in vain."""
         if not isinstance(stage, RlStage):
             return []
@@ -375,6 +471,7 @@ class Parts:
         begin = self._recipe.stage_steps_before(number)
         parts = try_parts(stage, self._recipe.base_dir, pool, begin)
         said = cautions(stage, self._recipe.base_dir, pool, parts)
+        said += prompt_cautions(self._recipe, stage, pool, self.objective(stage))
         if stage.carry and not any(one.kind == "rl" for one in self._recipe.stages[:number]):
             said.append(
                 f"stages.{stage.name}.carry: no RL stage comes before {stage.name}, so that there is nothing to carry over"

@@ -17,6 +17,7 @@ from rlcurric.curriculum import answers
 from rlcurric.curriculum.composition import Composition, ControllerSettings
 from rlcurric.curriculum.controller import Controller
 from rlcurric.curriculum.guards import GuardSettings
+from rlcurric.curriculum.hints import HintLevels
 from rlcurric.curriculum.measured import read_measured
 from rlcurric.curriculum.parts import Decision
 from rlcurric.curriculum.scorers.mix import MixScorer
@@ -57,6 +58,7 @@ def bind_curriculum(stage: RlStage, base_dir: str, pool: PromptPool | None) -> C
         plan=bind("plan", chosen.plan, "plan"),
         selector=bind("selector", chosen.selector, "selector") if chosen.selector else None,
         weights=tuple(several["weight"]),
+        hints=_hints(stage),
     )
     with placed(f"{where}.plan"):
         composition.plan.first(chosen.group_size)
@@ -108,6 +110,13 @@ def _scorer(stage: RlStage, scorers: list[Any], where: str) -> Any:
         return None
     with placed(f"{where}.scorer"):
         return MixScorer(list(zip(scorers, shares, strict=True)))
+
+
+def _hints(stage: RlStage) -> HintLevels | None:
+    chosen = stage.prompt.hints
+    if chosen is None:
+        return None
+    return HintLevels(chosen.column, chosen.max_level, chosen.lower_at, chosen.max_share)
 
 
 def bind_settings(stage: RlStage) -> ControllerSettings:

@@ -32,6 +32,10 @@ OverridesArg = Annotated[
         help="Changes to the recipe, e.g. rollout.engine=vllm seed=1.", metavar="[KEY=VALUE]..."
     ),
 ]
+OverlayOption = Annotated[
+    str | None,
+    typer.Option(help="Lay these changes over it: a name among the recipe's overlays."),
+]
 RunDirOption = Annotated[Path | None, typer.Option(help="Default: runs/NAME.")]
 
 
@@ -56,6 +60,7 @@ def _options(
 def train(
     recipe: RecipeArg,
     overrides: OverridesArg = None,
+    overlay: OverlayOption = None,
     run_dir: RunDirOption = None,
     from_: Annotated[
         str | None,
@@ -69,24 +74,31 @@ def train(
     """Train a recipe; on a run directory with a checkpoint, go on from there."""
     from rlcurric.cli.train import run_train
 
-    return run_train(recipe, overrides or [], run_dir, from_)
+    return run_train(recipe, overrides or [], overlay, run_dir, from_)
 
 
 @app.command()
-def check(recipe: RecipeArg, overrides: OverridesArg = None) -> int:
+def check(recipe: RecipeArg, overrides: OverridesArg = None, overlay: OverlayOption = None) -> int:
     """Check a recipe before its weights are loaded: names, data, prompts, gold answers, rewards on a few rows.
 
     Services are bound to their arguments, not called.
     """
     from rlcurric.cli.check import run_check
 
-    return run_check(recipe, overrides or [])
+    return run_check(recipe, overrides or [], overlay)
 
 
 @app.command()
 def eval(
-    recipe: RecipeArg,
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            help="A recipe file, or the name of a shipped one. Without it: --model and --data.",
+            metavar="[RECIPE]",
+        ),
+    ] = None,
     overrides: OverridesArg = None,
+    overlay: OverlayOption = None,
     checkpoint: Annotated[
         Path | None,
         typer.Option(help="A run directory, RUN:step, or a Hugging Face folder."),
@@ -95,11 +107,107 @@ def eval(
         str | None, typer.Option(help="Evaluate as this stage does. Default: the last.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write the metrics there as JSON.")] = None,
+    rollouts: Annotated[
+        Path | None, typer.Option(help="Write every completion there, a line of JSON each.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Without a recipe: a Hugging Face folder, a hub id, a run, or RUN:step."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Rows: jsonl, json, csv or parquet, or a data set of the hub.",
+            metavar="FILE|OWNER/NAME",
+        ),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            help="Names of columns: question={Body} {Question},answer=Answer.",
+            metavar="OURS=THEIRS,...",
+        ),
+    ] = None,
+    answer_pattern: Annotated[
+        str | None,
+        typer.Option(
+            help="Takes the gold answer out of a longer text: '#### (.*)'.", metavar="REGEX"
+        ),
+    ] = None,
+    drop_unanswered: Annotated[
+        bool, typer.Option("--drop-unanswered", help="Leave rows without an answer out.")
+    ] = False,
+    split: Annotated[str | None, typer.Option(help="Of a data set of the hub. [test]")] = None,
+    config: Annotated[str | None, typer.Option(help="Of a data set of the hub.")] = None,
+    reward: Annotated[
+        str | None, typer.Option(help="What grades: a reward, or FILE.py:function. [verifier]")
+    ] = None,
+    template: Annotated[
+        str | None, typer.Option(help="The prompt, with {columns} of the row. [{question}]")
+    ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Through the tokenizer's chat template.")
+    ] = False,
+    system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
+    prefill: Annotated[
+        str | None, typer.Option(help="What the completion begins with, put there.")
+    ] = None,
+    modes: Annotated[
+        str | None,
+        typer.Option(
+            help="Hybrid Accuracy: force each mode too, with --samples: think=<think>,no_think=<no_think>.",
+            metavar="MODE=TOKEN,...",
+        ),
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help="vllm or torch. [auto]")] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            help="Sampled completions a prompt beside the greedy one: avg@k, pass@k.", min=1
+        ),
+    ] = None,
+    pass_at: Annotated[
+        str | None,
+        typer.Option(help="The k of pass@k. Default: powers of 2 up to --samples.", metavar="K,K"),
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of sampled completions. [1.0]")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Tokens of a completion, at most. [1024]", min=1)
+    ] = None,
+    prompts: Annotated[
+        int | None, typer.Option(help="Rows, at most, drawn by hash. Default: all.", min=1)
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
+    ] = False,
 ) -> int:
-    """Accuracy on the held-out prompts of a recipe."""
+    """Accuracy, avg@k, pass@k, lengths and truncation: on the held-out prompts of a recipe, or of any model on any rows."""
     from rlcurric.cli.evaluate import run_eval
+    from rlcurric.cli.evaluate_alone import Options
 
-    return run_eval(recipe, overrides or [], checkpoint, stage, output)
+    options = Options(
+        model=model,
+        data=data,
+        columns=columns,
+        answer_pattern=answer_pattern,
+        drop_unanswered=drop_unanswered,
+        split=split,
+        config=config,
+        reward=reward,
+        template=template,
+        chat=chat,
+        system=system,
+        prefill=prefill,
+        modes=modes,
+        engine=engine,
+        samples=samples,
+        pass_at=pass_at,
+        temperature=temperature,
+        max_new_tokens=max_new_tokens,
+        prompts=prompts,
+        trust_remote_code=trust_remote_code,
+    )
+    return run_eval(recipe, overrides or [], overlay, checkpoint, stage, output, rollouts, options)
 
 
 @app.command()
@@ -125,6 +233,7 @@ def export(
 def preflight(
     recipe: RecipeArg,
     overrides: OverridesArg = None,
+    overlay: OverlayOption = None,
     checkpoint: Annotated[
         Path | None,
         typer.Option(help="A run directory, RUN:step, or a Hugging Face folder."),
@@ -147,7 +256,7 @@ def preflight(
     from rlcurric.cli.preflight import run_preflight
 
     return run_preflight(
-        recipe, overrides or [], checkpoint, stage, prompts, samples, output, report
+        recipe, overrides or [], overlay, checkpoint, stage, prompts, samples, output, report
     )
 
 
@@ -250,6 +359,7 @@ def launch(
 def verify_resume(
     recipe: RecipeArg,
     overrides: OverridesArg = None,
+    overlay: OverlayOption = None,
     steps: Annotated[int, typer.Option(help="Steps of the undisturbed run.", min=2)] = 6,
     kill_at: Annotated[
         int | None, typer.Option(help="Kill during the step after this one. Default: half.")
@@ -259,7 +369,7 @@ def verify_resume(
     """Prove on this machine that a killed and resumed run equals an undisturbed one, bit for bit."""
     from rlcurric.cli.verify import run_verify
 
-    return run_verify(recipe, overrides or [], steps, kill_at, work_dir)
+    return run_verify(recipe, overrides or [], overlay, steps, kill_at, work_dir)
 
 
 @rewards_app.command("list")
@@ -355,6 +465,7 @@ def recipes_list() -> int:
 def recipes_show(
     recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]")] = None,
     overrides: OverridesArg = None,
+    overlay: OverlayOption = None,
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON Schema of recipes, for editors.")
     ] = False,
@@ -362,7 +473,7 @@ def recipes_show(
     """A recipe, resolved: defaults merged, overrides applied, every setting spelled out."""
     from rlcurric.cli.listing import show_recipe
 
-    return show_recipe(recipe, overrides or [], schema)
+    return show_recipe(recipe, overrides or [], overlay, schema)
 
 
 @recipes_app.command("new")

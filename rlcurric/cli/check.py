@@ -11,13 +11,15 @@ from rlcurric.build import Parts, RunData
 from rlcurric.build.trial import KINDS, Problem, affected, grade_golds, sample, try_rewards
 from rlcurric.cli.console import make_console
 from rlcurric.cli.live import Doing
+from rlcurric.cli.overlap import tell_overlaps
 from rlcurric.data import Row
 from rlcurric.recipe.endings import check_schedules
 from rlcurric.recipe.load import load_recipe
 from rlcurric.recipe.schema import Recipe
-from rlcurric.recipe.stages import TrainingStage
+from rlcurric.recipe.stages import StageBase, TrainingStage
 from rlcurric.recipe.written import writer_of
-from rlcurric.train.named import name_environment
+from rlcurric.train.named import downloads, name_environment
+from rlcurric.train.trackers import check_trackers
 
 GRADED = KINDS[:3]  # gold, empty, garbage
 TRIED = 4  # rows a distribution on which every reward is tried
@@ -25,11 +27,17 @@ SHOWN = 10  # lines on what is wrong
 MAX_GOLD = 20_000  # rows a distribution whose gold answers are graded
 
 
-def run_check(recipe: str, overrides: Sequence[str]) -> int:
+def run_check(recipe: str, overrides: Sequence[str], overlay: str | None = None) -> int:
     """Names and arguments of every part, data, held-out split, prompt lengths, gold answers against the verifier."""
     console = make_console()
-    resolved = load_recipe(recipe, overrides)
+    resolved = load_recipe(recipe, overrides, overlay)
     name_environment(resolved)
+    if needed := downloads(resolved):
+        console.print(
+            f"from the Hugging Face hub, downloaded at the first use and kept: {'; '.join(needed)}",
+            highlight=False,
+            soft_wrap=True,
+        )
     with Doing(console) as doing:
         doing("binding names and arguments")
         parts = Parts(resolved)
@@ -68,6 +76,7 @@ def _check(console: Console, recipe: Recipe, parts: Parts, doing: Doing) -> list
     doing("reading data")
     data = RunData(recipe, tokenizer, context_length(recipe, model_config(recipe)))
     check_named_models(recipe)
+    check_trackers(recipe.run.trackers)
     said = check_schedules(recipe)
     for stage in recipe.stages:
         waits = data.waits_for(stage)
@@ -79,7 +88,12 @@ def _check(console: Console, recipe: Recipe, parts: Parts, doing: Doing) -> list
             )
             continue
         doing(f"checking prompts and curriculum of stage {stage.name}")
-        data.check_prompts(stage, parts.columns(stage), parts.needs_demonstrations(stage))
+        data.check_prompts(
+            stage,
+            parts.columns(stage),
+            parts.needs_demonstrations(stage),
+            parts.columns(stage, graded=True),
+        )
         for sentence in (*said[stage.name], *parts.try_curriculum(stage, data.pool(stage))):
             console.print(f"warning: {sentence}", highlight=False, soft_wrap=True)
         asked = isinstance(stage, TrainingStage) and stage.evaluation.at_end
@@ -95,6 +109,8 @@ def _check(console: Console, recipe: Recipe, parts: Parts, doing: Doing) -> list
         highlight=False,
         soft_wrap=True,
     )
+    doing("comparing evaluation sets with training data")
+    tell_overlaps(console, data.overlaps())
     wrong = _grade_golds(console, recipe, parts, data, doing)
     return wrong or _try_rewards(console, recipe, parts, data, doing)
 
@@ -116,7 +132,7 @@ def _grade_golds(
     for name in recipe.distributions:
         if writer_of(recipe, name) is not None:
             continue
-        user = next((one for one in recipe.stages if name in one.mixture), None)
+        user = next((one for one in recipe.stages if name in _used_by(one)), None)
         if user is None:
             console.print(f"note: no stage uses the distribution {name}")
             continue
@@ -130,6 +146,11 @@ def _grade_golds(
         wrong += [problem for one in golds.values() for problem in one.wrong]
     console.print(table)
     return wrong
+
+
+def _used_by(stage: StageBase) -> tuple[str, ...]:
+    """Distributions that a stage takes rows from: to train on, and to be evaluated on."""
+    return (*stage.mixture, *(stage.evaluated_on if isinstance(stage, TrainingStage) else ()))
 
 
 def _try_rewards(

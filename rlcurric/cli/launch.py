@@ -73,7 +73,7 @@ def read_command(words: Sequence[str]) -> Command:
     given = _parameters(words)
     if words[0] != "train":
         return Command(tuple(words), None)
-    recipe = load_recipe(given["recipe"], given["overrides"] or [])
+    recipe = load_recipe(given["recipe"], given["overrides"] or [], given["overlay"])
     return Command(tuple(words), given["run_dir"] or Path("runs") / recipe.name)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,14 +26,16 @@ def list_recipes() -> int:
     return 0
 
 
-def show_recipe(recipe: str | None, overrides: Sequence[str], schema: bool) -> int:
+def show_recipe(
+    recipe: str | None, overrides: Sequence[str], overlay: str | None, schema: bool
+) -> int:
     """Print a resolved recipe, or the schema."""
     if schema:
         print(json.dumps(json_schema(), indent=1))
         return 0
     if recipe is None:
         raise ValueError("recipes show needs a recipe (a file or a shipped name), or --schema")
-    print(dump_yaml(load_recipe(recipe, overrides)), end="")
+    print(dump_yaml(load_recipe(recipe, overrides, overlay)), end="")
     return 0
 
 
@@ -47,6 +50,8 @@ def new_recipe(path: Path, like: str) -> int:
     text = (
         shipped[like].read_text(encoding="utf-8").replace(f"name: {like}", f"name: {path.stem}", 1)
     )
+    # The overlays of shipped recipes stand at their end, and lie on files of the package.
+    text = re.sub(r"\noverlays:\n(?:[ #].*\n|\n)*\Z", "", text)
     path.write_text(text, encoding="utf-8")
     shutil.copyfile(folder("recipes") / "recipe.schema.json", path.parent / "recipe.schema.json")
     print(f"wrote {path}; change it, then: rlcurric check {path}")

@@ -18,6 +18,7 @@ from rlcurric.registry import nearest
 def run_preflight(
     recipe: str,
     overrides: Sequence[str],
+    overlay: str | None,
     checkpoint: Path | None,
     stage_name: str | None,
     prompts: int,
@@ -27,7 +28,7 @@ def run_preflight(
 ) -> int:
     """Measure an RL stage's prompts under a model and say what to change."""
     console = make_console()
-    resolved = load_recipe(recipe, overrides)
+    resolved = load_recipe(recipe, overrides, overlay)
     stages = {stage.name: stage for stage in resolved.stages if isinstance(stage, RlStage)}
     if not stages:
         raise ValueError(f"The recipe {resolved.name} has no stage of kind rl to look at")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from rlcurric.build import Parts, read_distributions
 from rlcurric.build.trial import KINDS, TIMEOUTS, Report, Rows, Trial, affected, sample, try_rewards
 from rlcurric.cli.console import make_console
 from rlcurric.cli.live import Doing
+from rlcurric.cli.rows import RowOptions, source_of
 from rlcurric.data import Place, Row, content_hash, require_columns
 from rlcurric.recipe.load import load_recipe, parse_yaml
 from rlcurric.recipe.schema import Recipe
@@ -162,17 +162,9 @@ def _recipe_of(name: str, settings: Sequence[str], options: Options) -> Recipe:
 
 def _source(options: Options) -> dict[str, object]:
     """The file's source, as a recipe would have it."""
-    source: dict[str, object] = {"name": "file", "path": str(options.data)}
-    if options.columns is not None:
-        pairs = [one.partition("=") for one in re.split(r",(?=\s*\w+=)", options.columns)]
-        if not all(ours.strip() and theirs.strip() for ours, _, theirs in pairs):
-            raise ValueError(f"--columns is written OURS=THEIRS,..., got {options.columns!r}")
-        source["columns"] = {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
-    if options.answer_pattern is not None:
-        source["answer_pattern"] = options.answer_pattern
-    if options.drop_unanswered:
-        source["drop_unanswered"] = True
-    if options.data is None and len(source) > 2:
+    given = options.columns, options.answer_pattern, options.drop_unanswered
+    source = source_of(RowOptions(str(options.data), *given))
+    if options.data is None and any(given):
         raise ValueError(
             "--columns, --answer-pattern and --drop-unanswered are for the rows of --data"
         )

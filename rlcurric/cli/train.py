@@ -13,11 +13,17 @@ from rlcurric.recipe.load import load_recipe
 
 
 def run_train(
-    recipe: str, overrides: Sequence[str], run_dir: Path | None, start_from: str | None
+    recipe: str,
+    overrides: Sequence[str],
+    overlay: str | None,
+    run_dir: Path | None,
+    start_from: str | None,
 ) -> int:
     """Train, draw progress, say at the end what came of it."""
     console = make_console()
-    load_recipe(recipe, overrides)  # a mistake in it is told before anything heavy is imported
+    load_recipe(
+        recipe, overrides, overlay
+    )  # a mistake in it is told before anything heavy is imported
     from rlcurric.train.coordinator import is_main_rank
     from rlcurric.train.reporter import Silent
     from rlcurric.train.session import train
@@ -26,7 +32,12 @@ def run_train(
     watching = TerminalReporter(console) if is_main_rank() else contextlib.nullcontext(Silent())
     with watching as reporter:
         result = train(
-            recipe, run_dir, overrides=overrides, start_from=start_from, reporter=reporter
+            recipe,
+            run_dir,
+            overrides=overrides,
+            overlay=overlay,
+            start_from=start_from,
+            reporter=reporter,
         )
     stopped = result.status == "stopped"
     if is_main_rank():

@@ -18,11 +18,16 @@ from rlcurric.report.compare import first_difference
 
 
 def run_verify(
-    recipe: str, overrides: Sequence[str], steps: int, kill_at: int | None, work_dir: Path | None
+    recipe: str,
+    overrides: Sequence[str],
+    overlay: str | None,
+    steps: int,
+    kill_at: int | None,
+    work_dir: Path | None,
 ) -> int:
     """Run `steps` steps undisturbed; again with a kill -9 in the step after `kill_at`, resumed; compare."""
     console = make_console()
-    resolved = load_recipe(recipe, overrides)
+    resolved = load_recipe(recipe, overrides, overlay)
     steps = min(steps, resolved.total_steps) if resolved.is_planned else steps
     kill_at = steps // 2 if kill_at is None else kill_at
     if not 0 < kill_at < steps:
@@ -40,7 +45,7 @@ def run_verify(
             "run.rollouts.every=1",
             f"run.checkpoints.keep_last={steps + 1}",
         ]
-        args = [recipe, *overrides, *every]
+        args = [overlay or "", recipe, *overrides, *every]
         console.print(f"1/3 undisturbed run of {steps} steps", highlight=False)
         _finish(args, whole, steps)
         console.print(
@@ -69,9 +74,9 @@ def child(args: Sequence[str]) -> int:
     """In the child process: train up to a step. Exit code 2 and the message alone for a mistake of the user's."""
     from rlcurric.train.session import train
 
-    run_dir, steps, recipe, *overrides = args
+    run_dir, steps, overlay, recipe, *overrides = args
     try:
-        train(recipe, run_dir, overrides=overrides, stop_at=int(steps))
+        train(recipe, run_dir, overrides=overrides, overlay=overlay or None, stop_at=int(steps))
     except ValueError as error:
         print(f"rlcurric: {error}", file=sys.stderr)
         return 2

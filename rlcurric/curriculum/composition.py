@@ -8,6 +8,7 @@ from typing import Literal
 
 from rlcurric.curriculum import answers
 from rlcurric.curriculum.guards import GuardSettings
+from rlcurric.curriculum.hints import HintLevels
 from rlcurric.curriculum.parts import (
     Gate,
     Part,
@@ -67,6 +68,7 @@ class Composition:
     plan: Plan = field(default_factory=Whole)
     selector: Selector | None = None
     weights: tuple[Weight, ...] = ()
+    hints: HintLevels | None = None
 
     @property
     def predicts(self) -> bool:
@@ -91,6 +93,7 @@ class Composition:
             "scorer": self.scorer,
             "plan": self.plan,
             "selector": self.selector,
+            "hints": self.hints,
         }
         for kind, several in (
             ("gate", self.gates),

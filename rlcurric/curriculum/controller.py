@@ -35,6 +35,7 @@ from rlcurric.schedules import Progress
 from rlcurric.types import (
     AdmittedGroup,
     Batch,
+    Candidate,
     Delivery,
     Disposition,
     GroupId,
@@ -55,6 +56,8 @@ class _Now:
 
     round: int = 0
     openings: int = 0  # rounds that opened groups
+    opened: int = 0  # groups
+    hinted: int = 0  # of these, groups that show a hint
     prepared: Round | None = None  # drawn, not yet asked for
     log: list[dict[str, Any]] = field(default_factory=list)
     refused: dict[GroupId, Disposition] = field(default_factory=dict)
@@ -117,7 +120,8 @@ class Controller:
         if not self._parts.predicts:
             return ()
         return tuple(
-            self._pool.prompt(one.distribution, one.index) for one in self._next_round().candidates
+            self._pool.prompt(one.distribution, one.index, self._progress)
+            for one in self._next_round().candidates
         )
 
     def requests(self, predicted: Sequence[float] = ()) -> list[Request]:
@@ -401,17 +405,18 @@ class Controller:
             return []
         choice = self._rounds.choose(round_, predicted, self._progress)
         first = self._parts.plan.first(self._settings.group_size)
+        levels, shown = self._hints([one for one, _ in choice.prompts])
         opened = [
             self._ledger.open(
                 self._stage,
-                self._pool.prompt(one.distribution, one.index),
+                self._pool.prompt(one.distribution, one.index, self._progress, hint),
                 first,
                 self._step,
                 one.index,
                 expected,
                 self._version,
             )
-            for one, expected in choice.prompts
+            for (one, expected), hint in zip(choice.prompts, shown, strict=True)
         ]
         ages = self._history.ages([one.uid for one, _ in choice.prompts], self._step).tolist()
         self._now.ages += [age for age in ages if not math.isnan(age)]
@@ -424,13 +429,27 @@ class Controller:
                         "distribution": one.distribution,
                         "index": one.index,
                         **group_key(group_id),
+                        **({"level": level, "hint": hint} if self._parts.hints else {}),
                     }
-                    for (one, _), group_id in zip(choice.prompts, opened, strict=True)
+                    for (one, _), group_id, level, hint in zip(
+                        choice.prompts, opened, levels, shown, strict=True
+                    )
                 ],
             }
         )
         self._now.openings += 1
         return opened
+
+    def _hints(self, chosen: Sequence[Candidate]) -> tuple[list[int], list[int]]:
+        """The level of each prompt of a round, and the hint that it shows."""
+        hints = self._parts.hints
+        if hints is None:
+            return [0] * len(chosen), [0] * len(chosen)
+        levels = hints.levels(chosen)
+        shown = hints.shown(levels, self._now.opened, self._now.hinted)
+        self._now.opened += len(chosen)
+        self._now.hinted += sum(hint > 0 for hint in shown)
+        return levels, shown
 
     def _settle(self) -> None:
         """Every sample that was asked for has come: the plan continues or drops groups, gates judge what is complete."""
@@ -544,8 +563,9 @@ class Controller:
             step=self._step,
             policy_version=version,
             disposition=disposition,
-            weight=0.0 if late else self._settings.lag_discount**lag,
+            weight=0.0 if late or entry.prompt.hint else self._settings.lag_discount**lag,
             expected=entry.expected,
+            hint=entry.prompt.hint,
         )
 
     def _admitted(self, group_id: GroupId, weight: float, copies: int) -> AdmittedGroup:

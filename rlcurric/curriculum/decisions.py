@@ -53,6 +53,7 @@ def outcome_line(outcome: GroupOutcome) -> dict[str, Any]:
         "disposition": outcome.disposition,
         "policy_version": outcome.policy_version,
         "weight": outcome.weight,
+        **({"hint": outcome.hint} if outcome.hint else {}),
     }
 
 
@@ -70,6 +71,7 @@ def read_outcome(group: Mapping[str, Any], stage: str, step: int) -> GroupOutcom
         disposition=group["disposition"],
         weight=group["weight"],
         expected=group["expected"],
+        hint=group.get("hint", 0),
     )
 
 
@@ -207,6 +209,7 @@ def recompute(
     """
     problems: list[str] = []
     taken: Mapping[str, Any] | None = None
+    hinted = _Hinted(parts, pool)
     for line in lines:
         place = f"step {line['step']}, {line['kind']}"
         if line["kind"] == "take":
@@ -228,6 +231,7 @@ def recompute(
             if answers != [group["more"] for group in line["groups"]]:
                 problems.append(f"{place}: the plan says {answers}, the line otherwise")
         if line["kind"] == "draw":
+            problems += hinted.again(line)
             found: Any = parts.sampler.probabilities(Progress(*line["progress"]))
             if found != line["probabilities"]:
                 problems.append(f"{place}: {found}, the line says {line['probabilities']}")
@@ -245,6 +249,39 @@ def recompute(
             if found != [group["kept"] for group in line["groups"]]:
                 problems.append(f"{place}: {found} are kept, the line says otherwise")
     return problems
+
+
+class _Hinted:
+    """Hints chosen again, round by round of a step."""
+
+    def __init__(self, parts: Composition, pool: PromptPool | None) -> None:
+        self._hints, self._pool = parts.hints, pool
+        self._step, self._opened, self._shown = -1, 0, 0
+
+    def again(self, line: Mapping[str, Any]) -> list[str]:
+        """Levels, as far as the pool tells how many hints a row has, and which prompts show theirs."""
+        if self._hints is None:
+            return []
+        if line["step"] != self._step:
+            self._step, self._opened, self._shown = line["step"], 0, 0
+        groups = line["groups"]
+        problems = []
+        said = [one["level"] for one in groups]
+        if self._pool is not None:
+            rows = [self._pool.candidate(one["distribution"], one["index"]) for one in groups]
+            levels = self._hints.levels(rows)
+            if levels != said:
+                problems.append(
+                    f"step {self._step}: levels of hints {levels}, the line says {said}"
+                )
+        shown = self._hints.shown(said, self._opened, self._shown)
+        if shown != [one["hint"] for one in groups]:
+            problems.append(f"step {self._step}: hints {shown} are shown, the line says otherwise")
+        self._opened, self._shown = (
+            self._opened + len(groups),
+            self._shown + sum(hint > 0 for hint in shown),
+        )
+        return problems
 
 
 def _verdicts_again(

@@ -160,7 +160,7 @@ class Guards:
         if view.statistics_age is not None:
             self._latest["statistics_age"] = float(view.statistics_age)
         if view.outcomes:
-            late = sum(one.weight == 0 for one in view.outcomes)
+            late = sum(one.is_late for one in view.outcomes)
             self._latest["late_share"] = late / len(view.outcomes)
 
     def _count_rewards(self, view: StepView) -> None:

@@ -13,7 +13,10 @@ from rlcurric.types import AdmittedGroup, GroupOutcome
 def batch_metrics(
     outcomes: Sequence[GroupOutcome], groups: Sequence[AdmittedGroup], names: Sequence[str]
 ) -> dict[str, float]:
-    """How groups ended, how informative they were, and how good the scorer's expectations."""
+    """How groups ended, how informative they were, and how good the scorer's expectations.
+
+    Pass rates and expectations are those of prompts without a hint.
+    """
     metrics: dict[str, float] = {"curriculum/groups/ended": len(outcomes)}
     for disposition in ("gated", "replaced", "probed", "failed"):
         count = sum(one.disposition == disposition for one in outcomes)
@@ -27,16 +30,20 @@ def batch_metrics(
     if outcomes:
         informative = sum(len(set(one.correct)) > 1 for one in outcomes)
         metrics["curriculum/informative"] = informative / len(outcomes)
-        metrics["curriculum/late"] = sum(one.weight == 0 for one in outcomes) / len(outcomes)
+        metrics["curriculum/late"] = sum(one.is_late for one in outcomes) / len(outcomes)
     for name in names:
         rates = [
             one.pass_rate
             for one in outcomes
-            if one.distribution == name and one.pass_rate is not None
+            if one.distribution == name and one.pass_rate is not None and not one.hint
         ]
         if rates:
             metrics[f"curriculum/pass_rate/{name}"] = sum(rates) / len(rates)
-    known = [one for one in outcomes if one.expected is not None and one.pass_rate is not None]
+    known = [
+        one
+        for one in outcomes
+        if one.expected is not None and one.pass_rate is not None and not one.hint
+    ]
     expected = [one.expected or 0.0 for one in known]
     realised = [one.pass_rate or 0.0 for one in known]
     for name, measure in (("mae", mean_absolute_error), ("spearman", spearman)):

@@ -14,6 +14,8 @@ from rlcurric.data.distributions import (
     select,
     training_rows,
 )
+from rlcurric.data.modes import Modes, tokenize_modes
+from rlcurric.data.overlap import NGRAM, Overlap, overlaps, trained_texts
 from rlcurric.data.pool import (
     Pool,
     PreferenceExample,
@@ -23,6 +25,7 @@ from rlcurric.data.pool import (
     sft_examples,
 )
 from rlcurric.data.rows import Located, Place, Row
+from rlcurric.data.shots import Examples, draw_examples
 from rlcurric.data.sources import (
     Source,
     Split,
@@ -34,12 +37,17 @@ from rlcurric.data.sources import (
 )
 from rlcurric.data.templates import PromptTemplate, Renderer
 from rlcurric.data.tokenizers import character_tokenizer
+from rlcurric.data.variables import Variables, number_text, stage_points
 
 __all__ = [
     "Counts",
     "Distribution",
     "DistributionSpec",
+    "Examples",
     "Located",
+    "Modes",
+    "NGRAM",
+    "Overlap",
     "Place",
     "Pool",
     "PreferenceExample",
@@ -50,19 +58,26 @@ __all__ = [
     "SftExample",
     "Source",
     "Split",
+    "Variables",
     "as_source",
     "character_tokenizer",
     "content_hash",
+    "draw_examples",
     "held_out_rows",
     "import_attribute",
     "load_distributions",
     "load_later",
     "make_source",
+    "number_text",
+    "overlaps",
     "preference_examples",
     "reasoning_gym_rows",
     "require_columns",
     "select",
     "sft_examples",
     "source_factory",
+    "stage_points",
+    "tokenize_modes",
+    "trained_texts",
     "training_rows",
 ]

@@ -6,7 +6,7 @@ import json
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rlcurric.assets import described
 from rlcurric.data.chats import IMITATED, PREFERENCES, structured
@@ -22,7 +22,8 @@ class DistributionSpec:
 
     name: str
     source: Source
-    held_out: float = 0  # below 1: that share of the questions; 1 and more: that many of them
+    # Below 1: that share of the questions; 1 and more: that many of them; all: rows to evaluate on, and nothing else.
+    held_out: float | Literal["all"] = 0
     max_rows: int | None = None  # keep this many training rows, drawn by hash; None: all
 
 
@@ -157,6 +158,13 @@ def _split_off(spec: DistributionSpec) -> _Read:
     if not n_read:
         raise ValueError(f"The source of the distribution {spec.name!r} gives no rows")
     explicit = spec.source.held_out_rows()
+    if spec.held_out == "all":
+        held_out, n_more, n_more_unanswered = _distinct(
+            spec.name, _placed(spec.name, explicit or ())
+        )
+        known = {row.uid for row in train}
+        held_out = train + [row for row in held_out if row.uid not in known]
+        return _Read(spec, [], held_out, n_read + n_more, n_unanswered + n_more_unanswered)
     if explicit is None:
         chosen = _choose_held_out(spec, train)
         held_out = [row for row in train if row.content in chosen]
@@ -171,7 +179,7 @@ def _split_off(spec: DistributionSpec) -> _Read:
     return _Read(spec, train, held_out, n_read + n_more, n_unanswered + n_more_unanswered)
 
 
-def _placed(name: str, rows: Iterator[Located]) -> Iterator[Located]:
+def _placed(name: str, rows: Iterable[Located]) -> Iterator[Located]:
     """A source's rows; what it says of a mistake stands behind the place in the recipe."""
     try:
         yield from rows
@@ -182,6 +190,7 @@ def _placed(name: str, rows: Iterator[Located]) -> Iterator[Located]:
 def _choose_held_out(spec: DistributionSpec, rows: Sequence[Row]) -> set[int]:
     """Content hashes of the questions to hold out."""
     wanted, contents = spec.held_out, {row.content for row in rows}
+    assert wanted != "all"
     if wanted < 0 or (wanted >= 1 and wanted != int(wanted)):
         raise ValueError(
             f"distributions.{spec.name}.held_out must be a fraction below 1 or a whole number, got "

@@ -13,19 +13,41 @@ from typing import Any
 from rlcurric.data.rows import Located, Place
 from rlcurric.registry import nearest
 
+_VARIABLE = re.compile(r"\$\{(\w+)(?::\?([^}]*))?\}")
+
 
 def expand_path(path: str, base_dir: str | Path = ".") -> Path:
     """The path with `${NAME}` and `~` expanded; a relative one starts from `base_dir`."""
+    return Path(base_dir) / Path(expand_variables(path)).expanduser()
+
+
+def expand_variables(path: str) -> str:
+    """The path with every `${NAME}`, an environment variable, expanded.
+
+    `${NAME:?remedy}` says, as in a shell, what to do where it is not set.
+    """
 
     def value_of(match: re.Match[str]) -> str:
         value = os.environ.get(match[1])
         if not value:
+            remedy = f". {match[2]}" if match[2] else ""
             raise ValueError(
-                f"The path {path!r} needs the environment variable {match[1]}, which is not set"
+                f"The path {without_remedies(path)!r} needs the environment variable {match[1]}, which is not "
+                f"set{remedy}"
             )
         return value
 
-    return Path(base_dir) / Path(re.sub(r"\$\{(\w+)\}", value_of, path)).expanduser()
+    return _VARIABLE.sub(value_of, path)
+
+
+def without_remedies(path: str) -> str:
+    """The path with `${NAME}` where it has `${NAME:?remedy}`."""
+    return _VARIABLE.sub(r"${\1}", path)
+
+
+def remedy_of(path: str) -> str:
+    """What `${NAME:?remedy}` in a path says to do; empty where it says nothing."""
+    return " ".join(match[2] for match in _VARIABLE.finditer(path) if match[2])
 
 
 def read_rows(file: Path) -> Iterator[Located]:

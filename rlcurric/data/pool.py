@@ -10,11 +10,15 @@ from functools import lru_cache
 from typing import Any
 
 from rlcurric.data.rows import Row
-from rlcurric.data.templates import Renderer
+from rlcurric.data.templates import Renderer, Values
+from rlcurric.data.variables import Variables
 from rlcurric.registry import nearest
+from rlcurric.schedules import Progress
 from rlcurric.types import Candidate, Prompt
 
 IGNORED = -100  # label of a token without loss
+_SLACK = 256  # tokens by which other values may lengthen a prompt beyond their own bytes
+_Values = tuple[tuple[str, str], ...]  # of the variables, by name
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,8 @@ class Room:
 
 class Pool:
     """Prompts by (distribution, index): `types.PromptPool`. Rows are rendered on access; the latest
-    are kept.
+    are kept, by what the recipe's variables read and the level of the hint. `begin`: the start of
+    the stage, where a prompt is asked for without a point of the run.
     """
 
     def __init__(
@@ -49,8 +54,11 @@ class Pool:
         renderer: Renderer,
         room: Room,
         cache_size: int = 4096,
+        variables: Variables | None = None,
+        begin: Progress | None = None,
     ) -> None:
         self.rows, self.renderer, self.room = dict(rows), renderer, room
+        self.variables, self._begin = variables or Variables(), begin or Progress(0, 0)
         self._sizes = {name: len(members) for name, members in self.rows.items()}
         self._cached = lru_cache(maxsize=cache_size)(self._render)
 
@@ -59,15 +67,17 @@ class Pool:
         """Number of prompts for each distribution, in the recipe's order."""
         return self._sizes
 
-    def prompt(self, distribution: str, index: int) -> Prompt:
-        """One prompt; ValueError for a row that lacks a column, does not fit the context or cannot
+    def prompt(
+        self, distribution: str, index: int, progress: Progress | None = None, hint: int = 0
+    ) -> Prompt:
+        """One prompt as it reads at this point of the run; ValueError for a row that lacks a column, does not fit the context or cannot
         be encoded.
         """
         if distribution not in self.rows:
             raise ValueError(
                 f"Unknown distribution {distribution!r}. {nearest(distribution, self.rows)}"
             )
-        return self._cached(distribution, index)
+        return self._cached(distribution, index, self._values(progress), hint)
 
     def candidate(self, distribution: str, index: int) -> Candidate:
         """One prompt's row, not rendered."""
@@ -75,25 +85,52 @@ class Pool:
         return Candidate(row.uid, distribution, index, row.columns)
 
     def __iter__(self) -> Iterator[Prompt]:
-        """Every prompt, in the recipe's order; none of them is kept."""
+        return self.at(None)
+
+    def at(self, progress: Progress | None) -> Iterator[Prompt]:
+        """Every prompt at a point of the run, in the recipe's order; none of them is kept."""
+        values = self._values(progress)
         for name, size in self._sizes.items():
             for index in range(size):
-                yield self._render(name, index)
+                yield self._render(name, index, values, 0)
 
-    def check(self) -> dict[str, int]:
-        """Render every prompt once: the longest of each distribution, in tokens, or the first row's
-        ValueError.
+    def check(self, values: Sequence[Values] = (), max_hint: int = 0) -> dict[str, int]:
+        """Render every prompt under each of these values of the variables (default: those of the
+        start) and with each of its hints up to a level: the longest of each distribution, in
+        tokens, or the first row's ValueError.
+
+        A row is rendered under values other than the first where it is the distribution's first, or
+        has so little room that they might not fit.
         """
         longest = dict.fromkeys(self._sizes, 0)
-        for prompt in self:
-            name = prompt.distribution
-            longest[name] = max(longest[name], len(prompt.prompt_ids))
+        asked = [tuple(sorted(one.items())) for one in values] or [self._values(None)]
+        slack = max(sum(len(text.encode()) for _, text in one) for one in asked) + _SLACK
+        for name, size in self._sizes.items():
+            for index in range(size):
+                hints = min(max_hint, self.hints(name, index)) if max_hint else 0
+                for level in range(hints + 1):
+                    first = self._render(name, index, asked[0], level)
+                    longest[name] = max(longest[name], len(first.prompt_ids))
+                    room = self.room.context - self.room.completion - len(first.prompt_ids)
+                    for other in asked[1:] if index == 0 or room < slack else ():
+                        found = self._render(name, index, other, level)
+                        longest[name] = max(longest[name], len(found.prompt_ids))
         return longest
 
-    def _render(self, distribution: str, index: int) -> Prompt:
+    def hints(self, distribution: str, index: int) -> int:
+        """How many hints a row has."""
         row = self.rows[distribution][index]
-        ids, text = self.renderer.prompt(row, distribution)
-        prompt = Prompt(row.uid, distribution, ids, text, row.columns)
+        where = f"distribution {distribution!r}, {row.place}"
+        return len(self.renderer.template.hints(row.columns, where))
+
+    def _values(self, progress: Progress | None) -> _Values:
+        return tuple(sorted(self.variables.at(progress or self._begin).items()))
+
+    def _render(self, distribution: str, index: int, values: _Values, hint: int) -> Prompt:
+        row, known = self.rows[distribution][index], dict(values)
+        ids, text = self.renderer.prompt(row, distribution, known, hint)
+        prefill = self.renderer.prefill(row, distribution, known)
+        prompt = Prompt(row.uid, distribution, ids, text, row.columns, prefill, hint)
         self.room.check(prompt, row)
         return prompt
 
@@ -122,14 +159,17 @@ class SftExample:
 
 
 def sft_examples(
-    rows: Mapping[str, Iterable[Row]], renderer: Renderer, context: int
+    rows: Mapping[str, Iterable[Row]],
+    renderer: Renderer,
+    context: int,
+    values: Values | None = None,
 ) -> Iterator[SftExample]:
     """Examples of all rows, distribution by distribution, in the order of a `Pool` over the same
-    rows.
+    rows; `values`: of the recipe's variables.
     """
     for name, members in rows.items():
         for row in members:
-            prompt_ids, completion_ids = renderer.imitation(row, name)
+            prompt_ids, completion_ids = renderer.imitation(row, name, values=values)
             _check_length(row, name, prompt_ids, completion_ids, "demonstration", context)
             yield SftExample(row.uid, name, prompt_ids, completion_ids)
 
@@ -146,12 +186,17 @@ class PreferenceExample:
 
 
 def preference_examples(
-    rows: Mapping[str, Iterable[Row]], renderer: Renderer, context: int
+    rows: Mapping[str, Iterable[Row]],
+    renderer: Renderer,
+    context: int,
+    values: Values | None = None,
 ) -> Iterator[PreferenceExample]:
     """Examples of all rows with columns `chosen` and `rejected`, in the order of `sft_examples`."""
     for name, members in rows.items():
         for row in members:
-            pairs = [renderer.imitation(row, name, column) for column in ("chosen", "rejected")]
+            pairs = [
+                renderer.imitation(row, name, column, values) for column in ("chosen", "rejected")
+            ]
             (prompt_ids, chosen_ids), (other, rejected_ids) = pairs
             if other != prompt_ids:
                 raise ValueError(

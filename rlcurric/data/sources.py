@@ -51,7 +51,9 @@ class Split:
 class Columns:
     """How the columns of a source become ours.
 
-    `columns` maps our name to theirs, or to several of theirs in braces (`"{Body} {Question}"`).
+    `columns` maps our name to theirs, or to several of theirs in braces (`"{Body} {Question}"`). A dot goes into a column:
+    `reward_model.ground_truth` an object's field, `prompt.1` a place of a list, `messages.user` what the first message of
+    that role says. `where` keeps the rows whose columns have these values (or one of a list).
     `answer_pattern` is a regular expression that takes the gold out of the answer: its first group,
     or all it matches. A row without an answer is an error, or left out and counted where
     `drop_unanswered`.
@@ -60,19 +62,34 @@ class Columns:
     columns: Mapping[str, str]
     answer_pattern: re.Pattern[str] | None
     drop_unanswered: bool
+    where: Mapping[str, Any]
 
     @classmethod
     def of(
-        cls, columns: Mapping[str, str] | None, answer_pattern: str | None, drop_unanswered: bool
+        cls,
+        columns: Mapping[str, str] | None,
+        answer_pattern: str | None,
+        drop_unanswered: bool,
+        where: Mapping[str, Any] | None = None,
     ) -> Columns:
-        if answer_pattern is None:
-            return cls(columns or {}, None, drop_unanswered)
         try:
-            return cls(columns or {}, re.compile(answer_pattern), drop_unanswered)
+            pattern = None if answer_pattern is None else re.compile(answer_pattern)
+            return cls(columns or {}, pattern, drop_unanswered, where or {})
         except re.error as error:
             raise ValueError(
                 f"answer_pattern {answer_pattern!r} is no regular expression: {error}"
             ) from None
+
+    def of_all(self, rows: Iterable[Located]) -> Iterator[Located]:
+        """The rows that are wanted, under our names."""
+        return (self.apply(row) for row in rows if self._wants(row))
+
+    def _wants(self, row: Located) -> bool:
+        for column, wanted in self.where.items():
+            allowed = wanted if isinstance(wanted, list | tuple) else [wanted]
+            if self._value(row, "where", column) not in allowed:
+                return False
+        return True
 
     def apply(self, row: Located) -> Located:
         """The row under our names; its other columns stay as they are."""
@@ -86,16 +103,32 @@ class Columns:
         return Located({**values, "answer": gold}, row.place, left_out=gold is None)
 
     def _take(self, row: Located, ours: str, theirs: str) -> Any:
-        names = re.findall(r"\{(\w+)\}", theirs) or [theirs]
-        for name in names:
-            if name not in row.columns:
-                raise ValueError(
-                    f"{row.place}: no column {name!r}, which `columns` takes {ours!r} from. "
-                    f"{nearest(name, row.columns)}"
-                )
+        names = _BRACES.findall(theirs) or [theirs]
+        values = {name: self._value(row, ours, name) for name in names}
         if names == [theirs]:
-            return row.columns[theirs]
-        return re.sub(r"\{(\w+)\}", lambda match: str(row.columns[match[1]]), theirs)
+            return values[theirs]
+        return _BRACES.sub(lambda match: str(values[match[1]]), theirs)
+
+    def _value(self, row: Located, ours: str, path: str) -> Any:
+        """A column, or what a path with dots leads to within one."""
+        if path in row.columns:
+            return row.columns[path]
+        name, *steps = path.split(".")
+        if name not in row.columns:
+            raise ValueError(
+                f"{row.place}: no column {name!r}, which `columns` takes {ours!r} from. "
+                f"{nearest(name, row.columns)}"
+            )
+        value = row.columns[name]
+        for step in steps:
+            found = _inside(value, step)
+            if found is _ABSENT:
+                raise ValueError(
+                    f"{row.place}: {path!r}, which `columns` takes {ours!r} from, leads nowhere: there is no {step!r} in "
+                    f"{value!r:.200}"
+                )
+            value = found
+        return value
 
     def _gold(self, answer: Any) -> Any:
         """The gold answer; None where there is none."""
@@ -115,6 +148,22 @@ class Columns:
         return f"answer_pattern {pattern!r} finds nothing in the answer {answer!r:.200}. {remedy}"
 
 
+_BRACES = re.compile(r"\{(\w+(?:\.[\w-]+)*)\}")
+_ABSENT = object()
+
+
+def _inside(value: Any, step: str) -> Any:
+    """A field of an object, a place of a list (from the end below 0), or the first message of a role."""
+    if isinstance(value, Mapping):
+        return value.get(step, _ABSENT)
+    if not isinstance(value, list | tuple):
+        return _ABSENT
+    if re.fullmatch(r"-?\d+", step):
+        return value[int(step)] if -len(value) <= int(step) < len(value) else _ABSENT
+    said = (one for one in value if isinstance(one, Mapping) and one.get("role") == step)
+    return next(said, {}).get("content", _ABSENT)
+
+
 @register("source", "file")
 class FileSource:
     """Rows of a .jsonl, .json (an array), .csv or .parquet file; `held_out_path` names a second
@@ -131,10 +180,11 @@ class FileSource:
         columns: dict[str, str] | None = None,
         answer_pattern: str | None = None,
         drop_unanswered: bool = False,
+        where: dict[str, Any] | None = None,
         base_dir: str = ".",
     ) -> None:
         self.path, self.held_out_path, self.base_dir = path, held_out_path, base_dir
-        self.columns = Columns.of(columns, answer_pattern, drop_unanswered)
+        self.columns = Columns.of(columns, answer_pattern, drop_unanswered, where)
 
     def rows(self) -> Iterator[Located]:
         return self._read(self.path)
@@ -143,7 +193,7 @@ class FileSource:
         return None if self.held_out_path is None else self._read(self.held_out_path)
 
     def _read(self, path: str) -> Iterator[Located]:
-        yield from map(self.columns.apply, read_rows(expand_path(path, self.base_dir)))
+        yield from self.columns.of_all(read_rows(expand_path(path, self.base_dir)))
 
 
 @register("source", "stage")
@@ -177,11 +227,12 @@ class HubSource:
         columns: dict[str, str] | None = None,
         answer_pattern: str | None = None,
         drop_unanswered: bool = False,
+        where: dict[str, Any] | None = None,
         base_dir: str = ".",
     ) -> None:
         self.path, self.config, self.revision = path, config, revision
         self.split, self.held_out_split, self.base_dir = split, held_out_split, base_dir
-        self.columns = Columns.of(columns, answer_pattern, drop_unanswered)
+        self.columns = Columns.of(columns, answer_pattern, drop_unanswered, where)
 
     def rows(self) -> Iterator[Located]:
         return self._load(self.split)
@@ -201,13 +252,14 @@ class HubSource:
         except (OSError, ValueError, RuntimeError) as error:
             raise ValueError(
                 f"The dataset {self.path!r} (config {self.config!r}, split {split!r}) cannot be "
-                f"loaded: {str(error).rstrip('. ')}. Check the id, config and split, and the network; a local copy "
-                "is read with the source `file`."
+                f"loaded: {str(error).rstrip('. ')}. Check the id, config and split. It must be downloaded once from the "
+                "Hugging Face hub; without network set the source's path to a folder with a copy (hf download "
+                f"{self.path} --repo-type dataset --local-dir FOLDER), or read a file of it with the source `file`."
             ) from error
-        for number, columns in enumerate(loaded):
-            yield self.columns.apply(
-                Located(dict(columns), Place(f"{self.path} ({split}), index", number))
-            )
+        yield from self.columns.of_all(
+            Located(dict(columns), Place(f"{self.path} ({split}), index", number))
+            for number, columns in enumerate(loaded)
+        )
 
 
 @register("source", "reasoning_gym")

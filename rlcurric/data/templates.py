@@ -152,9 +152,10 @@ class Renderer:
         value = row.columns.get(column)
         if not value and column == "demonstration":
             value, column = row.columns.get("messages"), "messages"
+        prefill = self.prefill(row, distribution, values)
         if not value or isinstance(value, str):
             prompt, _ = self.prompt(row, distribution, values)
-            return prompt, self.demonstration(row, distribution, values, column)
+            return prompt, self.demonstration(row, distribution, prefill, column)
         turns, text = split_chat(value, where, column)
         if not self.template.chat and column == "messages":
             raise ValueError(
@@ -166,21 +167,21 @@ class Renderer:
             if system is not None and turns[0]["role"] != "system":
                 filled = self._filled(row.columns, where, values or {})
                 turns = [{"role": "system", "content": _fill(system, filled, where)}, *turns]
-            asked = self._rendered(turns) + self.prefill(row, distribution, values)
+            asked = self._rendered(turns) + prefill
             prompt = tuple(self._encode(asked, where, "prompt"))
         else:
             prompt, _ = self.prompt(row, distribution, values)
-        return prompt, self._completion(text, row, distribution, values, column)
+        return prompt, self._completion(text, row, distribution, prefill, column)
 
     def demonstration(
         self,
         row: Row,
         distribution: str,
-        values: Values | None = None,
+        prefill: str | None = None,
         column: str = "demonstration",
     ) -> tuple[int, ...]:
         """Token ids of the row's demonstration, with end-of-sequence; a prefill it begins with is
-        left out of it.
+        left out of it (`prefill`: as the prompt has it; default: the template's own text).
         """
         text = row.columns.get(column)
         if not text:
@@ -193,15 +194,15 @@ class Renderer:
                 f"{where}: no column {column!r}, which {needed_by} needs. "
                 f"{nearest(column, row.columns)}"
             )
-        return self._completion(text, row, distribution, values, column)
+        return self._completion(text, row, distribution, prefill, column)
 
     def _completion(
-        self, text: str, row: Row, distribution: str, values: Values | None, what: str
+        self, text: str, row: Row, distribution: str, prefill: str | None, what: str
     ) -> tuple[int, ...]:
         assert self.tokenizer.eos_token_id is not None
         where = f"distribution {distribution!r}, {row.place}"
-        prefill = self.prefill(row, distribution, values)
-        ids = self._encode(text.removeprefix(prefill), where, what)
+        begun = self.template.prefill if prefill is None else prefill
+        ids = self._encode(text.removeprefix(begun), where, what)
         return (*ids, self.tokenizer.eos_token_id)
 
     def _filled(

@@ -35,18 +35,19 @@ class _Loader(yaml.SafeLoader):
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    loader.flatten_mapping(node)
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
-    for key, (written, _) in zip(keys, node.value, strict=True):
+    written = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+    keys = [loader.construct_object(key, deep=True) for key in written]
+    for key, at in zip(keys, written, strict=True):
         if isinstance(key, list | dict):
             problem = f"a key must be a word, got {key!r}"
-            raise yaml.constructor.ConstructorError(None, None, problem, written.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, problem, at.start_mark)
         if keys.count(key) > 1:
             problem = f"the key {key!r} stands twice"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+    loader.flatten_mapping(node)  # what `<<` merges comes first, so that own keys win
     return {
-        key: loader.construct_object(value, deep=True)
-        for key, (_, value) in zip(keys, node.value, strict=True)
+        loader.construct_object(key, deep=True): loader.construct_object(value, deep=True)
+        for key, value in node.value
     }
 
 

@@ -75,7 +75,7 @@ def _chain(overlay: Any, where: str, folder: Path) -> list[tuple[dict[str, Any],
 
 def _lay(raw: dict[str, Any], overlay: dict[str, Any], where: str) -> dict[str, Any]:
     result = copy.deepcopy(raw)
-    stages = {stage.get("name"): stage for stage in result["stages"]}
+    stages: dict[Any, Any] = {stage.get("name"): stage for stage in result["stages"]}
     for stage in result["stages"]:
         fields = STAGE_KINDS[stage["kind"]].model_fields
         mine = {
@@ -90,13 +90,10 @@ def _lay(raw: dict[str, Any], overlay: dict[str, Any], where: str) -> dict[str, 
         stages[name] |= deep_merge(stages[name], change or {})
     for key in ("distributions", "schedules"):
         result[key] = {**(result.get(key) or {}), **copy.deepcopy(overlay.get(key) or {})}
-    for key in ("model", "run"):
-        if key in overlay:
-            below = result.get(key)
-            mapping = isinstance(below, dict) and isinstance(overlay[key], dict) and key == "run"
-            result[key] = (
-                deep_merge(below, overlay[key]) if mapping else copy.deepcopy(overlay[key])
-            )
+    if "model" in overlay:
+        result["model"] = copy.deepcopy(overlay["model"])
+    if "run" in overlay:
+        result["run"] = deep_merge(result.get("run") or {}, overlay["run"] or {})
     if "reward_files" in overlay:
         result["reward_files"] = [*result.get("reward_files", ()), *overlay["reward_files"]]
     return result

@@ -81,3 +81,16 @@ class Prompt(Closed):
                 f"prefill {self.prefill!r}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _hint_is_one_thing(self) -> Prompt:
+        if self.hints is not None and "hint" in self.vars:
+            raise ValueError(
+                "prompt.vars.hint: {hint} is where prompt.hints stand; give the variable another name"
+            )
+        if self.hints is not None and "{hint}" not in self.template + self.hints.template:
+            raise ValueError(
+                "prompt.hints.template must have {hint}, where prompt.template has none; got "
+                f"{self.hints.template!r}"
+            )
+        return self

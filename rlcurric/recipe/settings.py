@@ -71,7 +71,7 @@ class Lora(Closed):
 class Model(Closed):
     """Either `path` (hub id or folder), or `architecture` and `tokenizer` for random weights."""
 
-    path: str | None = None
+    path: str | None = None  # `${NAME}` in it is an environment variable
     architecture: Architecture | None = None
     tokenizer: CharacterTokenizer | None = None
     context: PositiveInt | None = (
@@ -251,6 +251,7 @@ class Evaluation(Closed):
         0  # sampled completions a prompt beside the greedy one: avg@k, pass@k, k up to this
     )
     pass_at: tuple[PositiveInt, ...] = ()  # the k of pass@k; default: powers of 2 up to `samples`
+    temperature: PositiveFloat | None = None  # of sampled ones; default: rollout.temperature
     max_new_tokens: PositiveInt | None = None  # default: the stage's rollout.max_new_tokens
     distributions: tuple[str, ...] = ()  # default: those of the stage's mixture
     vars: dict[str, Variable] = {}  # of the prompt, in place of the stage's (a final budget)

@@ -86,6 +86,11 @@ class TrainingStage(StageBase):
     def planned_steps(self) -> int | None:
         return self.until.planned_steps
 
+    @property
+    def evaluated_on(self) -> tuple[str, ...]:
+        """Distributions whose held-out rows the stage is evaluated on."""
+        return self.evaluation.distributions or tuple(self.mixture)
+
     @model_validator(mode="after")
     def _replay_has_nothing_to_evaluate(self) -> TrainingStage:
         asked = self.evaluation.at_end or self.evaluation.every
@@ -93,6 +98,22 @@ class TrainingStage(StageBase):
             raise ValueError(
                 "rollout.engine replay has no greedy completions to evaluate; set evaluation.at_end=false and evaluation.every=0"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _evaluation_fits_the_prompt(self) -> TrainingStage:
+        where = f"stages.{self.name}.evaluation"
+        if self.evaluation.hybrid and not self.prompt.modes:
+            raise ValueError(
+                f"{where}.hybrid needs prompt.modes, each mode with its token, e.g. {{think: <think>, no_think: "
+                "<no_think>}"
+            )
+        for name in self.evaluation.vars:
+            if name not in self.prompt.vars:
+                raise ValueError(
+                    f"{where}.vars: unknown variable {name!r}; it stands in place of one of prompt.vars. "
+                    f"{nearest(name, self.prompt.vars)}"
+                )
         return self
 
     @model_validator(mode="after")
@@ -222,6 +243,43 @@ class RlStage(TrainingStage):
             raise ValueError(
                 f"curriculum.group_size must be at least 2 (the group is the baseline), "
                 f"got {self.curriculum.group_size}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _groups_hold_modes(self) -> RlStage:
+        modes, chosen = self.prompt.modes, self.curriculum
+        if modes and chosen.group_size % len(modes):
+            raise ValueError(
+                f"curriculum.group_size must be divisible by the number of prompt.modes, so that every mode has as many samples "
+                f"of a group; got {chosen.group_size} for {len(modes)} ({', '.join(modes)})"
+            )
+        if modes and chosen.plan.name != "whole":
+            raise ValueError(
+                f"curriculum.plan {chosen.plan.name} judges a prompt by its first samples, and prompt.modes compares the modes of "
+                "a whole group; leave one of them out"
+            )
+        if modes and chosen.selector is not None:
+            raise ValueError(
+                f"curriculum.selector {chosen.selector.name} would leave a group with unequal modes, which prompt.modes "
+                "compares; leave one of them out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _hints_can_be_shown(self) -> RlStage:
+        hints, chosen = self.prompt.hints, self.curriculum
+        if hints is None:
+            return self
+        if hints.max_share * chosen.prompts_per_step < 1:
+            raise ValueError(
+                f"prompt.hints.max_share {hints.max_share:g} of curriculum.prompts_per_step {chosen.prompts_per_step} is less than "
+                f"one prompt, so that no hint would ever be shown; raise max_share to {1 / chosen.prompts_per_step:.3g} or more"
+            )
+        if "variants" in [part.name for part in chosen.scorer]:
+            raise ValueError(
+                "curriculum.scorer variants walks on when a prompt was solved, and what is solved with a hint does not count; "
+                "leave prompt.hints or the scorer out"
             )
         return self
 

@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rlcurric.registry import nearest
+from rlcurric.rewards.passages import response
+from rlcurric.types import Score, Status
 
 Check = Callable[..., bool]
 CHECKS: dict[str, Check] = {}
@@ -61,6 +63,39 @@ def relaxed(response: str) -> list[str]:
     cut = [response, "\n".join(lines[1:]), "\n".join(lines[:-1]), "\n".join(lines[1:-1])]
     found = [text.strip() for text in cut] + [text.replace("*", "").strip() for text in cut]
     return list(dict.fromkeys(text for text in found if text))
+
+
+def pairs(names: Any, arguments: Any) -> list[tuple[str, Mapping[str, Any]]]:
+    """A row's instructions, each with its arguments, from the columns `instruction_id_list` and `kwargs`."""
+    if isinstance(arguments, str):
+        arguments = json.loads(arguments)
+    if not isinstance(names, list | tuple) or not names:
+        raise ValueError(
+            f"instructions needs a list of names in the column 'instruction_id_list', got {names!r:.200}"
+        )
+    if not isinstance(arguments, list | tuple) or len(arguments) != len(names):
+        raise ValueError(
+            f"instructions needs one object for each of {len(names)} instructions in the column 'kwargs', got "
+            f"{arguments!r:.200}"
+        )
+    return [(str(name), one or {}) for name, one in zip(names, arguments, strict=True)]
+
+
+def judge(
+    completion: str, wanted: list[tuple[str, Mapping[str, Any]]], score: str, loose: bool
+) -> Score:
+    """1 where all are followed, or the share that is; the detail names what was not."""
+    text = response(completion)
+    if not text:
+        return Score(0.0, Status.UNPARSEABLE, "no response")
+    texts = relaxed(text) if loose else [text]
+    missed = [
+        name
+        for name, arguments in wanted
+        if not any(followed(one, name, arguments) for one in texts)
+    ]
+    share = 1 - len(missed) / len(wanted)
+    return Score(float(not missed) if score == "all" else share, detail=", ".join(missed)[:200])
 
 
 def words(text: str) -> list[str]:

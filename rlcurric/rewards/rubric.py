@@ -49,9 +49,7 @@ class Terms:
 
     weights: Mapping[str, float]  # component -> weight; 0 without one
     args: Mapping[str, Mapping[str, Any]]  # component -> its arguments
-    prefill: str = (
-        ""  # the part of the completion that the prompt holds: put back in front of the text
-    )
+    prefill: str = ""  # in front of every completion whose prompt carries none of its own
     progress: Progress = field(default_factory=lambda: Progress(0, 0))
 
 
@@ -378,7 +376,8 @@ class _View:
         columns["truncated"] = [one.truncated for _, one in owners]
         columns["distribution"] = [prompt.distribution for prompt, _ in owners]
         prompts = [prompt.text for prompt, _ in owners]
-        return cls(prompts, [prefill + one.text for _, one in owners], columns)
+        texts = [(prompt.prefill or prefill) + one.text for prompt, one in owners]
+        return cls(prompts, texts, columns)
 
     def at(self, places: Sequence[int]) -> _View:
         """The same of some completions alone."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -30,6 +30,7 @@ class SampleRequest:
 
     prompt_ids: tuple[int, ...]
     seed: int  # in [0, 2**63); the completion is a function of prompt, seed and weights
+    forced_ids: tuple[int, ...] = ()  # tokens that the completion begins with: given, not sampled
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +38,23 @@ class Sample:
     """One completion. Arrays have its length, end-of-sequence included."""
 
     completion_ids_T: np.ndarray  # int64
-    rollout_logprobs_T: np.ndarray  # float32, nats, at the sampling temperature
+    rollout_logprobs_T: (
+        np.ndarray
+    )  # float32, nats, at the sampling temperature; NaN for forced tokens
     finish_reason: FinishReason
     policy_version: int
+
+    def behind(self, forced_ids: tuple[int, ...]) -> Sample:
+        """The completion that begins with tokens that nobody sampled: they have no log-prob."""
+        if not forced_ids:
+            return self
+        forced = np.array(forced_ids, dtype=np.int64)
+        nan = np.full(len(forced), np.nan, dtype=np.float32)
+        return replace(
+            self,
+            completion_ids_T=np.concatenate([forced, self.completion_ids_T]),
+            rollout_logprobs_T=np.concatenate([nan, self.rollout_logprobs_T]),
+        )
 
 
 def in_order(samples: Iterable[tuple[int, Sample]], count: int) -> list[Sample]:

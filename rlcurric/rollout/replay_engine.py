@@ -68,6 +68,12 @@ class ReplayEngine:
                     "for. The recording run needs the same seed, stages, data and curriculum, and "
                     "run.rollouts {every: 1, include: all, max_per_step and keep large enough}"
                 )
+            forced = request.forced_ids
+            if tuple(sample[0].completion_ids_T[: len(forced)].tolist()) != forced:
+                raise ValueError(
+                    f"{self._path} has a completion that does not begin with its mode's tokens {list(forced)}: it was "
+                    "recorded under other prompt.modes"
+                )
             if sample[1] != spec.temperature:
                 raise ValueError(
                     f"{self._path} was sampled at temperature {sample[1]}, and rollout.temperature is {spec.temperature}: "

@@ -93,9 +93,7 @@ class TorchEngine:
         self, requests: Sequence[SampleRequest], spec: SamplingSpec
     ) -> Iterator[tuple[int, Sample]]:
         """Batches of `max_batch`, by prompt length so that little is padded."""
-        order = sorted(
-            range(len(requests)), key=lambda index: (len(requests[index].prompt_ids), index)
-        )
+        order = sorted(range(len(requests)), key=lambda place: (_width(requests[place]), place))
         was_training = self._model.training
         for start in range(0, len(order), self._max_batch):
             chosen = order[start : start + self._max_batch]
@@ -111,17 +109,18 @@ class TorchEngine:
         from transformers import GenerationConfig, LogitsProcessorList
 
         device = self._model.device
-        longest = max(len(request.prompt_ids) for request in requests)
+        longest = max(_width(request) for request in requests)
         ids_BT = torch.full((len(requests), longest), self._pad, dtype=torch.int64)
         mask_BT = torch.zeros_like(ids_BT)
         for row, request in enumerate(requests):
-            ids_BT[row, longest - len(request.prompt_ids) :] = torch.tensor(request.prompt_ids)
-            mask_BT[row, longest - len(request.prompt_ids) :] = 1
+            begun = (*request.prompt_ids, *request.forced_ids)
+            ids_BT[row, longest - len(begun) :] = torch.tensor(begun)
+            mask_BT[row, longest - len(begun) :] = 1
         noise = _GumbelMax(
             torch.tensor([r.seed for r in requests], dtype=torch.int64, device=device), spec
         )
         config = GenerationConfig(
-            max_new_tokens=spec.max_new_tokens,
+            max_new_tokens=spec.max_new_tokens - min(len(one.forced_ids) for one in requests),
             do_sample=False,
             eos_token_id=list(spec.eos_token_ids),
             pad_token_id=self._pad,
@@ -147,15 +146,28 @@ class TorchEngine:
             dim=1,
         )
         return [
-            _sample(ids_T, logprobs_T, spec, self.version)
-            for ids_T, logprobs_T in zip(
-                completions_BT.cpu().numpy(), logprobs_BT.cpu().numpy(), strict=True
+            _sample(ids_T, logprobs_T, request.forced_ids, spec, self.version)
+            for request, ids_T, logprobs_T in zip(
+                requests, completions_BT.cpu().numpy(), logprobs_BT.cpu().numpy(), strict=True
             )
         ]
 
 
-def _sample(ids_T: np.ndarray, logprobs_T: np.ndarray, spec: SamplingSpec, version: int) -> Sample:
-    """Cut a row of the batch at its end-of-sequence token."""
+def _width(request: SampleRequest) -> int:
+    """Tokens that stand before the first sampled one."""
+    return len(request.prompt_ids) + len(request.forced_ids)
+
+
+def _sample(
+    ids_T: np.ndarray,
+    logprobs_T: np.ndarray,
+    forced_ids: tuple[int, ...],
+    spec: SamplingSpec,
+    version: int,
+) -> Sample:
+    """Cut a row of the batch at its end-of-sequence token, and where its own room ends."""
+    room = spec.max_new_tokens - len(forced_ids)
+    ids_T, logprobs_T = ids_T[:room], logprobs_T[:room]
     ends = np.flatnonzero(np.isin(ids_T, spec.eos_token_ids))
     length = int(ends[0]) + 1 if len(ends) else len(ids_T)
     return Sample(
@@ -163,4 +175,4 @@ def _sample(ids_T: np.ndarray, logprobs_T: np.ndarray, spec: SamplingSpec, versi
         rollout_logprobs_T=logprobs_T[:length].astype(np.float32),
         finish_reason="stop" if len(ends) else "length",
         policy_version=version,
-    )
+    ).behind(forced_ids)

@@ -212,7 +212,10 @@ class VllmEngine:
                 "vLLM did not reset its prefix cache: requests of an earlier call are still running"
             )
         names = self._llm.enqueue(
-            [TokensPrompt(prompt_token_ids=list(request.prompt_ids)) for request in requests],
+            [
+                TokensPrompt(prompt_token_ids=[*request.prompt_ids, *request.forced_ids])
+                for request in requests
+            ],
             [
                 SamplingParams(
                     n=1,
@@ -220,7 +223,7 @@ class VllmEngine:
                     top_p=1.0,
                     top_k=0,
                     repetition_penalty=1.0,
-                    max_tokens=spec.max_new_tokens,
+                    max_tokens=spec.max_new_tokens - len(request.forced_ids),
                     stop_token_ids=list(spec.eos_token_ids),
                     seed=request.seed,
                     logprobs=0,
@@ -238,7 +241,8 @@ class VllmEngine:
                 for output in engine.step():
                     if output.finished:
                         place, _ = waiting.pop(output.request_id)
-                        yield place, self._sample(output.outputs[0])
+                        forced = requests[place].forced_ids
+                        yield place, self._sample(output.outputs[0]).behind(forced)
         finally:
             if waiting:  # whoever asked has given up
                 engine.abort_request([name for _, name in waiting.values()], internal=True)

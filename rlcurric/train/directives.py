@@ -118,7 +118,7 @@ class Forget:
 
 @dataclass(frozen=True, slots=True)
 class Evaluate:
-    """Accuracy on the held-out prompts of the stage."""
+    """Complete and judge the held-out prompts of the stage, as it samples and prompts at this point of the run."""
 
     progress: Progress
 

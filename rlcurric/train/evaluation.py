@@ -1,119 +1,130 @@
-"""Accuracy on held-out prompts: greedy, and by sampling where the recipe asks for it."""
+"""Held-out prompts completed and judged: greedily, by sampling, and with each mode forced."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from rlcurric import seeds
-from rlcurric.recipe.stages import StageBase, TrainingStage
+from rlcurric.recipe.settings import Evaluation
+from rlcurric.recipe.stages import TrainingStage
+from rlcurric.rewards.modes import mode_of
 from rlcurric.rollout.engine import Engine, SampleRequest, SamplingSpec
 from rlcurric.schedules import Progress, value_at
+from rlcurric.train.eval_metrics import GREEDY, EvalSample, powers_of_two
 from rlcurric.train.run import RunContext
-from rlcurric.train.sampling import completions
-from rlcurric.types import GroupId, Prompt
+from rlcurric.train.sampling import stream_completions
+from rlcurric.types import GroupId, Prompt, Rollout
 
-GREEDY = -1  # sample number of the greedy completion
+Forced = tuple[str, tuple[int, ...]]  # a mode and its tokens
+# Hears of every prompt of this rank with its completions and the verdicts on them.
+Keep = Callable[[Prompt, Sequence[Rollout], Sequence[EvalSample]], None]
 
 
-@dataclass(frozen=True, slots=True)
-class EvalSample:
-    """The verdict on one completion of a held-out prompt."""
-
-    distribution: str
-    uid: int
-    sample: int  # GREEDY, or 0, 1, ... for sampled ones
-    correct: float | None  # None: no grader could judge it
-    length: int  # tokens
-    truncated: bool
+def pass_at_of(evaluation: Evaluation) -> tuple[int, ...]:
+    """The k of pass@k that a stage asks for."""
+    return evaluation.pass_at or powers_of_two(evaluation.samples)
 
 
 def evaluate(
-    run: RunContext, stage: StageBase, engine: Engine, progress: Progress | None = None
+    run: RunContext,
+    stage: TrainingStage,
+    engine: Engine,
+    progress: Progress,
+    keep: Keep | None = None,
 ) -> list[EvalSample]:
     """This rank's share of the stage's held-out prompts, completed and judged. The engine has the weights.
 
-    `progress`: where the run stands, for the temperature of sampled completions; default: the start of the stage.
+    `progress`: the point of the run whose temperature and prompt variables hold.
     """
-    prompts = run.engines.deal(stage).sampled(run.data.held_out(stage))
-    assert isinstance(stage, TrainingStage)
-    rollout, evaluation = stage.rollout, stage.evaluation
-    eos = run.engines.eos_token_ids
-    longest = evaluation.max_new_tokens or rollout.max_new_tokens
-    samples = _judge(
-        run, stage, engine, prompts, (GREEDY,), SamplingSpec(longest, 1.0, eos, greedy=True)
-    )
+    evaluation, eos = stage.evaluation, run.engines.eos_token_ids
+    longest = evaluation.max_new_tokens or stage.rollout.max_new_tokens
+    judging = _Judging(run, stage, engine, progress, keep)
+    samples = judging.complete((GREEDY,), SamplingSpec(longest, 1.0, eos, greedy=True))
     if evaluation.samples:
         numbers = tuple(range(evaluation.samples))
-        start = Progress(0, 0, stage.planned_steps)
-        temperature = value_at(rollout.temperature, progress or start)
-        spec = SamplingSpec(longest, temperature, eos)
-        samples += _judge(run, stage, engine, prompts, numbers, spec)
+        temperature = evaluation.temperature or value_at(stage.rollout.temperature, progress)
+        samples += judging.complete(numbers, SamplingSpec(longest, temperature, eos))
+        modes = run.data.modes(stage)
+        for forced in zip(modes.names, modes.ids, strict=True) if evaluation.hybrid else ():
+            samples += judging.complete(numbers, SamplingSpec(longest, temperature, eos), forced)
     return samples
 
 
-def _judge(
-    run: RunContext,
-    stage: StageBase,
-    engine: Engine,
-    prompts: Sequence[Prompt],
-    numbers: Sequence[int],
-    spec: SamplingSpec,
-) -> list[EvalSample]:
-    deal = run.engines.deal(stage)
-    requests = [
-        SampleRequest(
-            prompt.prompt_ids,
-            seeds.sample_seed(seeds.hash64(run.recipe.seed, "held-out", prompt.uid), number),
-        )
-        for prompt in prompts
-        for number in numbers
-    ]
-    owners = [
-        (GroupId("held-out", prompt.uid, 0), number) if deal.keeps(place) else None
-        for place, prompt in enumerate(prompts)
-        for number in numbers
-    ]
-    prompts = [prompt for place, prompt in enumerate(prompts) if deal.keeps(place)]
-    rollouts = completions(engine, run.tokenizer, requests, owners, spec)
-    by_prompt = [
-        (prompt, tuple(rollouts[start : start + len(numbers)]))
-        for start, prompt in zip(range(0, len(rollouts), len(numbers)), prompts, strict=True)
-    ]
-    outcomes = run.parts.judge(stage, by_prompt)
-    return [
-        EvalSample(
-            prompt.distribution, prompt.uid, one.sample, one.correct, one.length, one.truncated
-        )
-        for (prompt, _), group in zip(by_prompt, outcomes, strict=True)
-        for one in group
-    ]
+class _Judging:
+    """Completes and judges this rank's share of the held-out prompts in one way after the other."""
+
+    def __init__(
+        self,
+        run: RunContext,
+        stage: TrainingStage,
+        engine: Engine,
+        progress: Progress,
+        keep: Keep | None,
+    ) -> None:
+        self._run, self._stage, self._engine, self._keep = run, stage, engine, keep
+        self._deal = run.engines.deal(stage)
+        self._prompts = self._deal.sampled(run.data.held_out(stage, progress))
+        self._mine = [one for place, one in enumerate(self._prompts) if self._deal.keeps(place)]
+
+    def complete(
+        self, numbers: Sequence[int], spec: SamplingSpec, forced: Forced | None = None
+    ) -> list[EvalSample]:
+        """Samples `numbers` of every prompt, judged; with a mode forced they begin with its tokens."""
+        rollouts = self._sample(numbers, spec, forced)
+        by_prompt = [
+            (prompt, tuple(rollouts[start : start + len(numbers)]))
+            for start, prompt in zip(range(0, len(rollouts), len(numbers)), self._mine, strict=True)
+        ]
+        verdicts = self._run.parts.judge(self._stage, by_prompt)
+        found = []
+        for (prompt, members), outcomes in zip(by_prompt, verdicts, strict=True):
+            samples = [
+                EvalSample(
+                    *(prompt.distribution, prompt.uid, outcome.sample, outcome.correct),
+                    *(outcome.length, outcome.truncated),
+                    thinks=mode_of(prompt.prefill + rollout.text) == "think",
+                    mode=forced[0]
+                    if forced
+                    else chosen_mode(self._stage.prompt.modes, rollout.text),
+                    forced=forced is not None,
+                )
+                for rollout, outcome in zip(members, outcomes, strict=True)
+            ]
+            if self._keep is not None:
+                self._keep(prompt, members, samples)
+            found += samples
+        return found
+
+    def _sample(
+        self, numbers: Sequence[int], spec: SamplingSpec, forced: Forced | None
+    ) -> list[Rollout]:
+        run, (mode, begin) = self._run, forced or ("", ())
+        part = ("held-out", mode) if forced else ("held-out",)
+        requests = [
+            SampleRequest(
+                prompt.prompt_ids,
+                seeds.sample_seed(seeds.hash64(run.recipe.seed, *part, prompt.uid), number),
+                begin,
+            )
+            for prompt in self._prompts
+            for number in numbers
+        ]
+        owners = [
+            (GroupId("held-out", prompt.uid, 0), number) if self._deal.keeps(place) else None
+            for place, prompt in enumerate(self._prompts)
+            for number in numbers
+        ]
+        how = f", {mode} forced" if forced else ", greedy" if spec.greedy else ", sampled"
+        found: dict[int, Rollout] = {}
+        for place, rollout in stream_completions(
+            self._engine, run.tokenizer, requests, owners, spec
+        ):
+            found[place] = rollout
+            run.reporter.phase(f"evaluate, {len(found)} of {len(requests)} completions{how}")
+        return [found[place] for place, owner in enumerate(owners) if owner is not None]
 
 
-def summarise(samples: Sequence[EvalSample]) -> dict[str, float]:
-    """Metrics by distribution and their plain mean over distributions; lengths and truncation of greedy ones."""
-    metrics: dict[str, float] = {}
-    groups: dict[str, list[EvalSample]] = {}
-    for sample in samples:
-        groups.setdefault(sample.distribution, []).append(sample)
-    for name, members in groups.items():
-        greedy = [one for one in members if one.sample == GREEDY]
-        sampled = [one for one in members if one.sample != GREEDY]
-        _add(metrics, f"eval/accuracy/{name}", [one.correct for one in greedy])
-        _add(metrics, f"eval/length/{name}", [float(one.length) for one in greedy])
-        _add(metrics, f"eval/truncated/{name}", [float(one.truncated) for one in greedy])
-        _add(metrics, f"eval/pass_rate/{name}", [one.correct for one in sampled])
-    for kind in ("accuracy", "length", "truncated", "pass_rate"):
-        values: list[Any] = [metrics.get(f"eval/{kind}/{name}") for name in groups]
-        _add(metrics, f"eval/{kind}/mean", values)
-    unjudged = sum(one.correct is None for one in samples)
-    if unjudged:
-        metrics["eval/unjudged/sum"] = unjudged
-    return metrics
-
-
-def _add(metrics: dict[str, float], key: str, values: Sequence[float | None]) -> None:
-    known = [value for value in values if value is not None]
-    if known:
-        metrics[key] = sum(known) / len(known)
+def chosen_mode(modes: Mapping[str, str], text: str) -> str | None:
+    """The mode whose token begins the text, of several the one with the longest; None where none does."""
+    begun = [mode for mode, token in modes.items() if text.lstrip().startswith(token.strip())]
+    return max(begun, key=lambda mode: len(modes[mode].strip()), default=None)

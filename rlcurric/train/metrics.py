@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
+from rlcurric.recipe.stages import TrainingStage
 from rlcurric.rewards.rubric import Metrics, Shaped
-from rlcurric.train.evaluation import EvalSample, summarise
+from rlcurric.train.eval_metrics import EvalSample, summarise
+from rlcurric.train.evaluation import pass_at_of
 from rlcurric.types import AdmittedGroup, Batch, Delivery, GroupId, SampleOutcome, Status
 
 # Keys whose values depend on the clock and the machine, not on the run's state: a resumed run may differ in these alone.
@@ -108,9 +109,12 @@ def _reward_means(samples: Sequence[SampleOutcome]) -> Iterator[tuple[str, float
             yield name, _mean(known)
 
 
-def merge_evaluation(answers: Sequence[Sequence[EvalSample]]) -> dict[str, Any]:
+def merge_evaluation(
+    answers: Sequence[Sequence[EvalSample]], stage: TrainingStage
+) -> dict[str, float]:
     """The metrics of an evaluation from every rank's share."""
-    return summarise([sample for share in answers for sample in share])
+    samples = [sample for share in answers for sample in share]
+    return summarise(samples, pass_at_of(stage.evaluation))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -44,6 +44,7 @@ from rlcurric.train.directives import (
 from rlcurric.train.ends import cause_of
 from rlcurric.train.learner import learning_rate
 from rlcurric.train.metrics import VerdictLog, batch_metrics, merge_evaluation
+from rlcurric.train.modes import mode_metrics
 from rlcurric.train.restarts import Restarts
 from rlcurric.train.rolloutlog import write_rollouts
 from rlcurric.train.run import RunContext, RunState, settled
@@ -74,6 +75,7 @@ class RlLeader:
         self._generated = 0  # tokens sampled in this step
         self._drawn = 0  # prompts sampled in this step
         self._value_metrics: dict[str, float] = {}
+        self._modes = run.data.modes(stage)
         self._verdicts = VerdictLog()
         self._saves = Saves(run)
         self._restarts = Restarts(run, stage.rollout.max_restarts)
@@ -101,7 +103,7 @@ class RlLeader:
             batch, advantages = yield from self._weigh(batch, progress)
             row = yield from self._train(batch, advantages, progress)
             self.state = self.state.stepped(self._generated)
-            yield from self._close(row, started)
+            yield from self._close(row, progress, started)
             self._watch(row)
             yield from self._saves.settle(wait=False)
             row |= self._saves.metrics()
@@ -151,7 +153,8 @@ class RlLeader:
         pool = self.run.data.pool(self.stage)
         total = sum(pool.sizes.values())
         values = self.run.parts.reward_values(self.stage, self._progress())
-        rest = (prompt for prompt in pool if prompt.uid not in done)
+        prompts = pool.at(self._progress())
+        rest = (prompt for prompt in prompts if prompt.uid not in done)
         place = (self.run.recipe.seed, self.stage.name)
         grading = (
             self.stage.grading
@@ -236,7 +239,7 @@ class RlLeader:
         held = {group: one for answer in answers for group, one in answer.items()}
         weights, args = self.run.parts.reward_values(self.stage, progress)
         with self._timed("grade"):
-            terms = Terms(weights, args, self.stage.prompt.prefill, progress)
+            terms = Terms(weights, args, progress=progress)
             shaped = rubric.shape(batch, held, terms)
         failed = [Delivery(g.group_id, g.distribution, (one,)) for g, one in shaped.failed]
         self._verdicts.shaped(shaped)
@@ -327,6 +330,7 @@ class RlLeader:
             "stage_step": self.state.stage_step + 1,
             "policy_version": self.state.policy_version,
             **batch_metrics(batch),
+            **mode_metrics((one for group in batch.groups for one in group.samples), self._modes),
             **self._verdicts.metrics(),
             **self.controller.metrics(),
             **self._value_metrics,
@@ -405,12 +409,12 @@ class RlLeader:
             learning_rate(self.stage.optim, progress, first + number) for number in range(updates)
         )
 
-    def _close(self, row: dict[str, Any], started: float) -> Turn:
-        """Evaluate where that is due, and see whether the stage is over."""
+    def _close(self, row: dict[str, Any], progress: Progress, started: float) -> Turn:
+        """Evaluate where that is due, as the step that was done read and sampled, and see whether the stage is over."""
         asked, stage = self.stage.evaluation, self.stage
         due = bool(asked.every) and self.state.stage_step % asked.every == 0
         if due:
-            yield from self._evaluate(row)
+            yield from self._evaluate(row, progress)
         pool = sum(self.run.data.pool(stage).sizes.values())
         seconds = (time.perf_counter() - started) * self.run.ranks.world
         self.state = self.state.watch(
@@ -419,13 +423,13 @@ class RlLeader:
         row["data/epochs/sum"] = self.state.watched.epochs
         cause = cause_of(stage.until, self.state.watched)
         if cause is not None and asked.at_end and not due:
-            yield from self._evaluate(row)
+            yield from self._evaluate(row, progress)
         self.state = settled(self.run, stage, self.state, row, cause)
 
-    def _evaluate(self, row: dict[str, Any]) -> Turn:
+    def _evaluate(self, row: dict[str, Any], progress: Progress) -> Turn:
         with self._timed("evaluate"):
-            answers = yield from self._of_engine(Evaluate(self._progress()))
-        row |= merge_evaluation(answers)
+            answers = yield from self._of_engine(Evaluate(progress))
+        row |= merge_evaluation(answers, self.stage)
 
     def _watch(self, row: dict[str, Any]) -> None:
         """The guard-rails' warnings, and what they measure."""
@@ -447,6 +451,7 @@ class RlLeader:
             write_rollouts(
                 *(self.run.directory, self.state.step, groups, rollouts, advantages, log),
                 self.run.recipe.seed,
+                self._modes,
             )
         seconds = time.perf_counter() - started
         row |= {f"time/{name}/s": round(value, 4) for name, value in self._seconds.items()}

@@ -65,6 +65,7 @@ def train(
     run_dir: str | Path | None = None,
     *,
     overrides: Iterable[str] = (),
+    overlay: str | None = None,
     start_from: str | None = None,
     reporter: Reporter | None = None,
     stop_at: int | None = None,
@@ -75,6 +76,7 @@ def train(
         recipe: a file, the name of a shipped recipe, a mapping, or a loaded recipe.
         run_dir: default `runs/NAME`.
         overrides: `key.path=value` strings.
+        overlay: name of one of the recipe's overlays, laid over it before them.
         start_from: `RUN[:step|:stage]`, a checkpoint of another run that this new run begins from.
         reporter: hears of progress, on rank 0.
         stop_at: write a checkpoint and return "stopped" after this step of the run.
@@ -83,9 +85,11 @@ def train(
         ValueError: the recipe, the data, the model path, the run directory or a checkpoint is wrong; says what to do.
     """
     overrides = override_list(overrides)
-    resolved = load_recipe(recipe, overrides)
+    resolved = load_recipe(recipe, overrides, overlay)
     named = str(recipe) if isinstance(recipe, str | Path) else "RECIPE"
-    spelled = shlex.join(["rlcurric", "train", named, *overrides])
+    spelled = shlex.join(
+        ["rlcurric", "train", named, *overrides, *(["--overlay", overlay] if overlay else [])]
+    )
     return _Session(resolved, spelled, run_dir, start_from, reporter or Silent(), stop_at).run()
 
 
@@ -144,6 +148,7 @@ class _Session:
     ) -> RunResult:
         from rlcurric.train.models import check_named_models
         from rlcurric.train.sharding import asked
+        from rlcurric.train.trackers import Trackers, check_trackers
         from rlcurric.train.written import check_stage
 
         stack.enter_context(self.stop)
@@ -154,6 +159,7 @@ class _Session:
             _context(self.recipe, ranks, self.directory, self.reporter, self.stop, watchdog)
         )
         check_named_models(self.recipe)
+        check_trackers(self.recipe.run.trackers)
         said = check_schedules(self.recipe)
         for stage in self.recipe.stages:
             self.cautions[stage.name] = list(said[stage.name])
@@ -168,7 +174,17 @@ class _Session:
         start = ranks.broadcast((self._open() if ranks.is_main else None,))[0]
         assert start is not None
         watchdog.owns(self.directory)
+        if ranks.is_main and self.recipe.run.trackers:
+            run.trackers = Trackers(self.recipe, self.directory, self._tracker_failed)
+            stack.callback(run.trackers.close)
         return self._stages(run, start)
+
+    def _tracker_failed(self, name: str, step: int, reason: str) -> None:
+        self.directory.event("tracker_failed", step, tracker=name, reason=reason)
+        self.reporter.message(
+            f"warning: step {step}: the tracker {name} failed and is left out until the next launch; the run goes on. "
+            f"{reason}"
+        )
 
     def _open(self) -> _Start:
         """Rank 0: check the directory against the recipe, cut its logs back, write what identifies the run."""

@@ -27,9 +27,10 @@ from rlcurric.train.adapters import FOLDER as ADAPTER_FOLDER
 from rlcurric.train.adapters import is_adapted, save_model
 from rlcurric.train.directives import Lost
 from rlcurric.train.ends import cause_of
-from rlcurric.train.evaluation import evaluate, summarise
+from rlcurric.train.evaluation import evaluate
 from rlcurric.train.failures import explain_memory
 from rlcurric.train.learner import adamw, learning_rate
+from rlcurric.train.metrics import merge_evaluation
 from rlcurric.train.models import load_policy, named_tensors
 from rlcurric.train.restarts import Restarts, share_loss
 from rlcurric.train.run import RunContext, RunState, kept_steps, settled
@@ -399,14 +400,14 @@ class _Follower:
                     )
                     self.run.engines.sync(engine, named_tensors(self.model), version)
                     samples = evaluate(
-                        self.run, self.stage, engine, self.progress(self.state.stage_step)
+                        self.run, self.stage, engine, self.progress(self.state.stage_step - 1)
                     )
                     engine.sleep()
             except EngineLost:
                 restarts.note(lost, self.state.step)
                 samples, again = None, True
         self.model.train(was_training)
-        return summarise([sample for share in self.run.ranks.gather(samples) for sample in share])
+        return merge_evaluation(self.run.ranks.gather(samples), self.stage)
 
     def save(self, stage_step: int) -> None:
         """The trainer has written `checkpoint-N`: commit it as ours, at once.

@@ -37,11 +37,13 @@ from rlcurric.train.directives import (
     TrainSample,
     Update,
 )
-from rlcurric.train.evaluation import EvalSample, evaluate
+from rlcurric.train.eval_metrics import EvalSample
+from rlcurric.train.evaluation import evaluate
 from rlcurric.train.failures import explain_memory, phase_of
 from rlcurric.train.learner import Learner, Step
 from rlcurric.train.prompt_value import PromptValue
 from rlcurric.train.restarts import share_loss
+from rlcurric.train.rolloutlog import known_logprobs
 from rlcurric.train.rows import ImitationRow, Key, TrainRow, Window, prompt_rows
 from rlcurric.train.run import RunContext
 from rlcurric.train.sampling import completions, stream_completions
@@ -78,6 +80,7 @@ class RlWorker:
         self.held: Held = {}
         self._tokenizer_files: dict[str, bytes] | None = None  # the same in every checkpoint
         self._deal = run.engines.deal(stage)
+        self._modes = run.data.modes(stage)
         self._spec = SamplingSpec(
             stage.rollout.max_new_tokens, learner.temperature, run.engines.eos_token_ids
         )
@@ -169,9 +172,7 @@ class RlWorker:
         self._wake()
         mine = [one for one, keeps in zip(sampled, kept, strict=True) if keeps]
         places = {request.group_id: place for place, request in enumerate(mine)}
-        terms = Terms(
-            directive.weights, directive.args, self.stage.prompt.prefill, directive.progress
-        )
+        terms = Terms(directive.weights, directive.args, progress=directive.progress)
         with self.run.parts.rubric(self.stage).grading(terms) as grading:
             for request in self._sampled(sampled, kept):
                 group = request.group_id
@@ -200,7 +201,9 @@ class RlWorker:
             self.run.tokenizer,
             [
                 SampleRequest(
-                    requests[k].prompt.prompt_ids, seeds.sample_seed(requests[k].seed_key, sample)
+                    requests[k].prompt.prompt_ids,
+                    seeds.sample_seed(requests[k].seed_key, sample),
+                    self._modes.forced(sample),
                 )
                 for k, sample in named
             ],
@@ -247,6 +250,7 @@ class RlWorker:
                 directive.progress,
                 waiting,
                 directive.token_fraction,
+                self._modes.names,
             )
         )
 
@@ -265,7 +269,14 @@ class RlWorker:
             rollout = next(rollout for rollout in rollouts if rollout.sample == one.sample)
             masked = rollout.truncated and not self.learner.objective.train_truncated
             rows.append(
-                TrainRow(prompt.prompt_ids, rollout, one.advantage, one.mode_advantage, masked)
+                TrainRow(
+                    prompt.prompt_ids,
+                    rollout,
+                    one.advantage,
+                    one.mode_advantage,
+                    masked,
+                    self._modes.name(one.sample),
+                )
             )
         return rows
 
@@ -348,7 +359,7 @@ def dump_held(held: Held) -> list[dict[str, Any]]:
                 {
                     "sample": rollout.sample,
                     "ids": rollout.completion_ids_T.tolist(),
-                    "logprobs": rollout.rollout_logprobs_T.tolist(),
+                    "logprobs": known_logprobs(rollout),
                     "versions": rollout.policy_version_T.tolist(),
                     "finish_reason": rollout.finish_reason,
                     "text": rollout.text,

@@ -24,7 +24,12 @@ def prepare(run: RunContext, stage: StageBase, state: RunState) -> list[str]:
 
 def check_stage(run: RunContext, stage: StageBase) -> list[str]:
     """ValueError for data that the stage cannot be run on; a sentence for all that is doubtful or in vain."""
-    run.data.check_prompts(stage, run.parts.columns(stage), run.parts.needs_demonstrations(stage))
+    run.data.check_prompts(
+        stage,
+        run.parts.columns(stage),
+        run.parts.needs_demonstrations(stage),
+        run.parts.columns(stage, graded=True),
+    )
     doubtful = run.data.conflicts(stage)
     return doubtful + run.parts.try_curriculum(stage, run.data.pool(stage))
 

@@ -1,0 +1,227 @@
+"""What a recipe is about, seen in a finished run of its `tiny` overlay: recipe -> assertions on what was logged."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import statistics
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from rlcurric.report.tables import RunTables
+
+Row = dict[str, Any]
+Mechanism = Callable[[RunTables], None]
+MECHANISMS: dict[str, Mechanism] = {}
+
+
+def mechanism(*recipes: str) -> Callable[[Mechanism], Mechanism]:
+    def add(function: Mechanism) -> Mechanism:
+        MECHANISMS.update(dict.fromkeys(recipes, function))
+        return function
+
+    return add
+
+
+def rollouts(run: RunTables, stage: str | None = None, step: int | None = None) -> list[Row]:
+    """Logged rollouts, of a stage, with what every reward said of them in `parts`."""
+    rows: list[Row] = run.rollouts(step).to_pylist()
+    return [
+        row | {"parts": json.loads(row["breakdown"])}
+        for row in rows
+        if stage is None or row["stage"] == stage
+    ]
+
+
+def metrics(run: RunTables, stage: str) -> list[Row]:
+    return [row for row in run.metrics if row["stage"] == stage]
+
+
+def groups(rows: Iterable[Row]) -> list[list[Row]]:
+    """Rollouts of the same visit to a prompt."""
+    found: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault((row["step"], row["uid"], row["visit"]), []).append(row)
+    return list(found.values())
+
+
+def asked_for(prompt: str) -> int:
+    """The number of tokens in the brackets that a prompt begins with."""
+    found = re.match(r"\[(\d+)\]", prompt)
+    assert found, prompt
+    return int(found[1])
+
+
+def near(value: float, expected: float) -> bool:
+    return math.isclose(value, expected, rel_tol=1e-5, abs_tol=1e-6)
+
+
+@mechanism("tlts_gsm8k", "tlts_math")
+def one_budget_in_prompt_and_reward(run: RunTables) -> None:
+    budgets = {}
+    for step in (1, 2):
+        rows = rollouts(run, step=step)
+        (budget,) = {asked_for(row["prompt"]) for row in rows}
+        budgets[step] = budget
+        for row in rows:
+            length = row["length"]
+            paid = length / budget if length <= budget else max(0.0, 2 - length / budget)
+            assert near(row["parts"]["length_budget"], paid)
+    assert budgets == {1: 24, 2: 12}
+
+
+@mechanism("autothink_1p5b")
+def modes_are_balanced_and_then_lengths_compared(run: RunTables) -> None:
+    worth = {("think", 1): 1, ("think", 0): 0, ("no_think", 1): 2, ("no_think", 0): -1}
+    low = {("think", 1): 0, ("think", 0): -1, ("no_think", 1): 1, ("no_think", 0): -2}
+    moved = 0.0
+    for metric in metrics(run, "balance"):
+        rows = rollouts(run, step=metric["step"])
+        share = statistics.fmean(row["parts"]["mode"] for row in rows)
+        assert near(share, metric["reward/mode/mean"])
+        for row in rows:
+            thinks, parts = bool(row["parts"]["mode"]), row["parts"]
+            key = ("think" if thinks else "no_think", int(row["correct"]))
+            assert parts["mode_table"] in (worth[key], 0)
+            excess = min(1.0, max(0.0, 2 * ((share if thinks else 1 - share) - 0.5)))
+            assert near(parts["mode_balance"], excess * (low[key] - parts["mode_table"]))
+            moved = max(moved, abs(parts["mode_balance"]))
+        assert row["prompt"].endswith("<think>\n...\n")
+    assert moved > 0
+    moved = 0.0
+    for group in groups(rollouts(run, "prune")):
+        for kind in (0, 1):
+            members = [row for row in group if row["correct"] == kind]
+            lengths = [row["length"] for row in members]
+            if len(members) < 2 or min(lengths) == max(lengths):
+                assert all(row["parts"]["length_zscore"] == 0 for row in members)
+                continue
+            mean, std = statistics.fmean(lengths), statistics.stdev(lengths)
+            for row in members:
+                gain = math.exp(-0.05 * (row["length"] - mean) / std) - 1
+                assert near(row["parts"]["length_zscore"], gain if kind else -gain)
+                moved = max(moved, abs(gain))
+    assert moved > 0
+
+
+@mechanism("dump_knights_knaves", "dump_math_mix", "sec_countdown", "sec_math")
+def the_bandit_leaves_equal_chances(run: RunTables) -> None:
+    names = list(run.recipe.stages[0].mixture)
+    first, second = (
+        [row[f"curriculum/probability/{name}"] for name in names] for row in run.metrics
+    )
+    assert all(near(chance, 1 / len(names)) for chance in first)
+    assert near(sum(second), 1)
+    assert max(second) - min(second) > 0.01
+    drawn = [one for one in run.decisions if one["kind"] == "draw" and one["step"] == 2]
+    assert [drawn[0]["probabilities"][name] for name in names] == second
+
+
+@mechanism("pcl_math")
+def prompts_are_chosen_by_what_is_predicted(run: RunTables) -> None:
+    first, second = run.metrics
+    assert first["curriculum/candidates/sum"] == second["curriculum/candidates/sum"] == 4 * 4
+    assert first["curriculum/value/loss/mean"] > 0
+    assert second["curriculum/value/loss/mean"] != first["curriculum/value/loss/mean"]
+    (outcomes,) = [one for one in run.decisions if one["kind"] == "outcomes" and one["step"] == 2]
+    (draw,) = [one for one in run.decisions if one["kind"] == "draw" and one["step"] == 2]
+    expected = [group["expected"] for group in outcomes["groups"]]
+    assert len(set(expected)) > 1 and all(0 < value < 1 for value in expected)
+    away = [abs(value - 0.5) for value in draw["predicted"]]
+    chosen = [away[place] for place in draw["chosen"]]
+    assert len(away) == 16 and len(chosen) == 4
+    assert statistics.fmean(chosen) < statistics.fmean(away)
+
+
+@mechanism("d3s_math")
+def rollouts_and_tokens_are_thinned_out_less_and_less(run: RunTables) -> None:
+    first, second = run.metrics
+    assert near(first["curriculum/selected/fraction"], 0.25)
+    assert near(second["curriculum/selected/fraction"], 0.375)
+    for row, share in ((first, 0.2), (second, 0.35)):
+        assert (
+            row["curriculum/selected/variance_after"] > row["curriculum/selected/variance_before"]
+        )
+        assert abs(row["stabiliser/d3s_tokens/mean"] - share) < 0.1
+
+
+@mechanism("pods_gsm8k")
+def fewer_rollouts_are_trained_than_sampled(run: RunTables) -> None:
+    for row in run.metrics:
+        assert row["curriculum/samples/ended"] == 32
+        assert row["batch/rollouts/sum"] == 16
+        assert row["curriculum/selected/fraction"] == 0.5
+        assert (
+            row["curriculum/selected/variance_after"] > row["curriculum/selected/variance_before"]
+        )
+
+
+@mechanism("dapo_math")
+def groups_of_one_verdict_are_refused_and_long_answers_punished(run: RunTables) -> None:
+    assert sum(row["curriculum/groups/gated"] for row in run.metrics) > 0
+    assert max(row["curriculum/rounds"] for row in run.metrics) > 1
+    kept = groups(rollouts(run))
+    assert any(len({row["correct"] for row in group}) > 1 for group in kept)
+    punished = [row["parts"]["soft_overlong"] for row in rollouts(run)]
+    for row, found in zip(rollouts(run), punished, strict=True):
+        assert near(found, max(-1.0, min(0.0, (24 - 16 - row["length"]) / 16)))
+    assert min(punished) < 0
+
+
+@mechanism("deepscaler_lengthening")
+def the_context_grows_when_answers_are_cut_off(run: RunTables) -> None:
+    ended = {one["stage"]: one for one in run.events if one["event"] == "stage_ended"}
+    assert "truncated" in ended["context_8k"]["reason"]
+    assert ended["context_8k"]["values"]["sampled/truncated/mean"] > 0.05
+    assert ended["context_16k"]["reason"] == ended["context_24k"]["reason"] == "steps"
+    longest = [
+        max(row["length"] for row in rollouts(run, stage))
+        for stage in ("context_8k", "context_16k", "context_24k")
+    ]
+    assert longest[0] == 12 < max(longest[1:])
+
+
+@mechanism("polaris")
+def groups_are_replaced_and_easy_prompts_dropped(run: RunTables) -> None:
+    assert sum(row["curriculum/groups/replaced"] for row in run.metrics) > 0
+    full = [row for row in run.metrics if row["curriculum/groups/replaced"] and row["grad/norm"]]
+    assert full and all(row["batch/groups/sum"] == 8 for row in full)
+    assert all(row["curriculum/candidates/excluded"] == 0 for row in metrics(run, "stage_1"))
+    later = [*metrics(run, "stage_2"), *metrics(run, "stage_3")]
+    assert max(row["curriculum/candidates/excluded"] for row in later) > 0
+    heats = [
+        {row["temperature"] for row in rollouts(run, stage)}
+        for stage in ("stage_1", "stage_2", "stage_3")
+    ]
+    assert heats == [{1.0}, {1.05}, {1.1}]
+
+
+@mechanism("thinkprune")
+def the_limit_falls_and_what_is_cut_off_earns_nothing(run: RunTables) -> None:
+    cut = 0
+    for stage, limit in (("limit_4k", 20), ("limit_3k", 16), ("limit_2k", 12)):
+        rows = rollouts(run, stage)
+        assert {asked_for(row["prompt"]) for row in rows} == {limit}
+        assert max(row["length"] for row in rows) <= limit
+        for row in rows:
+            if row["truncated"] and "</answer>" not in row["completion"]:
+                assert row["reward"] == 0
+                cut += 1
+    assert cut > 0
+
+
+@mechanism("l1_length_control")
+def every_prompt_has_a_length_of_its_own(run: RunTables) -> None:
+    for stage in ("exact", "maximum"):
+        rows = rollouts(run, stage)
+        assert len({asked_for(row["prompt"]) for row in rows}) > 3
+        for row in rows:
+            room = 0.03 * (asked_for(row["prompt"]) - row["length"])
+            if stage == "exact":
+                assert near(row["parts"]["lcpo_exact"], -abs(room))
+                assert near(row["reward"], row["correct"] - abs(room))
+            else:
+                paid = row["correct"] * min(1.0, max(0.0, room + 0.5))
+                assert near(row["parts"]["lcpo_max"], paid) and near(row["reward"], paid)
+    assert max(row["parts"]["lcpo_max"] for row in rows) > 0
