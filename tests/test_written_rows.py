@@ -270,6 +270,8 @@ def test_a_corruption_breaks_the_tags_and_keeps_the_rest() -> None:
         "answer_unmarked",
     )
     assert corrupted("no format at all", 7) is None
+    torn = {corrupted("<a>12</b>34</a>", key) for key in range(200)}
+    assert ("<a>12</a></b>34", "closed_early") in torn
 
 
 def screening(cache: Path, *later: dict[str, Any], **changes: Any) -> Recipe:
