@@ -366,8 +366,9 @@ def test_two_ranks_write_and_train_what_one_does(tmp_path: Path) -> None:
     rlcurric.train(on_two_ranks(str(tmp_path / "single")), tmp_path / "single")
     one, two = (read_run(folder).metrics for folder in (tmp_path / "single", whole))
     assert len(one) == len(two) == 15
-    for key in ("loss/dpo/mean", "loss/nll/mean", "dpo/accuracy/mean"):
+    for key in ("loss/dpo/mean", "loss/nll/mean"):
         assert two[-3][key] == pytest.approx(one[-3][key], rel=0.05), key
-    assert two[-1]["dpo/margin/mean"] > 0 == two[-3]["dpo/margin/mean"]
+    assert two[-3]["dpo/margin/mean"] == pytest.approx(0, abs=1e-5)
+    assert two[-1]["dpo/margin/mean"] > 1e-3
     told = event(whole, "screened")
     assert told["measured"] == told["prompts"] == 62
