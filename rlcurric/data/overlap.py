@@ -75,20 +75,20 @@ def overlaps(
     found = {}
     for name, rows in evaluated.items():
         questions = [_numbered(str(row.columns["question"]), numbers) for row in rows]
-        spelled = list(numbers)  # word by number
+        spelled = list(numbers)
         same = [whole.get(tuple(question)) for question in questions]
         shared = grams.first_shared(questions)
         example = None
         for k, row in enumerate(rows):
             at, meeting = same[k], shared[k]
             if at is not None:
-                words = " ".join(spelled[word] for word in questions[k])
+                words = " ".join(spelled[one] for one in questions[k])
                 example = Example(str(row.place), places[at], words)
                 break
             if meeting is not None and example is None:
-                start, number = meeting
-                words = " ".join(spelled[word] for word in questions[k][start : start + n])
-                example = Example(str(row.place), places[number], words)
+                start, owner = meeting
+                words = " ".join(spelled[one] for one in questions[k][start : start + n])
+                example = Example(str(row.place), places[owner], words)
         pairs = list(zip(same, shared, strict=True))
         found[name] = Overlap(
             rows=len(rows),
