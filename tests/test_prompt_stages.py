@@ -211,6 +211,6 @@ def again(recipe: Recipe, lines: list[dict[str, Any]]) -> None:
         parts = bind_curriculum(stage, recipe.base_dir, pool)
         assert recompute(recipe.seed, lines, parts, source) == []
     draw = [line for line in lines if line["kind"] == "draw"][-1]
-    draw["groups"][0]["level"] = 2 - draw["groups"][0]["level"]
+    draw["groups"][0]["level"] += 1
     found = recompute(recipe.seed, lines, bind_curriculum(stage, recipe.base_dir, pool), pool)
     assert any("levels of hints" in problem for problem in found)
