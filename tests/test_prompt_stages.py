@@ -104,6 +104,7 @@ MODES: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 def test_modes_are_forced_by_halves_and_their_tokens_are_trained(tmp_path: Path) -> None:
     recipe = one_stage(**MODES)
     run = train_twice(recipe, tmp_path, stop_at=1)
@@ -166,6 +167,7 @@ HARD = {
 }
 
 
+@pytest.mark.slow
 def test_hints_go_up_where_nobody_solves_and_a_resume_keeps_their_levels(tmp_path: Path) -> None:
     recipe = one_stage(HARD, **HINTED)
     run = train_twice(recipe, tmp_path, stop_at=2)
