@@ -51,6 +51,7 @@ def test_the_recipe_of_every_step_loads_and_binds(name: str, folder: Path) -> No
     Parts(recipe).validate()
 
 
+@pytest.mark.slow
 def test_check_finds_nothing_wrong_with_the_last_recipe(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
