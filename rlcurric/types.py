@@ -121,6 +121,7 @@ class Rollout:
     text: str = ""  # decoded, special tokens kept except end-of-sequence and padding
     loss_mask_T: np.ndarray | None = None  # bool; None: every token is trained
     temperature: float | None = None  # it was sampled at; None: the step's
+    mode: str = ""  # name of the mode that was forced on it; empty: none
 
     @property
     def length(self) -> int:
@@ -130,6 +131,12 @@ class Rollout:
     @property
     def truncated(self) -> bool:
         return self.finish_reason != "stop"
+
+    @property
+    def n_forced(self) -> int:
+        """Tokens at the beginning that were given, not sampled: those of a forced mode."""
+        sampled = np.flatnonzero(~np.isnan(self.rollout_logprobs_T))
+        return int(sampled[0]) if len(sampled) else 0
 
 
 @dataclass(frozen=True, slots=True)

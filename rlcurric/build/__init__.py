@@ -200,7 +200,8 @@ class RunData:
             self.sft_examples(stage)
         if isinstance(stage, DpoStage):
             self.preference_examples(stage)
-        self.held_out(stage)
+        for progress in self.ends(stage):
+            self.held_out(stage, progress)
 
     def probe_prompts(self, stage: StageBase) -> tuple[Prompt, ...]:
         """A few training prompts over the distributions, always the same."""
