@@ -29,11 +29,12 @@ def sums(
     worked: float = 0.5,
     style: Style = "tagged",
     notes: float = 0.0,
+    targets: tuple[int, int] | None = None,
 ) -> Iterator[Row]:
     """`3+4+9=`, worked as `3+4=7;7+9=16`.
 
     A share `worked` of the demonstrations is worked out. A share `notes` of the questions carries what the prompts of
-    recipes add: a number of tokens in front, or a step as a hint behind.
+    recipes add: a number of tokens in front, or a step as a hint behind. `targets`: each row has `target_tokens` in this range.
     """
     for index in range(size):
         key = ("sums", terms, digits, seed, index)
@@ -46,7 +47,8 @@ def sums(
             sum(numbers),
         )
         row = _row(key, question, str(total), steps, _near(total, *key), worked, style)
-        yield _noted(row, key, notes) | {"difficulty": 10 * terms * digits, "level": terms * digits}
+        row = _noted(row, key, notes) | {"difficulty": 10 * terms * digits, "level": terms * digits}
+        yield row if targets is None else row | {"target_tokens": _draw(*targets, *key, "target")}
 
 
 def judged(terms: int = 2, size: int = 200, seed: int = 0, worked: float = 0.5) -> Iterator[Row]:

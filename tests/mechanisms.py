@@ -128,7 +128,10 @@ def prompts_are_chosen_by_what_is_predicted(run: RunTables) -> None:
     (draw,) = [one for one in run.decisions if one["kind"] == "draw" and one["step"] == 2]
     expected = [group["expected"] for group in outcomes["groups"]]
     assert len(set(expected)) > 1 and all(0 < value < 1 for value in expected)
-    assert draw["n_candidates"] == 16 and len(draw["groups"]) == 4
+    away = [abs(value - 0.5) for value in draw["predicted"]]
+    chosen = [away[place] for place in draw["chosen"]]
+    assert len(away) == 16 and len(chosen) == 4
+    assert statistics.fmean(chosen) < statistics.fmean(away)
 
 
 @mechanism("d3s_math")

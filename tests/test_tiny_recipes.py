@@ -13,6 +13,7 @@ from rlcurric.recipe.load import load_recipe, parse_yaml
 from rlcurric.recipe.schema import About
 from rlcurric.recipe.stages import TrainingStage
 from rlcurric.report.tables import read_run
+from rlcurric.train.named import downloads
 from tests.mechanisms import MECHANISMS
 from tests.tiny_model import VARIABLE, tiny_model
 
@@ -31,6 +32,25 @@ def test_a_recipe_says_where_it_comes_from(name: str) -> None:
     for field in About.model_fields:
         assert getattr(recipe.about, field).strip(), f"about.{field} is empty"
     assert recipe.description
+
+
+def test_what_must_be_downloaded_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert downloads(load_recipe("l1_length_control")) == [
+        "model agentica-org/DeepScaleR-1.5B-Preview (model.path)",
+        "data set agentica-org/DeepScaleR-Preview-Dataset (deepscaler)",
+        "data set HuggingFaceH4/MATH-500 (math500)",
+    ]
+    assert downloads(
+        load_recipe("l1_length_control", [f"distributions.math500.source.path={tmp_path}"])
+    ) == [
+        "model agentica-org/DeepScaleR-1.5B-Preview (model.path)",
+        "data set agentica-org/DeepScaleR-Preview-Dataset (deepscaler)",
+    ]
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    for name in OF_PAPERS:
+        assert downloads(load_recipe(name)), name
+        assert not downloads(load_recipe(name, overlay="tiny")), name
 
 
 @pytest.mark.parametrize("name", OF_PAPERS)

@@ -25,6 +25,7 @@ from rlcurric.data import (
     DistributionSpec,
     Examples,
     Modes,
+    Overlap,
     Place,
     Pool,
     PreferenceExample,
@@ -38,12 +39,14 @@ from rlcurric.data import (
     load_distributions,
     load_later,
     make_source,
+    overlaps,
     preference_examples,
     require_columns,
     select,
     sft_examples,
     source_factory,
     tokenize_modes,
+    trained_texts,
     training_rows,
 )
 from rlcurric.data.sources import StageSource
@@ -170,6 +173,17 @@ class RunData:
         before, steps = stage_span(self._recipe, stage)
         last = max(1, steps or 1) - 1
         return Progress(before, 0, steps), Progress(before + last, last, steps)
+
+    def overlaps(self) -> dict[str, Overlap]:
+        """What of every evaluation set (the held-out rows of each distribution) stands in what stages train on.
+
+        What a stage of the run writes is made of the questions of its own mixture, and is not looked at.
+        """
+        trained = dict.fromkeys(name for stage in self._recipe.stages for name in stage.mixture)
+        known = [self._distributions[name] for name in trained if name in self._distributions]
+        rows = (row for one in known for row in one.train)
+        held_out = {name: one.held_out for name, one in self._distributions.items()}
+        return overlaps(trained_texts(rows), {name: one for name, one in held_out.items() if one})
 
     def check_prompts(
         self,

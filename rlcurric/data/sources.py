@@ -252,8 +252,9 @@ class HubSource:
         except (OSError, ValueError, RuntimeError) as error:
             raise ValueError(
                 f"The dataset {self.path!r} (config {self.config!r}, split {split!r}) cannot be "
-                f"loaded: {str(error).rstrip('. ')}. Check the id, config and split, and the network; a local copy "
-                "is read with the source `file`."
+                f"loaded: {str(error).rstrip('. ')}. Check the id, config and split. It must be downloaded once from the "
+                "Hugging Face hub; without network set the source's path to a folder with a copy (hf download "
+                f"{self.path} --repo-type dataset --local-dir FOLDER), or read a file of it with the source `file`."
             ) from error
         yield from self.columns.of_all(
             Located(dict(columns), Place(f"{self.path} ({split}), index", number))

@@ -5,11 +5,15 @@ Nothing here imports torch: `rlcurric check` refuses a misspelt name before it l
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import inspect
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from rlcurric.data.files import expand_variables, remedy_of, without_remedies
+from rlcurric.data.files import expand_path, expand_variables, remedy_of, without_remedies
+from rlcurric.data.sources import HubSource, source_factory
 from rlcurric.recipe.schema import Recipe
 from rlcurric.recipe.stages import RlStage, StageBase
 
@@ -62,6 +66,37 @@ def named_models(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
             )
 
 
+def hub_datasets(recipe: Recipe) -> dict[str, str]:
+    """The data set of the hub that a distribution reads, by distribution; none for a folder that is there."""
+    found = {}
+    for name, distribution in recipe.distributions.items():
+        source = distribution.source
+        with contextlib.suppress(ValueError):  # a name that is wrong is told where data is read
+            made = source_factory(source.name, recipe.base_dir)
+            made = made.func if isinstance(made, functools.partial) else made
+            if isinstance(made, type) and issubclass(made, HubSource):
+                default = inspect.signature(made).parameters.get("path")
+                path = source.args.get("path", default.default if default else None)
+                if isinstance(path, str) and not expand_path(path, recipe.base_dir).is_dir():
+                    found[name] = path
+    return found
+
+
+def downloads(recipe: Recipe) -> list[str]:
+    """What a recipe has from the hub, each with the key that names it."""
+    models = [("model.path", recipe.model.path)] if recipe.model.path is not None else []
+    models += [(key, named) for key, named, _ in named_models(recipe)]
+    lines = [
+        f"model {path} ({key})"
+        for key, path in models
+        if local_path(path, recipe.base_dir, key) is None
+    ]
+    of: dict[str, list[str]] = {}
+    for name, dataset in hub_datasets(recipe).items():
+        of.setdefault(dataset, []).append(name)
+    return lines + [f"data set {dataset} ({', '.join(names)})" for dataset, names in of.items()]
+
+
 def name_environment(recipe: Recipe) -> None:
     """No usage statistics; no network where nothing remote is named."""
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -79,6 +114,6 @@ def name_environment(recipe: Recipe) -> None:
         for stage in recipe.stages
         for one in stage.rewards
     )
-    remote_data = any(d.source.name == "hub" for d in recipe.distributions.values())
-    if not (remote_model or remote_data or remote_named):
+    remote_named |= any("space_id" in one.args for one in recipe.run.trackers)
+    if not (remote_model or hub_datasets(recipe) or remote_named):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
