@@ -224,3 +224,224 @@ def every_prompt_has_a_length_of_its_own(run: RunTables) -> None:
                 paid = row["correct"] * min(1.0, max(0.0, room + 0.5))
                 assert near(row["parts"]["lcpo_max"], paid) and near(row["reward"], paid)
     assert max(row["parts"]["lcpo_max"] for row in rows) > 0
+
+
+def weight_of(group: list[Row]) -> float | None:
+    """The factor on a group's standardised advantages; None where its rewards are all equal."""
+    rewards = [row["reward"] for row in group]
+    mean, std = statistics.fmean(rewards), statistics.stdev(rewards)
+    if std == 0:
+        return None
+    factors = [
+        row["advantage"] * (std + 1e-4) / (row["reward"] - mean)
+        for row in group
+        if row["reward"] != mean
+    ]
+    assert max(factors) - min(factors) < 1e-4
+    return statistics.fmean(factors)
+
+
+def event(run: RunTables, name: str, stage: str) -> Row:
+    (found,) = [one for one in run.events if one["event"] == name and one["stage"] == stage]
+    return found
+
+
+def written(run: RunTables, stage: str) -> list[Row]:
+    """The rows that a rejection stage wrote."""
+    file = run.path / event(run, "dataset_written", stage)["file"]
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+@mechanism("pcurl_text")
+def groups_weigh_by_difficulty_and_the_best_goes_on(run: RunTables) -> None:
+    bell = [math.sin(math.pi * correct / 4) for correct in range(5)]
+    weights = {
+        "easy": [bell[0], bell[1], 1, 1, 1],
+        "medium": bell,
+        "hard": [0.25, 1, 1, bell[3], bell[4]],
+    }
+    seen = set()
+    for stage, expected in weights.items():
+        for group in groups(rollouts(run, stage)):
+            weight = weight_of(group)
+            if weight is not None:
+                solved = sum(row["correct"] for row in group)
+                assert abs(weight - expected[round(solved)]) < 1e-3
+                seen.add(round(weight, 2))
+        rows = metrics(run, stage)
+        assert ("reward/dynamic_length/mean" in rows[0]) is (stage == "hard")
+        assert max(row["curriculum/candidates/excluded"] for row in rows) > 0
+        ended = event(run, "stage_ended", stage)
+        scores = {row["step"]: row["eval/accuracy/mean"] for row in rows}
+        assert scores[ended["best_step"]] == ended["best_value"] == max(scores.values())
+    assert len(seen) > 1
+    assert min(row["parts"]["dynamic_length"] for row in rollouts(run, "hard")) < 0
+
+
+@mechanism("observe_r1_text")
+def easy_comes_first_and_the_shortest_right_answer_is_paid(run: RunTables) -> None:
+    first, second = run.metrics
+    easy, hard = "curriculum/probability/level-1", "curriculum/probability/level-5"
+    assert first[easy] > 2 * first[hard] and second[easy] < second[hard]
+    paid = 0
+    for group in groups(rollouts(run)):
+        solved = statistics.fmean(row["correct"] for row in group)
+        weight = weight_of(group)
+        assert weight is None or abs(weight - 7.2 * solved * (1 - solved)) < 1e-3
+        right = [row["length"] for row in group if row["correct"] == 1]
+        bonus = [row for row in group if row["parts"]["shortest_bonus"]]
+        assert len(bonus) == bool(right and min(right) > 5)
+        for row in bonus:
+            assert row["parts"]["shortest_bonus"] == 0.2 and row["length"] == min(right)
+            paid += 1
+    assert paid > 0
+
+
+@mechanism("curr_reft_text")
+def forms_of_answers_follow_and_right_answers_are_learned(run: RunTables) -> None:
+    for stage, group_size, answers in (
+        ("judge", 4, {"yes", "no"}),
+        ("choice", 2, {"A", "B", "C"}),
+        ("open", 4, None),
+    ):
+        rows = rollouts(run, stage)
+        assert {len(group) for group in groups(rows)} == {group_size}
+        right = {
+            one
+            for row in rows
+            if row["correct"] == 1
+            for one in re.findall(r"<answer>(.+?)</answer>", row["completion"])[-1:]
+        }
+        assert right & answers if answers else all(one.isdigit() for one in right)
+    kept = written(run, "rejection")
+    assert len(kept) == event(run, "dataset_written", "rejection")["kept"] > 0
+    for row in kept:
+        assert row["demonstration"].endswith(f"<answer>{row['answer']}</answer>")
+    assert all(row["loss/sft/mean"] > 0 for row in metrics(run, "restore"))
+
+
+@mechanism("mathbook_text")
+def ranks_are_averaged_and_variants_walked_through(run: RunTables) -> None:
+    # Rollouts of one rank have one advantage in all groups of a principle, whatever their own rewards.
+    moved = 0
+    for metric in metrics(run, "pre_aligned"):
+        by_principle: dict[int, list[list[Row]]] = {}
+        for group in groups(rollouts(run, step=metric["step"])):
+            terms = len(re.findall(r"\d", group[0]["prompt"]))
+            ranked = sorted(group, key=lambda row: -row["reward"])
+            by_principle.setdefault(terms, []).append(ranked)
+        for clustered in by_principle.values():
+            for rank in zip(*clustered, strict=True):
+                assert len({round(row["advantage"], 5) for row in rank}) == 1
+                moved += len({row["reward"] for row in rank}) > 1
+    assert moved > 0
+    rows = metrics(run, "dynamic")
+    assert max(row["curriculum/variants/live"] for row in rows) > 0
+    draws = [one for one in run.decisions if one["kind"] == "draw" and one["stage"] == "dynamic"]
+    assert draws[0]["n_candidates"] == 64 and len(draws[0]["groups"]) == 8
+
+
+@mechanism("tulu3_rlvr")
+def preferences_are_told_apart_and_rules_verified(run: RunTables) -> None:
+    first, second = metrics(run, "dpo")
+    assert near(first["loss/dpo/mean"], math.log(2)) and first["dpo/margin/mean"] == 0
+    assert second["dpo/margin/mean"] > 0 and second["loss/dpo/mean"] < math.log(2)
+    rows = metrics(run, "rlvr")
+    assert max(row["kl/ref_k3/mean"] for row in rows) > 0
+    assert any(row.get("reward/verifier/instructions", 0) > 0 for row in rows)
+    ended = event(run, "stage_ended", "rlvr")
+    assert ended["best_value"] == max(row["eval/accuracy/mean"] for row in rows)
+
+
+@mechanism("specs_cold_start")
+def the_format_alone_tells_chosen_from_rejected(run: RunTables) -> None:
+    pairs = written(run, "pairs")
+    assert len(pairs) >= 4
+    for row in pairs:
+        assert row["chosen"] != row["rejected"]
+        bare = [re.sub(r"</?\w+>", "", row[side]) for side in ("chosen", "rejected")]
+        assert bare[0] == bare[1], "the same words, without the tags"
+        assert f"<answer>{row['answer']}</answer>" in row["chosen"]
+    assert len({row["provenance"]["corruption"] for row in pairs}) > 1
+    first, second = metrics(run, "cold_start")
+    assert near(first["loss/dpo/mean"], math.log(2)) and second["dpo/margin/mean"] > 0
+    assert first["loss/nll/mean"] > 0
+
+
+@mechanism("lhrm_hybrid")
+def half_of_a_group_thinks_and_the_modes_are_compared(run: RunTables) -> None:
+    rows = rollouts(run, "hgpo")
+    compared = 0
+    for group in groups(rows):
+        begins = [row["completion"].startswith(("<think>", "<no_think>")) for row in group]
+        assert all(begins) and sum("<no_think>" in row["completion"] for row in group) == 2
+        scores = [
+            [row["correct"] for row in group if row["parts"]["mode"] == mode] for mode in (1, 0)
+        ]
+        if not all(scores):
+            continue  # a thought without content counts as none
+        means = [statistics.fmean(one) for one in scores]
+        better = 1 if means[0] > means[1] + 0.2 else 0
+        for row in group:
+            assert row["parts"]["hgpo_inter"] == (row["parts"]["mode"] == better)
+        compared += means[0] != means[1]
+    assert compared > 0
+    assert 0 <= metrics(run, "hgpo")[-1]["eval/hybrid_accuracy/mean"] <= 1
+
+
+@mechanism("hpt_math")
+def unsolved_questions_are_trained_on_demonstrations(run: RunTables) -> None:
+    routed = 0
+    for metric in run.metrics:
+        rows = groups(rollouts(run, step=metric["step"]))
+        unsolved = sum(not any(row["correct"] for row in group) for group in rows)
+        assert metric["batch/demonstrations/sum"] == unsolved
+        assert (metric.get("loss/supervised/mean", 0) > 0) is (unsolved > 0)
+        routed += unsolved
+    assert routed > 0
+
+
+@mechanism("light_if")
+def tokens_are_chosen_and_rewards_are_dense(run: RunTables) -> None:
+    assert all(row["loss/sft/mean"] > 0 for row in metrics(run, "entropy_sft"))
+    for stage in ("easy", "hard"):
+        rows = metrics(run, stage)
+        assert all(row["loss/tea_rl/mean"] < 0 for row in rows)
+        assert max(row["curriculum/candidates/excluded"] for row in rows) > 0
+    shares = {row["parts"]["share"] for row in rollouts(run)}
+    assert 0.5 in shares and shares <= {0.0, 0.5, 1.0}
+    assert all(row["reward"] == row["parts"]["share"] for row in rollouts(run))
+    assert all(row["correct"] == (row["parts"]["share"] == 1) for row in rollouts(run))
+
+
+@mechanism("llds_gsm8k")
+def falling_likelihoods_of_good_rollouts_cost(run: RunTables) -> None:
+    assert all(row["loss/llds/mean"] > 0 for row in run.metrics)
+    assert max(row["kl/old_policy_k3/mean"] for row in run.metrics) > 0
+
+
+@mechanism("rif_rft_continual")
+def each_task_leaves_out_what_is_never_solved(run: RunTables) -> None:
+    screened = [one for one in run.events if one["event"] == "screened"]
+    assert [one["stage"] for one in screened] == [stage.name for stage in run.recipe.stages]
+    assert sum(one["never_solved"] for one in screened) > 0
+    for one in screened:
+        rows = metrics(run, one["stage"])
+        assert rows[0]["curriculum/screened/dropped"] == one["never_solved"]
+        for name in run.recipe.distributions:
+            assert 0 <= rows[-1][f"eval/accuracy/{name}"] <= 1
+
+
+@mechanism("keye_hints")
+def hints_are_shown_after_failures_and_answers_rewritten(run: RunTables) -> None:
+    rows = metrics(run, "rl")
+    assert rows[0]["curriculum/hints/groups"] == 0 < rows[0]["curriculum/hints/raised"]
+    assert rows[-1]["curriculum/hints/groups"] > 0 and rows[-1]["curriculum/hints/level"] > 1
+    hinted = [row for row in rollouts(run, "rl") if row["prompt"].endswith(")")]
+    assert hinted and all(re.search(r"=\(\d+\+\d+=\d+", row["prompt"]) for row in hinted)
+    kept = written(run, "rft")
+    assert kept and all(f"<answer>{row['answer']}</answer>" in row["demonstration"] for row in kept)
+    assert all(row["loss/sft/mean"] > 0 for row in metrics(run, "rft_sft"))
+    assert event(run, "screened", "screen")["never_solved"] > 0
+    later = metrics(run, "rft_rl")
+    assert max(row["curriculum/candidates/excluded"] for row in later) > 0
