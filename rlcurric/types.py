@@ -131,6 +131,12 @@ class Rollout:
     def truncated(self) -> bool:
         return self.finish_reason != "stop"
 
+    @property
+    def n_forced(self) -> int:
+        """Tokens at the beginning that were given, not sampled: those of a forced mode."""
+        sampled = np.flatnonzero(~np.isnan(self.rollout_logprobs_T))
+        return int(sampled[0]) if len(sampled) else 0
+
 
 @dataclass(frozen=True, slots=True)
 class SampleOutcome:

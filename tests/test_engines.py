@@ -224,6 +224,7 @@ def test_vllm_agrees_and_its_samples_are_their_own(model: PreTrainedModel, tmp_p
         assert max(held) <= 4  # the parts of one layer (query, key, value) and the one at hand
         fresh = parity_of(model, engine, REQUESTS)
         assert fresh.problem(ParityLimits.of("float32")) is None
+        forced_tokens_begin_completions(model, engine)
         together = engine.generate(REQUESTS, SPEC)
         assert all(sample.policy_version == 3 for sample in together)
         assert all(map(same, together, engine.generate(REQUESTS, SPEC)))
@@ -247,6 +248,29 @@ def test_vllm_agrees_and_its_samples_are_their_own(model: PreTrainedModel, tmp_p
         assert parity_of(model, engine, REQUESTS).problem(ParityLimits.of("float32")) is None
     finally:
         engine.close()
+
+
+def forced_tokens_begin_completions(model: PreTrainedModel, engine: Engine) -> None:
+    """They are no samples, and what follows is what would follow them in the prompt."""
+    forced = ((), (2,), (2, 3), tuple(TOKENIZER("1+1=2")["input_ids"]), (3,))
+    asked = [replace(one, forced_ids=ids) for one, ids in zip(REQUESTS, forced, strict=False)]
+    spec = replace(SPEC, max_new_tokens=6)
+    for one, sample in zip(asked, engine.generate(asked, spec), strict=True):
+        n = len(one.forced_ids)
+        assert tuple(sample.completion_ids_T[:n]) == one.forced_ids
+        assert np.isnan(sample.rollout_logprobs_T[:n]).all()
+        assert n < len(sample.completion_ids_T) <= 6
+        assert sample.finish_reason == "stop" or len(sample.completion_ids_T) == 6
+        begun = SampleRequest((*one.prompt_ids, *one.forced_ids), one.seed)
+        alone = engine.generate([begun], replace(SPEC, max_new_tokens=6 - n))[0]
+        assert alone.completion_ids_T.tolist() == sample.completion_ids_T[n:].tolist()
+        np.testing.assert_allclose(
+            alone.rollout_logprobs_T, sample.rollout_logprobs_T[n:], atol=1e-5
+        )
+
+
+def test_the_torch_engine_begins_completions_with_forced_tokens(model: PreTrainedModel) -> None:
+    forced_tokens_begin_completions(model, engine_of(model))
 
 
 def watched(model: PreTrainedModel, held: list[int]) -> Iterator[tuple[str, torch.Tensor]]:

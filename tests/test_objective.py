@@ -694,7 +694,7 @@ def test_returns_skip_what_is_not_trained() -> None:
 def test_the_mode_s_advantage_is_on_its_token() -> None:
     objective = registry("objective").get("hgpo")()
     found = credited(
-        objective, advantages_N=torch.tensor([1.0, 1, 1, 2, 2]), mode_advantages_N=torch.tensor([5.0, 5, 5, 7, 7])
+        objective, advantages_N=torch.tensor([1.0, 1, 1, 2, 2]), mode_advantages_N=torch.tensor([5.0, 0, 0, 7, 0])
     )  # fmt: skip
     assert found == [6, 1, 1, 9, 2]
 

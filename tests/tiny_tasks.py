@@ -17,6 +17,13 @@ def sums(terms: int = 2, size: int = 40, seed: int = 0) -> Iterator[dict[str, An
         yield {**row, "question": question, "demonstration": demonstration}
 
 
+def hinted_sums(size: int = 8, seed: int = 0) -> Iterator[dict[str, Any]]:
+    """Sums of three terms with two hints, the first term and the demonstration's thought; the first row has none."""
+    for number, row in enumerate(sums(3, size, seed)):
+        question = row["question"]
+        yield {**row, "hints": [question[:2], question] if number else []}
+
+
 def preferences(terms: int = 2, size: int = 40, seed: int = 0) -> Iterator[dict[str, Any]]:
     """The same sums, each with its demonstration as the chosen completion and the answer alone as the rejected one."""
     for row in sums(terms, size, seed):

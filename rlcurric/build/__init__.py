@@ -25,6 +25,7 @@ from rlcurric.data import (
     DistributionSpec,
     Examples,
     Modes,
+    Overlap,
     Place,
     Pool,
     PreferenceExample,
@@ -38,12 +39,14 @@ from rlcurric.data import (
     load_distributions,
     load_later,
     make_source,
+    overlaps,
     preference_examples,
     require_columns,
     select,
     sft_examples,
     source_factory,
     tokenize_modes,
+    trained_texts,
     training_rows,
 )
 from rlcurric.data.sources import StageSource
@@ -171,6 +174,17 @@ class RunData:
         last = max(1, steps or 1) - 1
         return Progress(before, 0, steps), Progress(before + last, last, steps)
 
+    def overlaps(self) -> dict[str, Overlap]:
+        """What of every evaluation set (the held-out rows of each distribution) stands in what stages train on.
+
+        What a stage of the run writes is made of the questions of its own mixture, and is not looked at.
+        """
+        trained = dict.fromkeys(name for stage in self._recipe.stages for name in stage.mixture)
+        known = [self._distributions[name] for name in trained if name in self._distributions]
+        rows = (row for one in known for row in one.train)
+        held_out = {name: one.held_out for name, one in self._distributions.items()}
+        return overlaps(trained_texts(rows), {name: one for name, one in held_out.items() if one})
+
     def check_prompts(
         self,
         stage: StageBase,
@@ -200,7 +214,8 @@ class RunData:
             self.sft_examples(stage)
         if isinstance(stage, DpoStage):
             self.preference_examples(stage)
-        self.held_out(stage)
+        for progress in self.ends(stage):
+            self.held_out(stage, progress)
 
     def probe_prompts(self, stage: StageBase) -> tuple[Prompt, ...]:
         """A few training prompts over the distributions, always the same."""

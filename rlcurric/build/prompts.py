@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from rlcurric.build.binding import scheduled
-from rlcurric.data import Pool, number_text, stage_points
+from rlcurric.data import PromptTemplate, number_text, stage_points
 from rlcurric.recipe.schema import Recipe
 from rlcurric.recipe.stages import RlStage, StageBase, TrainingStage
 from rlcurric.schedules import Schedule, clock_of, value_at
+from rlcurric.types import PromptPool
 
 # What arguments of rewards are called that hold a completion to a length, and words of variables that say such a length.
 TARGETS = ("target", "budget", "token_budget", "max_length", "max_tokens")
@@ -23,12 +24,12 @@ def stage_span(recipe: Recipe, stage: StageBase) -> tuple[int, int | None]:
     return recipe.stage_steps_before(names.index(stage.name)), steps
 
 
-def prompt_cautions(recipe: Recipe, stage: RlStage, pool: Pool, objective: Any) -> list[str]:
+def prompt_cautions(recipe: Recipe, stage: RlStage, pool: PromptPool, objective: Any) -> list[str]:
     """A sentence for all that is allowed and yet in vain, or hardly meant."""
     where = f"stages.{stage.name}.prompt"
     prompt = stage.prompt
     said = [f"{where}.vars: {text}" for text in _parted(recipe, stage)]
-    named = pool.renderer.template.columns
+    named = PromptTemplate(prompt.template, prompt.system, prefill=prompt.prefill).columns
     said += [
         f"{where}.vars.{name}: neither template, system nor prefill has {{{name}}}"
         for name in prompt.vars
@@ -47,13 +48,14 @@ def prompt_cautions(recipe: Recipe, stage: RlStage, pool: Pool, objective: Any) 
     return [*said, *_hintless(where, stage, pool)]
 
 
-def _hintless(where: str, stage: RlStage, pool: Pool) -> Iterator[str]:
+def _hintless(where: str, stage: RlStage, pool: PromptPool) -> Iterator[str]:
     """How many rows have no hint to show."""
     hints = stage.prompt.hints
     if hints is None:
         return
     for name, size in pool.sizes.items():
-        without = sum(pool.hints(name, index) == 0 for index in range(size))
+        rows = (pool.candidate(name, index).columns for index in range(size))
+        without = sum(not columns.get(hints.column) for columns in rows)
         if without:
             yield (
                 f"{where}.hints: {without} of {size} rows of the distribution {name!r} have no hint (column "

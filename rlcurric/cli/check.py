@@ -11,6 +11,7 @@ from rlcurric.build import Parts, RunData
 from rlcurric.build.trial import KINDS, Problem, affected, grade_golds, sample, try_rewards
 from rlcurric.cli.console import make_console
 from rlcurric.cli.live import Doing
+from rlcurric.cli.overlap import tell_overlaps
 from rlcurric.data import Row
 from rlcurric.recipe.endings import check_schedules
 from rlcurric.recipe.load import load_recipe
@@ -18,6 +19,7 @@ from rlcurric.recipe.schema import Recipe
 from rlcurric.recipe.stages import StageBase, TrainingStage
 from rlcurric.recipe.written import writer_of
 from rlcurric.train.named import downloads, name_environment
+from rlcurric.train.trackers import check_trackers
 
 GRADED = KINDS[:3]  # gold, empty, garbage
 TRIED = 4  # rows a distribution on which every reward is tried
@@ -74,6 +76,7 @@ def _check(console: Console, recipe: Recipe, parts: Parts, doing: Doing) -> list
     doing("reading data")
     data = RunData(recipe, tokenizer, context_length(recipe, model_config(recipe)))
     check_named_models(recipe)
+    check_trackers(recipe.run.trackers)
     said = check_schedules(recipe)
     for stage in recipe.stages:
         waits = data.waits_for(stage)
@@ -101,13 +104,21 @@ def _check(console: Console, recipe: Recipe, parts: Parts, doing: Doing) -> list
                 soft_wrap=True,
             )
     console.print(
-        f"recipe {recipe.name}: {len(recipe.stages)} stages, {recipe.total_steps} steps; parts, data and "
+        f"recipe {recipe.name}: {len(recipe.stages)} stages, {_steps(recipe)}; parts, data and "
         "prompts ok",
         highlight=False,
         soft_wrap=True,
     )
+    doing("comparing evaluation sets with training data")
+    tell_overlaps(console, data.overlaps())
     wrong = _grade_golds(console, recipe, parts, data, doing)
     return wrong or _try_rewards(console, recipe, parts, data, doing)
+
+
+def _steps(recipe: Recipe) -> str:
+    if recipe.is_planned:
+        return f"{recipe.total_steps} steps"
+    return "ending by what is seen of them"
 
 
 def _grade_golds(

@@ -28,7 +28,7 @@ def run_verify(
     """Run `steps` steps undisturbed; again with a kill -9 in the step after `kill_at`, resumed; compare."""
     console = make_console()
     resolved = load_recipe(recipe, overrides, overlay)
-    steps = min(steps, resolved.total_steps)
+    steps = min(steps, resolved.total_steps) if resolved.is_planned else steps
     kill_at = steps // 2 if kill_at is None else kill_at
     if not 0 < kill_at < steps:
         raise ValueError(

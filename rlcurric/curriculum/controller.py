@@ -370,7 +370,7 @@ class Controller:
             "kind": kind,
             "step": self._step + 1,
             "stage": self._stage,
-            "progress": [now.step, now.stage_step, now.stage_steps],
+            "progress": [now.step, now.stage_step, now.stage_steps, now.tokens],
         }
 
     def _missing(self) -> int:

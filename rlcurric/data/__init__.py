@@ -15,6 +15,7 @@ from rlcurric.data.distributions import (
     training_rows,
 )
 from rlcurric.data.modes import Modes, tokenize_modes
+from rlcurric.data.overlap import NGRAM, Overlap, overlaps, trained_texts
 from rlcurric.data.pool import (
     Pool,
     PreferenceExample,
@@ -45,6 +46,8 @@ __all__ = [
     "Examples",
     "Located",
     "Modes",
+    "NGRAM",
+    "Overlap",
     "Place",
     "Pool",
     "PreferenceExample",
@@ -66,6 +69,7 @@ __all__ = [
     "load_later",
     "make_source",
     "number_text",
+    "overlaps",
     "preference_examples",
     "reasoning_gym_rows",
     "require_columns",
@@ -74,5 +78,6 @@ __all__ = [
     "source_factory",
     "stage_points",
     "tokenize_modes",
+    "trained_texts",
     "training_rows",
 ]

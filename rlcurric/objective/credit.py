@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 
 from rlcurric.objective.pieces import over_window
-from rlcurric.objective.rows import row_sum
 from rlcurric.registry import register
 
 
@@ -85,13 +84,6 @@ def whitened_returns(
 
 
 @register("credit", "mode_token")
-def mode_token(
-    advantages_N: torch.Tensor, mode_advantages_N: torch.Tensor, row_N: torch.Tensor, rows: int
-) -> torch.Tensor:
-    """The rollout's advantage, and on its first token, which names the mode, that of the mode more (HGPO 2505.14631)."""
-    ones_N = torch.ones_like(advantages_N)
-    length_B = row_sum(ones_N, row_N, rows).long()
-    first_B = length_B.cumsum(0) - length_B
-    first_N = torch.zeros_like(advantages_N)
-    first_N[first_B[length_B > 0]] = 1.0
-    return advantages_N + first_N * mode_advantages_N
+def mode_token(advantages_N: torch.Tensor, mode_advantages_N: torch.Tensor) -> torch.Tensor:
+    """The rollout's advantage, and on the tokens that name its mode that of the mode more (HGPO 2505.14631)."""
+    return advantages_N + mode_advantages_N

@@ -31,7 +31,7 @@ TOKEN_VALUES = {
     "ref_logprobs_N": "log-probs under the reference",
     "entropy_N": "entropy of the policy's next-token distribution",
     "advantages_N": "advantage of each token; for credit, of its rollout",
-    "mode_advantages_N": "advantage of the rollout's mode, for credit",
+    "mode_advantages_N": "advantage of the rollout's mode on the tokens that name it, else 0; for credit",
     "kl_penalty_N": "coefficient times k1 where the KL penalty is part of the reward, else 0",
     "losses_N": "loss of each token, for aggregation",
     "weight_N": "importance weight, for surrogates",

@@ -393,7 +393,7 @@ def fixed_differences(old: Recipe, new: Recipe, stage_index: int) -> dict[str, t
 
 
 # Keys of a stage that are read when it begins, and then no more.
-_READ_ONCE = ("init", "carry")
+_READ_ONCE = ("init", "carry", "reference")
 
 
 def rereads(stages: Sequence[str], index: int, keys: Iterable[str]) -> int | None:

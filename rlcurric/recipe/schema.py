@@ -103,18 +103,23 @@ class Recipe(Closed):
                 continue
             where, before = f"stages.{stage.name}", self.stage_steps_before(index)
             steps = stage.planned_steps
-            rates = _values(stage.optim.learning_rate, before, steps)
+            rates = _values(
+                f"{where}.optim.learning_rate", stage.optim.learning_rate, before, steps
+            )
             if wrong := [rate for rate in rates if not 0 <= rate < math.inf]:
                 raise ValueError(
                     f"{where}.optim.learning_rate must not be negative or infinite in any step, got {wrong[0]:g}"
                 )
-            heats = _values(stage.rollout.temperature, before, steps)
+            heats = _values(
+                f"{where}.rollout.temperature", stage.rollout.temperature, before, steps
+            )
             if wrong := [heat for heat in heats if not 0 < heat < math.inf]:
                 raise ValueError(
                     f"{where}.rollout.temperature must be above 0 in every step, got {wrong[0]:g}"
                 )
             if isinstance(stage, RlStage):
-                shares = _values(stage.curriculum.token_fraction, before, steps)
+                share = stage.curriculum.token_fraction
+                shares = _values(f"{where}.curriculum.token_fraction", share, before, steps)
                 if wrong := [share for share in shares if not 0 < share <= 1]:
                     raise ValueError(
                         f"{where}.curriculum.token_fraction must be above 0 and at most 1 in every step, "
@@ -128,7 +133,14 @@ class Recipe(Closed):
 
     @property
     def total_steps(self) -> int:
+        """The same of all stages."""
         return self.stage_steps_before(len(self.stages))
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether steps bound every stage that has any."""
+        trained = [one for one in self.stages if isinstance(one, TrainingStage)]
+        return all(one.planned_steps is not None for one in trained)
 
 
 _LOOKS = 1000  # at a schedule over a stage
@@ -167,7 +179,7 @@ def _check_warm_start(where: str, stage: RlStage, earlier: dict[str, StageBase])
         )
 
 
-def _values(number: float | Schedule, before: int, steps: int | None) -> list[float]:
+def _values(where: str, number: float | Schedule, before: int, steps: int | None) -> list[float]:
     """What a number is at the start, at the end and evenly between, for a stage of `steps` after `before` others.
 
     On tokens over the schedule's own span; where no number of steps bounds the stage, at its start alone.
@@ -183,3 +195,5 @@ def _values(number: float | Schedule, before: int, steps: int | None) -> list[fl
         return [value_at(number, place) for place in places]
     except OverflowError:
         return [math.inf]
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None

@@ -30,6 +30,7 @@ from rlcurric.train.adapters import FOLDER, adapter_tensors, is_adapted, save_ad
 from rlcurric.train.coordinator import Coordinator
 from rlcurric.train.logprobs import PolicyForward, check_packing
 from rlcurric.train.models import model_tensors, named_tensors, save_config
+from rlcurric.train.modes import ModeOdds
 from rlcurric.train.moments import load_moments, moment_pieces
 from rlcurric.train.pieces import Piece, PieceReader
 from rlcurric.train.reference import PREFIX, Reference
@@ -66,6 +67,7 @@ class Step:
     progress: Progress
     waiting: Sequence[TrainRow] = ()  # rollouts of this version that a later step will train on
     token_fraction: float = 1.0  # share of the tokens to train, for stabilisers that ask
+    modes: Sequence[str] = ()  # that rollouts were forced into
 
 
 def adamw(model: torch.nn.Module, optim: Optim) -> torch.optim.AdamW:
@@ -139,6 +141,9 @@ class Learner:
         if several or objective.needs_scores:
             old, measured = self._score(rollouts, step.version, objective.needs_entropy_first)
             parity = ParityStats.merge([parity, measured])
+        odds = ModeOdds(step.modes)
+        if old is not None:
+            odds.add(rollouts, [old[row.key].logprobs_T for row in rollouts])
         ref = self._score_reference(rollouts) if self.reference is not None else {}
         advantages = token_advantages(objective, rollouts, old or {}, ref, self.ranks, self.device)
         sums, norms, skipped = _Sums(), [], 0
@@ -158,7 +163,7 @@ class Learner:
                 )
                 gathered["token_fraction"] = step.token_fraction
                 numbers = objective.window_numbers(gathered)
-            job = _WindowJob(objective, window, old, ref, advantages, numbers, step)
+            job = _WindowJob(objective, window, old, ref, advantages, numbers, step, odds)
             totals, seen = self._accumulate(job)
             if number == 0 and old is None:
                 self._check_parity(seen)
@@ -178,6 +183,7 @@ class Learner:
             "optim/updates": len(norms),
             **({"optim/skipped/sum": skipped} if skipped else {}),
             **self._merged(parity).metrics(),
+            **odds.metrics(self.ranks),
         }
 
     def bytes_to_come(self) -> int:
@@ -299,6 +305,7 @@ class Learner:
                     parity = ParityStats.merge(
                         [parity, self._parity(rows, parts, job.step.version)]
                     )
+                    job.odds.add(rows, parts)
                 loss, metrics = policy_loss(
                     objective,
                     self._values(job, rows, packed, logprobs_N, entropy_N, weights),
@@ -500,6 +507,7 @@ class _WindowJob:
     advantages: TokenAdvantages
     numbers: WindowNumbers
     step: Step
+    odds: ModeOdds  # filled from the first forward, where there are no old log-probs
 
 
 class _Sums:

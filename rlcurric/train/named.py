@@ -114,5 +114,6 @@ def name_environment(recipe: Recipe) -> None:
         for stage in recipe.stages
         for one in stage.rewards
     )
+    remote_named |= any("space_id" in one.args for one in recipe.run.trackers)
     if not (remote_model or hub_datasets(recipe) or remote_named):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -168,6 +168,7 @@ class _Leader:
             for one in samples
             if not one.status.is_failure
             and one.reward < chosen.reward
+            and texts[one.sample].strip()
             and texts[one.sample] != texts[chosen.sample]
         ]
         if not worse:
@@ -243,13 +244,14 @@ def prompt_prefill(stage: RejectionStage, prompt: Prompt) -> str:
 def keep(
     stage: RejectionStage, samples: Sequence[SampleOutcome], rollouts: Sequence[Rollout]
 ) -> list[SampleOutcome]:
-    """The completions of a prompt that the stage keeps: those that ended, are good enough and differ, best first."""
+    """The completions of a prompt that the stage keeps: those that say something and end, are good enough and differ, best first."""
     texts = {one.sample: one.text for one in rollouts}
     good = [
         one
         for one in samples
         if not one.status.is_failure
         and not one.truncated
+        and texts[one.sample].strip()
         and (
             (one.correct is not None and one.correct >= CORRECT)
             if stage.min_reward is None

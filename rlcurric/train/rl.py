@@ -44,6 +44,7 @@ from rlcurric.train.directives import (
 from rlcurric.train.ends import cause_of
 from rlcurric.train.learner import learning_rate
 from rlcurric.train.metrics import VerdictLog, batch_metrics, merge_evaluation
+from rlcurric.train.modes import mode_metrics
 from rlcurric.train.restarts import Restarts
 from rlcurric.train.rolloutlog import write_rollouts
 from rlcurric.train.run import RunContext, RunState, settled
@@ -74,6 +75,7 @@ class RlLeader:
         self._generated = 0  # tokens sampled in this step
         self._drawn = 0  # prompts sampled in this step
         self._value_metrics: dict[str, float] = {}
+        self._modes = run.data.modes(stage)
         self._verdicts = VerdictLog()
         self._saves = Saves(run)
         self._restarts = Restarts(run, stage.rollout.max_restarts)
@@ -328,6 +330,7 @@ class RlLeader:
             "stage_step": self.state.stage_step + 1,
             "policy_version": self.state.policy_version,
             **batch_metrics(batch),
+            **mode_metrics((one for group in batch.groups for one in group.samples), self._modes),
             **self._verdicts.metrics(),
             **self.controller.metrics(),
             **self._value_metrics,
@@ -448,6 +451,7 @@ class RlLeader:
             write_rollouts(
                 *(self.run.directory, self.state.step, groups, rollouts, advantages, log),
                 self.run.recipe.seed,
+                self._modes,
             )
         seconds = time.perf_counter() - started
         row |= {f"time/{name}/s": round(value, 4) for name, value in self._seconds.items()}

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rlcurric.data import Modes
 from rlcurric.recipe.settings import RolloutLog
 from rlcurric.train.rundir import RunDirectory
 from rlcurric.types import AdmittedGroup, GroupId, Prompt, Rollout
+
+
+def known_logprobs(rollout: Rollout) -> list[float | None]:
+    """Log-probs that the engine sampled with; None where it gave none, as of a forced mode's tokens."""
+    return [None if math.isnan(one) else one for one in rollout.rollout_logprobs_T.tolist()]
 
 
 def write_rollouts(
@@ -19,6 +26,7 @@ def write_rollouts(
     advantages: Mapping[tuple[GroupId, int], tuple[float, float]],
     log: RolloutLog,
     run_seed: int,
+    modes: Modes,
 ) -> None:
     """Write one file, whole or not at all, and drop the oldest beyond `keep`."""
     import pyarrow as pa
@@ -40,6 +48,8 @@ def write_rollouts(
                     "temperature": rollout.temperature,
                     "distribution": group.distribution,
                     "sample": outcome.sample,
+                    "mode": modes.name(outcome.sample) or "",
+                    "hint": prompt.hint,
                     "prompt": prompt.text,
                     "completion": rollout.text,
                     "reward": outcome.reward,
@@ -53,7 +63,7 @@ def write_rollouts(
                     "policy_version": outcome.policy_version,
                     "prompt_ids": list(prompt.prompt_ids),
                     "completion_ids": rollout.completion_ids_T.tolist(),
-                    "rollout_logprobs": rollout.rollout_logprobs_T.tolist(),
+                    "rollout_logprobs": known_logprobs(rollout),
                 }
             )
     directory.rollouts.mkdir(exist_ok=True)

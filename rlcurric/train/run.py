@@ -25,6 +25,7 @@ from rlcurric.train.reporter import Reporter
 from rlcurric.train.rundir import METRICS, RunDirectory
 from rlcurric.train.saving import Saver
 from rlcurric.train.stop import StopRequest
+from rlcurric.train.trackers import Trackers
 from rlcurric.train.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -179,6 +180,7 @@ class RunContext:
     engines: Engines
     failures: FailureBudget
     watchdog: Watchdog
+    trackers: Trackers | None = None  # of a run with a directory, on rank 0
     origin: Checkpoint | None = None  # the checkpoint that the current stage goes on from
     forked: bool = False  # `origin` belongs to another run, under another recipe
     ancestor: CheckpointStore | None = None  # of the run that this one was forked from
@@ -194,6 +196,8 @@ class RunContext:
         row = {**row, **self.watchdog.memory()}
         self.directory.append(METRICS, [row])
         self.reporter.step(row)
+        if self.trackers is not None:
+            self.trackers.log(row)
 
     def saved(self, step: int) -> bool:
         """Whether the newest checkpoint is of this step."""

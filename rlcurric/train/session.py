@@ -148,6 +148,7 @@ class _Session:
     ) -> RunResult:
         from rlcurric.train.models import check_named_models
         from rlcurric.train.sharding import asked
+        from rlcurric.train.trackers import Trackers, check_trackers
         from rlcurric.train.written import check_stage
 
         stack.enter_context(self.stop)
@@ -158,6 +159,7 @@ class _Session:
             _context(self.recipe, ranks, self.directory, self.reporter, self.stop, watchdog)
         )
         check_named_models(self.recipe)
+        check_trackers(self.recipe.run.trackers)
         said = check_schedules(self.recipe)
         for stage in self.recipe.stages:
             self.cautions[stage.name] = list(said[stage.name])
@@ -172,7 +174,17 @@ class _Session:
         start = ranks.broadcast((self._open() if ranks.is_main else None,))[0]
         assert start is not None
         watchdog.owns(self.directory)
+        if ranks.is_main and self.recipe.run.trackers:
+            run.trackers = Trackers(self.recipe, self.directory, self._tracker_failed)
+            stack.callback(run.trackers.close)
         return self._stages(run, start)
+
+    def _tracker_failed(self, name: str, step: int, reason: str) -> None:
+        self.directory.event("tracker_failed", step, tracker=name, reason=reason)
+        self.reporter.message(
+            f"warning: step {step}: the tracker {name} failed and is left out until the next launch; the run goes on. "
+            f"{reason}"
+        )
 
     def _open(self) -> _Start:
         """Rank 0: check the directory against the recipe, cut its logs back, write what identifies the run."""

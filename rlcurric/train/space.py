@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from rlcurric.recipe.stages import TrainingStage
 from rlcurric.train.adapters import is_adapted
 from rlcurric.train.checkpoint import CheckpointStore
 from rlcurric.train.hostmemory import read_host_memory
@@ -64,14 +65,15 @@ def _look(run: RunContext, needed: int) -> str | None:
             f"{store.folder}. Free space there, or choose a --run-dir on a larger disk"
             f"{'' if run.recipe.model.lora else '; under model.lora a checkpoint is smaller'}."
         )
-    ends = len(run.recipe.stages)
+    stages = [one for one in run.recipe.stages if isinstance(one, TrainingStage)]
+    ends = len(stages) + sum(one.best is not None for one in stages)
     most = max(keep + 1 + ends - len(store.all()), 1)
     if most * needed + SLACK > free:
         _warn(
             run,
             "disk_space",
             f"up to {most} more checkpoints of about {gigabytes(needed)} will lie in {store.folder} "
-            f"(run.checkpoints.keep_last={keep}, one being written, {ends} ends of stages), and {gigabytes(free)} are free: "
+            f"(run.checkpoints.keep_last={keep}, one being written, {ends} ends of stages and best ones), and {gigabytes(free)} are free: "
             "saves will fail unless you free space or lower run.checkpoints.keep_last",
         )
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -36,9 +36,7 @@ def token_advantages(
 
     columns: dict[str, Callable[[TrainRow], torch.Tensor]] = {
         "advantages_N": lambda row: torch.full((len(row.tokens),), row.advantage, device=device),
-        "mode_advantages_N": lambda row: torch.full(
-            (len(row.tokens),), row.mode_advantage, device=device
-        ),
+        "mode_advantages_N": lambda row: _on_mode(row, device),
         "kl_penalty_N": penalty,
         "mask_N": lambda row: _mask(row, device),
     }
@@ -75,6 +73,13 @@ def gather_values(
     }
     wanted = {name: of for name, of in columns.items() if name in needs}
     return _gathered(_flat(rollouts, wanted, device), ranks)
+
+
+def _on_mode(row: TrainRow, device: torch.device) -> torch.Tensor:
+    """The mode's advantage on the tokens that name it: those that were forced, else the first one."""
+    advantage_T = torch.zeros(len(row.tokens), device=device)
+    advantage_T[: row.rollout.n_forced or 1] = row.mode_advantage
+    return advantage_T
 
 
 def _mask(row: TrainRow, device: torch.device) -> torch.Tensor:

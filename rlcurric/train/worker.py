@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,6 +43,7 @@ from rlcurric.train.failures import explain_memory, phase_of
 from rlcurric.train.learner import Learner, Step
 from rlcurric.train.prompt_value import PromptValue
 from rlcurric.train.restarts import share_loss
+from rlcurric.train.rolloutlog import known_logprobs
 from rlcurric.train.rows import ImitationRow, Key, TrainRow, Window, prompt_rows
 from rlcurric.train.run import RunContext
 from rlcurric.train.sampling import completions, stream_completions
@@ -250,6 +250,7 @@ class RlWorker:
                 directive.progress,
                 waiting,
                 directive.token_fraction,
+                self._modes.names,
             )
         )
 
@@ -268,7 +269,14 @@ class RlWorker:
             rollout = next(rollout for rollout in rollouts if rollout.sample == one.sample)
             masked = rollout.truncated and not self.learner.objective.train_truncated
             rows.append(
-                TrainRow(prompt.prompt_ids, rollout, one.advantage, one.mode_advantage, masked)
+                TrainRow(
+                    prompt.prompt_ids,
+                    rollout,
+                    one.advantage,
+                    one.mode_advantage,
+                    masked,
+                    self._modes.name(one.sample),
+                )
             )
         return rows
 
@@ -351,10 +359,7 @@ def dump_held(held: Held) -> list[dict[str, Any]]:
                 {
                     "sample": rollout.sample,
                     "ids": rollout.completion_ids_T.tolist(),
-                    "logprobs": [
-                        None if math.isnan(one) else one
-                        for one in rollout.rollout_logprobs_T.tolist()
-                    ],
+                    "logprobs": known_logprobs(rollout),
                     "versions": rollout.policy_version_T.tolist(),
                     "finish_reason": rollout.finish_reason,
                     "text": rollout.text,
@@ -380,10 +385,7 @@ def load_held(saved: list[dict[str, Any]]) -> Held:
                     group_id=group,
                     sample=one["sample"],
                     completion_ids_T=np.array(one["ids"], dtype=np.int64),
-                    rollout_logprobs_T=np.array(
-                        [math.nan if value is None else value for value in one["logprobs"]],
-                        dtype=np.float32,
-                    ),
+                    rollout_logprobs_T=np.array(one["logprobs"], dtype=np.float32),
                     policy_version_T=np.array(one["versions"], dtype=np.int64),
                     finish_reason=one["finish_reason"],
                     text=one["text"],
