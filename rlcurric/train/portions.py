@@ -16,7 +16,7 @@ from rlcurric.recipe.load import dump
 from rlcurric.recipe.stages import StageBase
 from rlcurric.seeds import hash64
 from rlcurric.train.run import RunContext, RunState
-from rlcurric.train.rundir import RunDirectory, read_jsonl, write_atomic
+from rlcurric.train.rundir import EVENTS, RunDirectory, read_jsonl, write_atomic
 
 
 class Portions:
@@ -57,6 +57,15 @@ class Portions:
         write_atomic(self._summary, json.dumps(told, indent=1) + "\n")
         self._parts.unlink(missing_ok=True)
         return told
+
+
+def tell_once(run: RunContext, kind: str, state: RunState, **detail: Any) -> None:
+    """An event on a finished file: also where the run was killed between the two, and not again on a resume."""
+    if not run.ranks.is_main:
+        return
+    known = read_jsonl(run.directory.path / EVENTS)
+    if not any(row["event"] == kind and row.get("sha256") == detail["sha256"] for row in known):
+        run.directory.event(kind, state.step, **detail)
 
 
 # Keys of a stage that change nothing of what it works out.
