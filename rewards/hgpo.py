@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import rlcurric
-from rlcurric.rewards.modes import mode_of
+from rlcurric.rewards.modes import modes_of
 from rlcurric.rewards.spans import check_tags
 
 Scores = Literal["correct", "reward"]
@@ -28,6 +28,7 @@ def hgpo_inter(
     scores: Scores = "correct",
     think_tag: str = "think",
     no_think_tag: str = "no_think",
+    forced_mode: Sequence[str] = (),
     **columns: Any,
 ) -> list[float | None]:
     """1 for every completion of the better mode of its group, else 0 (LHRM, 2505.14631).
@@ -36,7 +37,9 @@ def hgpo_inter(
     all where only one mode is there. `scores: reward` compares what the components before this one sum to: a reward
     model's score where there is no answer to check.
     """
-    raw, thinks = _known(completions, correct, rewards, scores, think_tag, no_think_tag)
+    raw, thinks = _known(
+        completions, correct, rewards, scores, think_tag, no_think_tag, forced_mode
+    )
     thinking_scores, other_scores = (
         [value for value, own in zip(raw, thinks, strict=True) if value is not None and own is side]
         for side in (True, False)
@@ -60,6 +63,7 @@ def hgpo_intra(
     scores: Scores = "correct",
     think_tag: str = "think",
     no_think_tag: str = "no_think",
+    forced_mode: Sequence[str] = (),
     **columns: Any,
 ) -> list[float | None]:
     """1 for the best completion of its mode in the group, else 0 (LHRM, 2505.14631).
@@ -67,7 +71,9 @@ def hgpo_intra(
     Several that share the best score are all best, so that none is favoured by its place; where a whole mode scores
     the same there is no best one. `scores` as for `hgpo_inter`.
     """
-    raw, thinks = _known(completions, correct, rewards, scores, think_tag, no_think_tag)
+    raw, thinks = _known(
+        completions, correct, rewards, scores, think_tag, no_think_tag, forced_mode
+    )
     best: dict[bool, float] = {}
     worst: dict[bool, float] = {}
     for value, thinking in zip(raw, thinks, strict=True):
@@ -87,10 +93,12 @@ def _known(
     scores: Scores,
     think_tag: str,
     no_think_tag: str,
+    forced: Sequence[str],
 ) -> tuple[list[float | None], list[bool]]:
     """Raw scores, None for what no grader could judge, and which completions think."""
     _check(think_tag, no_think_tag)
-    thinks = [mode_of(text, think_tag, no_think_tag) == "think" for text in completions]
+    modes = modes_of(completions, forced, think_tag, no_think_tag)
+    thinks = [mode == "think" for mode in modes]
     if scores == "correct":
         return list(correct), thinks
     return [

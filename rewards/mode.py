@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import rlcurric
-from rlcurric.rewards.modes import is_closed, marks_answer, mode_of
+from rlcurric.rewards.modes import is_closed, marks_answer, mode_of, modes_of
 from rlcurric.rewards.shaping import is_right
 from rlcurric.rewards.spans import check_tags
 
@@ -21,6 +21,7 @@ def mode(
     completions: list[str],
     think_tag: str = "think",
     no_think_tag: str = "no_think",
+    forced_mode: Sequence[str] = (),
     **columns: Any,
 ) -> list[float]:
     """1 for a completion that thinks, 0 for one that does not: with weight 0 the log's rate of thinking.
@@ -29,7 +30,8 @@ def mode(
     2505.14631). The advantage `hgpo` reads it.
     """
     _check(think_tag, no_think_tag)
-    return [float(mode_of(text, think_tag, no_think_tag) == "think") for text in completions]
+    modes = modes_of(completions, forced_mode, think_tag, no_think_tag)
+    return [float(mode == "think") for mode in modes]
 
 
 @rlcurric.reward("mode_table", where="inline", validate=_check)

@@ -121,6 +121,7 @@ class Rollout:
     text: str = ""  # decoded, special tokens kept except end-of-sequence and padding
     loss_mask_T: np.ndarray | None = None  # bool; None: every token is trained
     temperature: float | None = None  # it was sampled at; None: the step's
+    mode: str = ""  # name of the mode that was forced on it; empty: none
 
     @property
     def length(self) -> int:

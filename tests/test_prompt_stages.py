@@ -116,8 +116,8 @@ def test_modes_are_forced_by_halves_and_their_tokens_are_trained(tmp_path: Path)
         assert all(one < 0 for one in row["rollout_logprobs"][1:])
         assert row["length"] == len(row["completion_ids"]) <= 12
         assert row["completion"].startswith("<think>" if name == "think" else "</think>")
-        closed = row["completion"].startswith(("<think></think>", "</think>"))
-        assert json.loads(row["breakdown"])["mode"] == float(not closed)
+        # also where the thought is closed at once
+        assert json.loads(row["breakdown"])["mode"] == float(name == "think")
     for line in read_run(run).metrics:
         assert line["mode/think/share"] == line["mode/no_think/share"] == 0.5
         assert 0 < line["mode/think/probability"] < 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from rlcurric.rewards.spans import statement, thought
@@ -25,6 +26,25 @@ def mode_of(text: str, think_tag: str = "think", no_think_tag: str = "no_think")
         return "think"
     empty = all(sign.isspace() or sign in _ELLIPSIS for sign in thought(text, think_tag))
     return "no_think" if empty else "think"
+
+
+def modes_of(
+    completions: Sequence[str],
+    forced: Sequence[str],
+    think_tag: str = "think",
+    no_think_tag: str = "no_think",
+) -> list[Mode]:
+    """The mode of each completion: the one that was forced on it, if that is called like a tag, else what it says.
+
+    So a completion that was made to think and closes its thought at once is still one of the thinking mode, whose token
+    it was sampled behind. `forced` is the column `forced_mode`; empty where the stage forces none.
+    """
+    named: dict[str, Mode] = {think_tag: "think", no_think_tag: "no_think"}
+    names = forced or [""] * len(completions)
+    return [
+        named.get(name) or mode_of(text, think_tag, no_think_tag)
+        for text, name in zip(completions, names, strict=True)
+    ]
 
 
 def is_closed(text: str, think_tag: str = "think", no_think_tag: str = "no_think") -> bool:

@@ -23,7 +23,10 @@ RewardFunction = Callable[..., Returned | Awaitable[Returned]]
 Validator = Callable[..., object]
 
 # What every reward is given beside prompts and completions and the row's own columns.
-COLUMNS = ("completion_ids", "lengths", "truncated", "correct", "rewards", "distribution")
+COLUMNS = (
+    *("completion_ids", "lengths", "truncated", "correct", "rewards", "distribution"),
+    "forced_mode",
+)
 # What TRL's trainer hands to reward functions beside columns, and what of it is not to be had here.
 SERVED = ("log_metric", "log_extra", "trainer_state")
 UNSERVED = ("environments",)

@@ -374,6 +374,7 @@ class _View:
         columns["completion_ids"] = [one.completion_ids_T.tolist() for _, one in owners]
         columns["lengths"] = [one.length for _, one in owners]
         columns["truncated"] = [one.truncated for _, one in owners]
+        columns["forced_mode"] = [one.mode for _, one in owners]
         columns["distribution"] = [prompt.distribution for prompt, _ in owners]
         prompts = [prompt.text for prompt, _ in owners]
         texts = [(prompt.prefill or prefill) + one.text for prompt, one in owners]

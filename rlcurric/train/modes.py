@@ -51,10 +51,10 @@ class ModeOdds:
     def add(self, rows: Sequence[AnyRow], logprobs: Sequence[torch.Tensor]) -> None:
         """Rollouts with the policy's log-probs of their tokens."""
         for row, logprobs_T in zip(rows, logprobs, strict=True):
-            if self._sums and isinstance(row, TrainRow) and row.mode is not None:
-                total, n = self._sums[row.mode]
+            if isinstance(row, TrainRow) and row.rollout.mode in self._sums:
+                total, n = self._sums[row.rollout.mode]
                 forced_T = logprobs_T.detach()[: row.rollout.n_forced]
-                self._sums[row.mode] = (total + float(forced_T.double().sum().exp()), n + 1)
+                self._sums[row.rollout.mode] = (total + float(forced_T.double().sum().exp()), n + 1)
 
     def metrics(self, ranks: Coordinator) -> dict[str, float]:
         """`mode/<name>/probability`, the mean over the rollouts of all ranks; asks every rank where there are modes."""

@@ -451,7 +451,6 @@ class RlLeader:
             write_rollouts(
                 *(self.run.directory, self.state.step, groups, rollouts, advantages, log),
                 self.run.recipe.seed,
-                self._modes,
             )
         seconds = time.perf_counter() - started
         row |= {f"time/{name}/s": round(value, 4) for name, value in self._seconds.items()}

@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlcurric.data import Modes
 from rlcurric.recipe.settings import RolloutLog
 from rlcurric.train.rundir import RunDirectory
 from rlcurric.types import AdmittedGroup, GroupId, Prompt, Rollout
@@ -26,7 +25,6 @@ def write_rollouts(
     advantages: Mapping[tuple[GroupId, int], tuple[float, float]],
     log: RolloutLog,
     run_seed: int,
-    modes: Modes,
 ) -> None:
     """Write one file, whole or not at all, and drop the oldest beyond `keep`."""
     import pyarrow as pa
@@ -48,7 +46,7 @@ def write_rollouts(
                     "temperature": rollout.temperature,
                     "distribution": group.distribution,
                     "sample": outcome.sample,
-                    "mode": modes.name(outcome.sample) or "",
+                    "mode": rollout.mode,
                     "hint": prompt.hint,
                     "prompt": prompt.text,
                     "completion": rollout.text,

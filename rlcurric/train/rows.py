@@ -23,7 +23,6 @@ class TrainRow:
     advantage: float
     mode_advantage: float = 0.0  # on the token that names the mode (HGPO)
     masked: bool = False  # counts as a row, but has no loss (DAPO's overlong filtering)
-    mode: str | None = None  # that was forced on it
 
     @property
     def key(self) -> Key:

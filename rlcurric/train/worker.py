@@ -213,7 +213,8 @@ class RlWorker:
         for place, rollout in rollouts:
             k, sample = named[place]
             request = requests[k]
-            found[k][sample] = rollout
+            mode = self._modes.name(sample) or ""
+            found[k][sample] = dataclasses.replace(rollout, mode=mode)
             if len(found[k]) == len(request.samples):
                 _, earlier = self.held.get(request.group_id, (None, ()))
                 members = tuple(found[k][sample] for sample in request.samples)
@@ -275,7 +276,6 @@ class RlWorker:
                     one.advantage,
                     one.mode_advantage,
                     masked,
-                    self._modes.name(one.sample),
                 )
             )
         return rows
@@ -364,6 +364,7 @@ def dump_held(held: Held) -> list[dict[str, Any]]:
                     "finish_reason": rollout.finish_reason,
                     "text": rollout.text,
                     "temperature": rollout.temperature,
+                    "mode": rollout.mode,
                 }
                 for rollout in rollouts
             ],
@@ -390,6 +391,7 @@ def load_held(saved: list[dict[str, Any]]) -> Held:
                     finish_reason=one["finish_reason"],
                     text=one["text"],
                     temperature=one["temperature"],
+                    mode=one["mode"],
                 )
                 for one in item["rollouts"]
             ),
