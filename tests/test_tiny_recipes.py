@@ -8,6 +8,8 @@ import pytest
 
 import rlcurric
 from rlcurric.assets import shipped_recipes
+from rlcurric.build import Parts
+from rlcurric.recipe.endings import check_schedules
 from rlcurric.recipe.ends import UNTIL_LEAVES
 from rlcurric.recipe.load import load_recipe, parse_yaml
 from rlcurric.recipe.schema import About
@@ -32,6 +34,18 @@ def test_a_recipe_says_where_it_comes_from(name: str) -> None:
     for field in About.model_fields:
         assert getattr(recipe.about, field).strip(), f"about.{field} is empty"
     assert recipe.description
+
+
+@pytest.mark.parametrize("name", OF_PAPERS)
+def test_a_recipes_parts_and_schedules_go_together(name: str) -> None:
+    """Names and arguments of the full recipe, as far as they can be known without its data and model."""
+    recipe = load_recipe(name)
+    parts = Parts(recipe)
+    try:
+        parts.validate()
+    finally:
+        parts.close()
+    assert not [sentence for said in check_schedules(recipe).values() for sentence in said]
 
 
 def test_what_must_be_downloaded_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
