@@ -82,6 +82,7 @@ def identity_of(run: RunContext, stage: StageBase, state: RunState) -> str:
     """Of what a stage works out here: its keys, and the weights that it begins with, by the run's step."""
     recipe = dump(run.recipe)
     keys = next(one for one in recipe["stages"] if one["name"] == stage.name)
+    keys.pop("cache", None)  # of a screen stage: where, not what
     for section, key in _IDLE:
         keys.get(section, {}).pop(key, None)
     named = json.dumps([keys, recipe["model"], recipe["distributions"]], sort_keys=True)
