@@ -363,8 +363,9 @@ def the_format_alone_tells_chosen_from_rejected(run: RunTables) -> None:
         assert bare[0] == bare[1], "the same words, without the tags"
         assert f"<answer>{row['answer']}</answer>" in row["chosen"]
     assert len({row["provenance"]["corruption"] for row in pairs}) > 1
-    first, second = metrics(run, "cold_start")
-    assert near(first["loss/dpo/mean"], math.log(2)) and second["dpo/margin/mean"] > 0
+    first, *later = metrics(run, "cold_start")
+    assert near(first["loss/dpo/mean"], math.log(2)) and first["dpo/margin/mean"] == 0
+    assert max(row["dpo/margin/mean"] for row in later) > 0
     assert first["loss/nll/mean"] > 0
 
 
