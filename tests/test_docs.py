@@ -354,7 +354,9 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_and_their_files_exist(page: Path) -> None:
     """Every `rlcurric COMMAND --option` that is shown, and every configuration a launcher is given."""
-    text = page.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8").replace(
+        "\\\n", " "
+    )  # a command may go on in the next line
     commands = get_command(app).commands  # type: ignore[attr-defined]
     shown = re.findall(r"(?:^|`|-m )rlcurric ([a-z][^`\n]*)", text, re.MULTILINE)
     for words in (shlex.split(line, comments=True) for line in shown):
