@@ -363,7 +363,7 @@ def test_commands_and_their_files_exist(page: Path) -> None:
         command = commands[words[0]]
         if hasattr(command, "commands"):
             command = command.commands[words[1]]
-        known = {name for parameter in command.params for name in parameter.opts}
+        known = {"--help", *(name for parameter in command.params for name in parameter.opts)}
         if words[0] == "launch":  # with the options of what it launches
             inner = [commands[word] for word in words[1:] if word in ("train", "doctor")]
             known |= {name for one in inner for parameter in one.params for name in parameter.opts}
