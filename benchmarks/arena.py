@@ -219,7 +219,9 @@ class Watch:
 
     def message(self, text: str) -> None: ...
 
-    def stage(self, name: str, kind: str, number: int, of: int, steps: int, done: int) -> None:
+    def stage(
+        self, name: str, kind: str, number: int, of: int, steps: int | None, done: int
+    ) -> None:
         self._last = _clocks()
 
     def phase(self, name: str) -> None:

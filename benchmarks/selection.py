@@ -33,6 +33,7 @@ from rlcurric.recipe.curricula import ValueModel
 from rlcurric.recipe.load import load_recipe
 from rlcurric.rollout.engine import SampleRequest, SamplingSpec
 from rlcurric.rollout.torch_engine import TorchEngine
+from rlcurric.schedules import Progress, value_at
 from rlcurric.train.models import context_length, eos_token_ids_of, load_model, tokenizer_of
 from rlcurric.train.prompt_value import PromptValue
 from rlcurric.types import Prompt
@@ -58,7 +59,9 @@ class Contenders:
         self.engine = TorchEngine(model, tokenizer.pad_token_id, stage.rollout.torch.max_batch)
         limit = 4 if options.quick else stage.rollout.max_new_tokens
         self.spec = SamplingSpec(
-            limit, stage.rollout.temperature, eos_token_ids_of(recipe, tokenizer)
+            limit,
+            value_at(stage.rollout.temperature, Progress(0, 0)),
+            eos_token_ids_of(recipe, tokenizer),
         )
         self.tokens = 0  # of the latest completions
 

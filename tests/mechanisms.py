@@ -143,7 +143,7 @@ def rollouts_and_tokens_are_thinned_out_less_and_less(run: RunTables) -> None:
         assert (
             row["curriculum/selected/variance_after"] > row["curriculum/selected/variance_before"]
         )
-        assert abs(row["stabiliser/d3s_tokens/mean"] - share) < 0.1
+        assert abs(row["stabiliser/d3s_tokens/kept"] - share) < 0.1
 
 
 @mechanism("pods_gsm8k")
@@ -160,9 +160,8 @@ def fewer_rollouts_are_trained_than_sampled(run: RunTables) -> None:
 @mechanism("dapo_math")
 def groups_of_one_verdict_are_refused_and_long_answers_punished(run: RunTables) -> None:
     assert sum(row["curriculum/groups/gated"] for row in run.metrics) > 0
-    assert max(row["curriculum/rounds"] for row in run.metrics) > 1
-    kept = groups(rollouts(run))
-    assert any(len({row["correct"] for row in group}) > 1 for group in kept)
+    assert run.metrics[0]["curriculum/groups/ended"] > 4 == run.metrics[0]["batch/groups/sum"]
+    assert all(len({row["correct"] for row in group}) > 1 for group in groups(rollouts(run)))
     punished = [row["parts"]["soft_overlong"] for row in rollouts(run)]
     for row, found in zip(rollouts(run), punished, strict=True):
         assert near(found, max(-1.0, min(0.0, (24 - 16 - row["length"]) / 16)))
@@ -185,8 +184,8 @@ def the_context_grows_when_answers_are_cut_off(run: RunTables) -> None:
 @mechanism("polaris")
 def groups_are_replaced_and_easy_prompts_dropped(run: RunTables) -> None:
     assert sum(row["curriculum/groups/replaced"] for row in run.metrics) > 0
-    full = [row for row in run.metrics if row["curriculum/groups/replaced"] and row["grad/norm"]]
-    assert full and all(row["batch/groups/sum"] == 8 for row in full)
+    for row in run.metrics:  # the batch is as large as it was asked for, copies included
+        assert row["batch/groups/sum"] + row["curriculum/groups/replaced"] == 8
     assert all(row["curriculum/candidates/excluded"] == 0 for row in metrics(run, "stage_1"))
     later = [*metrics(run, "stage_2"), *metrics(run, "stage_3")]
     assert max(row["curriculum/candidates/excluded"] for row in later) > 0
@@ -364,8 +363,9 @@ def the_format_alone_tells_chosen_from_rejected(run: RunTables) -> None:
         assert bare[0] == bare[1], "the same words, without the tags"
         assert f"<answer>{row['answer']}</answer>" in row["chosen"]
     assert len({row["provenance"]["corruption"] for row in pairs}) > 1
-    first, second = metrics(run, "cold_start")
-    assert near(first["loss/dpo/mean"], math.log(2)) and second["dpo/margin/mean"] > 0
+    first, *later = metrics(run, "cold_start")
+    assert near(first["loss/dpo/mean"], math.log(2)) and first["dpo/margin/mean"] == 0
+    assert max(row["dpo/margin/mean"] for row in later) > 0
     assert first["loss/nll/mean"] > 0
 
 

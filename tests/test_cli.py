@@ -29,17 +29,17 @@ from rlcurric.train.models import random_model, tokenizer_of
 from tests.tiny import HERE, tiny_recipe
 
 COMMANDS = {
-    "train": ["recipe", "overrides", "run_dir", "from_"],
-    "check": ["recipe", "overrides"],
+    "train": ["recipe", "overrides", "overlay", "run_dir", "from_"],
+    "check": ["recipe", "overrides", "overlay"],
     "eval": [
-        *("recipe", "overrides", "checkpoint", "stage", "output", "rollouts"),
+        *("recipe", "overrides", "overlay", "checkpoint", "stage", "output", "rollouts"),
         *("model", "data", "columns", "answer_pattern", "drop_unanswered", "split", "config"),
         *("reward", "template", "chat", "system", "prefill", "modes", "engine", "samples"),
         *("pass_at", "temperature", "max_new_tokens", "prompts", "trust_remote_code"),
     ],
     "export": ["checkpoint", "folder", "dtype"],
     "preflight": [
-        *("recipe", "overrides", "checkpoint", "stage"),
+        *("recipe", "overrides", "overlay", "checkpoint", "stage"),
         *("prompts", "samples", "output", "report"),
     ],
     "doctor": ["engine", "run_dir"],
@@ -48,7 +48,7 @@ COMMANDS = {
         *("dry_run", "slurm", "submit", "output", "time", "partition", "account"),
         *("gpus_per_node", "cpus_per_task", "job_name", "sbatch"),
     ],
-    "verify-resume": ["recipe", "overrides", "steps", "kill_at", "work_dir"],
+    "verify-resume": ["recipe", "overrides", "overlay", "steps", "kill_at", "work_dir"],
     "rewards": {
         "list": ["file"],
         "test": [
@@ -58,7 +58,7 @@ COMMANDS = {
     },
     "recipes": {
         "list": [],
-        "show": ["recipe", "overrides", "schema"],
+        "show": ["recipe", "overrides", "overlay", "schema"],
         "new": ["path", "like"],
     },
 }

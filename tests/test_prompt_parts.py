@@ -217,12 +217,18 @@ def test_a_mode_that_melts_into_what_follows_is_refused() -> None:
     from tokenizers.models import BPE
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = {text: k for k, text in enumerate(("a", "b", "1", "ba", "<eos>"))}
+    texts = ("t", "n", ">", "\n", ">\n", ">\n\n", "\n\n", "<eos>")
+    vocabulary = {text: k for k, text in enumerate(texts)}
+    merges = [(">", "\n"), (">\n", "\n"), ("\n", "\n")]
     melting = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(BPE(vocabulary, [("b", "a")])), eos_token="<eos>"
+        tokenizer_object=Tokenizer(BPE(vocabulary, merges)), eos_token="<eos>"
     )
-    with pytest.raises(ValueError, match=r"'b' is \[1\] by itself and \[3\] in front of 'a'"):
-        tokenize_modes({"one": "b", "two": "1"}, melting, 12)
+    with pytest.raises(
+        ValueError, match=r"one: 't>' is \[0, 2\] by itself and \[0, 4\] in front of '\\n'"
+    ):
+        tokenize_modes({"one": "t>", "two": "n>"}, melting, 12)
+    found = tokenize_modes({"one": "t>\n", "two": "n>\n"}, melting, 12)
+    assert found.ids == ((0, 4), (1, 4))
 
 
 @pytest.mark.parametrize(

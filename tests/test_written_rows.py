@@ -270,6 +270,8 @@ def test_a_corruption_breaks_the_tags_and_keeps_the_rest() -> None:
         "answer_unmarked",
     )
     assert corrupted("no format at all", 7) is None
+    torn = {corrupted("<a>12</b>34</a>", key) for key in range(200)}
+    assert ("<a>12</a></b>34", "closed_early") in torn
 
 
 def screening(cache: Path, *later: dict[str, Any], **changes: Any) -> Recipe:
@@ -317,3 +319,61 @@ def test_a_screening_that_was_stopped_goes_on(tmp_path: Path) -> None:
             assert [json.loads(ours)[key] for key in same] == [
                 json.loads(theirs)[key] for key in same
             ]
+
+
+RANKS = """
+import sys
+import rlcurric
+from tests.test_written_rows import on_two_ranks
+rlcurric.train(on_two_ranks(sys.argv[3]), sys.argv[1], stop_at=int(sys.argv[2]) or None)
+"""
+
+
+def on_two_ranks(cache: str) -> Recipe:
+    """Every kind that is not RL."""
+    written = {**REJECTION, "write": "pairs", "rejected": "corrupted"}
+    prefer = {**DPO, "mixture": ["kept"], "nll_coef": 0.2, "until": {"steps": 3}}
+    cold = {**COLD, "until": {"steps": 12}, "evaluation": {"at_end": False}}
+    return recipe(cold, written, {**SCREEN, "cache": cache}, prefer)
+
+
+@pytest.mark.slow
+def test_two_ranks_write_and_train_what_one_does(tmp_path: Path) -> None:
+    """The same rows but for the last bits of the weights that sample them; stopped in the middle, bit for bit."""
+    configuration = str(ROOT / "launch" / "cpu_2_ranks.yaml")
+    program = tmp_path / "program.py"
+    program.write_text(RANKS)
+
+    def launch(run_dir: Path, stop_at: int) -> None:
+        launcher = [sys.executable, "-m", "accelerate.commands.launch"]
+        arguments = [
+            str(program),
+            str(run_dir),
+            str(stop_at),
+            str(tmp_path / f"cache-{run_dir.name}"),
+        ]
+        done = subprocess.run(
+            [*launcher, "--config_file", configuration, *arguments],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    whole, run_dir = tmp_path / "whole", tmp_path / "run"
+    launch(whole, 0)
+    launch(run_dir, 13)
+    launch(run_dir, 0)
+    assert rows_of(run_dir) == rows_of(whole)
+    assert first_difference(whole, run_dir) is None
+    rlcurric.train(on_two_ranks(str(tmp_path / "single")), tmp_path / "single")
+    one, two = (read_run(folder).metrics for folder in (tmp_path / "single", whole))
+    assert len(one) == len(two) == 15
+    for key in ("loss/dpo/mean", "loss/nll/mean"):
+        assert two[-3][key] == pytest.approx(one[-3][key], rel=0.05), key
+    assert two[-3]["dpo/margin/mean"] == pytest.approx(0, abs=1e-5)
+    assert abs(two[-1]["dpo/margin/mean"]) > 1e-3, "nothing was trained"
+    told = event(whole, "screened")
+    assert told["measured"] == told["prompts"] == 62

@@ -134,7 +134,12 @@ class RunData:
         return distribution.train + distribution.held_out
 
     def pool(self, stage: StageBase) -> Pool:
-        """The stage's training prompts."""
+        """The stage's training prompts; ValueError where some are yet to be written."""
+        for name, writer in self.waits_for(stage).items():
+            raise ValueError(
+                f"stages.{stage.name}.mixture: the rows of {name!r} are written by the stage {writer!r} while a run goes on, "
+                "and are known to its later stages alone; `rlcurric train` runs both"
+            )
         if stage.name not in self._pools:
             self._pools[stage.name] = self._pool(
                 stage, training_rows(select(self._distributions, stage.mixture))

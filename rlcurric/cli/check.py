@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -12,7 +11,8 @@ from rlcurric.build import Parts, RunData
 from rlcurric.build.trial import KINDS, Problem, affected, grade_golds, sample, try_rewards
 from rlcurric.cli.console import make_console
 from rlcurric.cli.live import Doing
-from rlcurric.data import NGRAM, Overlap, Row
+from rlcurric.cli.overlap import tell_overlaps
+from rlcurric.data import Row
 from rlcurric.recipe.endings import check_schedules
 from rlcurric.recipe.load import load_recipe
 from rlcurric.recipe.schema import Recipe
@@ -24,7 +24,6 @@ from rlcurric.train.trackers import check_trackers
 GRADED = KINDS[:3]  # gold, empty, garbage
 TRIED = 4  # rows a distribution on which every reward is tried
 SHOWN = 10  # lines on what is wrong
-SHOWN_WORDS = 160  # signs of a text that overlaps
 MAX_GOLD = 20_000  # rows a distribution whose gold answers are graded
 
 
@@ -111,7 +110,7 @@ def _check(console: Console, recipe: Recipe, parts: Parts, doing: Doing) -> list
         soft_wrap=True,
     )
     doing("comparing evaluation sets with training data")
-    _tell_overlaps(console, data.overlaps())
+    tell_overlaps(console, data.overlaps())
     wrong = _grade_golds(console, recipe, parts, data, doing)
     return wrong or _try_rewards(console, recipe, parts, data, doing)
 
@@ -120,34 +119,6 @@ def _steps(recipe: Recipe) -> str:
     if recipe.is_planned:
         return f"{recipe.total_steps} steps"
     return "ending by what is seen of them"
-
-
-def _tell_overlaps(console: Console, found: Mapping[str, Overlap]) -> None:
-    """A table of the evaluation sets, and what of them is trained on: a caution, never a mistake."""
-    if not found:
-        return
-    table = Table(
-        "evaluation set", "rows", "exact", f"{NGRAM} words in a row", "too short for that"
-    )
-    for name, one in found.items():
-        counts = (one.rows, one.exact, f"{one.ngrams} ({one.ngrams / one.rows:.1%})", one.short)
-        table.add_row(name, *map(str, counts))
-    console.print(table)
-    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
-    for name, one in found.items():
-        if one.example is not None:
-            words = one.example.words
-            shown = words if len(words) <= SHOWN_WORDS else f"{words[:SHOWN_WORDS]}..."
-            say(
-                f"caution: {one.ngrams} of {one.rows} questions of {name} overlap with training data, e.g. "
-                f"{one.example.question} with {one.example.trained}: {shown!r}"
-            )
-    if not any(one.example for one in found.values()):
-        say(f"No held-out question shares {NGRAM} words in a row with training data.")
-    say(
-        "A question that is held out in one distribution is left out of training in every other of the recipe; what "
-        "else of it overlaps is counted above, demonstrations, preferences and messages included."
-    )
 
 
 def _grade_golds(

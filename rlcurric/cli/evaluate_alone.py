@@ -149,7 +149,10 @@ _SAID = (
     (r"prompt\.chat: false", "no --chat"),
     (r"prompt\.chat is true", "--chat is given"),
     (r"the prompt template", "--template"),
-    (r"`columns: \{(\w+): \.\.\.\}` in the source of a recipe's distribution", r"--columns \1=..."),
+    (
+        r"in the source of the recipe's distribution, e\.g\. `columns: \{(\w+): ([^}]*)\}`",
+        r"with --columns \1=\2",
+    ),
     (r"Set drop_unanswered: true in the source", "Give --drop-unanswered"),
     (r"answer_pattern '", "--answer-pattern '"),
     (r"which `columns` takes", "which --columns takes"),

@@ -19,7 +19,8 @@ from rlcurric.cli.rows import RowOptions, source_of
 from rlcurric.data import Place, Row, content_hash, require_columns
 from rlcurric.recipe.load import load_recipe, parse_yaml
 from rlcurric.recipe.schema import Recipe
-from rlcurric.recipe.stages import StageBase
+from rlcurric.recipe.stages import StageBase, SupervisedStage
+from rlcurric.recipe.written import evaluated_instead
 from rlcurric.registry import nearest, registry
 from rlcurric.rewards.protocol import discover_builtin, get_reward
 from rlcurric.seeds import hash64
@@ -71,7 +72,7 @@ def run_rewards_test(target: str, settings: Sequence[str], options: Options) -> 
                 doing("reading rows")
                 rows = _rows(recipe, options, alone)
                 reports = [
-                    _tried(console, stage, parts, rows, options, alone, doing)
+                    _tried(console, stage, parts, _of(recipe, stage, rows), options, alone, doing)
                     for stage in _stages(recipe)
                 ]
             finally:
@@ -219,17 +220,24 @@ def _tried(
     doing: Doing,
 ) -> Report:
     """Try the rewards of a stage and print what came of it."""
-    own = {name: rows[name] for name in stage.mixture}
     if not alone:
         console.print(f"stage {stage.name}")
         parts.rubric(stage)
     trial = parts.trial(stage, options.gold)
-    for some in own.values():
+    for some in rows.values():
         _require(some, parts, stage, alone and options.data is None)
     with parts.pool(stage.grading.workers + 1) as other:
-        report = try_rewards(trial, own, [parts.pool(), other], tell=doing)
+        report = try_rewards(trial, rows, [parts.pool(), other], tell=doing)
     _print(console, trial, report)
     return report
+
+
+def _of(recipe: Recipe, stage: StageBase, rows: Rows) -> Rows:
+    """The rows that the stage's rewards grade: not what it only imitates; of written rows those that they are made of."""
+    own = {name: rows[name] for name in evaluated_instead(recipe, stage.mixture)}
+    if not isinstance(stage, SupervisedStage):
+        return own
+    return {name: [row for row in some if "answer" in row.columns] for name, some in own.items()}
 
 
 def _require(rows: Sequence[Row], parts: Parts, stage: StageBase, made_up: bool) -> None:

@@ -53,6 +53,8 @@ def _closed_early(text: str) -> list[str]:
         elif opened is not None and opened[1] == tag[1]:
             inside = text[opened.end() : tag.start()]
             middle = opened.end() + len(inside) // 2
+            split = (one for one in _TAG.finditer(text) if one.start() < middle < one.end())
+            middle = next((one.start() for one in split), middle)  # no tag is torn apart
             if inside.strip():
                 found.append(
                     text[:middle] + tag[0] + text[middle : tag.start()] + text[tag.end() :]

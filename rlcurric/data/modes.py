@@ -62,12 +62,14 @@ def tokenize_modes(
         for behind in _BEHIND:
             if alphabet is not None and alphabet.missing(behind):
                 continue
+            if text[-1].isspace() and behind.isspace():  # one line break, not two
+                continue
             whole = encode(text + behind)
             if whole[: len(ids)] != ids:
                 raise ValueError(
                     f"{name}: {text!r} is {list(ids)} by itself and {list(whole)} in front of {behind!r}, so that a "
-                    "completion cannot begin with it. Choose a text that ends with a token of its own, such as a tag "
-                    "that the tokenizer knows, or a line break"
+                    "completion cannot begin with it. Choose a text that ends with a token of its own: a tag that the "
+                    f"tokenizer knows, or with the line break that follows it ({text + chr(10)!r})"
                 )
     for name, ids in found.items():
         for other, theirs in found.items():

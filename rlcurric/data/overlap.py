@@ -86,9 +86,9 @@ def overlaps(
                 example = Example(str(row.place), places[at], words)
                 break
             if meeting is not None and example is None:
-                start, text = meeting
+                start, owner = meeting
                 words = " ".join(spelled[one] for one in questions[k][start : start + n])
-                example = Example(str(row.place), places[text], words)
+                example = Example(str(row.place), places[owner], words)
         pairs = list(zip(same, shared, strict=True))
         found[name] = Overlap(
             rows=len(rows),

@@ -114,6 +114,7 @@ def policy_loss(
         metrics = {"loss/policy/mean": policy.detach() / counts.world, **extra}
         measured = dict(objective.surrogate.metrics(named))
         measured |= {f"stabiliser/{name}/mean": factor for name, factor in factors.items()}
+        measured |= {f"stabiliser/{name}/kept": factor != 0 for name, factor in factors.items()}
         if kl_N is not None:
             measured[f"kl/ref_{objective.kl.estimator}/mean"] = kl_N
         metrics |= _token_means(values, measured, counts)

@@ -331,6 +331,7 @@ _FREE = (
     "stages.*.rollout.torch",
     "stages.*.rollout.vllm",
     "stages.*.rollout.max_restarts",
+    "stages.*.cache",
     "stages.*.until",
 )
 

@@ -16,7 +16,7 @@ from rlcurric.recipe.load import dump
 from rlcurric.recipe.stages import StageBase
 from rlcurric.seeds import hash64
 from rlcurric.train.run import RunContext, RunState
-from rlcurric.train.rundir import RunDirectory, read_jsonl, write_atomic
+from rlcurric.train.rundir import EVENTS, RunDirectory, read_jsonl, write_atomic
 
 
 class Portions:
@@ -59,6 +59,15 @@ class Portions:
         return told
 
 
+def tell_once(run: RunContext, kind: str, state: RunState, **detail: Any) -> None:
+    """An event on a finished file: also where the run was killed between the two, and not again on a resume."""
+    if not run.ranks.is_main:
+        return
+    known = read_jsonl(run.directory.path / EVENTS)
+    if not any(row["event"] == kind and row.get("sha256") == detail["sha256"] for row in known):
+        run.directory.event(kind, state.step, **detail)
+
+
 # Keys of a stage that change nothing of what it works out.
 _IDLE = (
     ("grading", "workers"),
@@ -73,6 +82,7 @@ def identity_of(run: RunContext, stage: StageBase, state: RunState) -> str:
     """Of what a stage works out here: its keys, and the weights that it begins with, by the run's step."""
     recipe = dump(run.recipe)
     keys = next(one for one in recipe["stages"] if one["name"] == stage.name)
+    keys.pop("cache", None)  # of a screen stage: where, not what
     for section, key in _IDLE:
         keys.get(section, {}).pop(key, None)
     named = json.dumps([keys, recipe["model"], recipe["distributions"]], sort_keys=True)

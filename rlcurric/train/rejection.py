@@ -12,7 +12,7 @@ from rlcurric.errors import RunError
 from rlcurric.recipe.stages import RejectionStage
 from rlcurric.train.coordinator import conduct
 from rlcurric.train.directives import Directive, Sync
-from rlcurric.train.portions import Portions, identity_of
+from rlcurric.train.portions import Portions, identity_of, tell_once
 from rlcurric.train.restarts import Restarts
 from rlcurric.train.run import RunContext, RunState
 from rlcurric.train.sampler import (
@@ -48,7 +48,10 @@ def run_rejection(run: RunContext, stage: RejectionStage, state: RunState) -> tu
         run.engines.leave()
         if not summary:
             return "stopped", state
-    run.written[dataset_name(stage.name)] = summary["sha256"]
+    name = dataset_name(stage.name)
+    run.written[name] = summary["sha256"]
+    told = {key: value for key, value in summary.items() if key != "identity"}
+    tell_once(run, "dataset_written", state, stage=stage.name, file=name, **told)
     return "done", state.sampled(summary["tokens"])
 
 
@@ -196,14 +199,6 @@ class _Leader:
         }
         text = "".join(part["rows"] for part in parts)
         summary = self.portions.finish(text, counts)
-        self.run.directory.event(
-            "dataset_written",
-            self.state.step,
-            stage=self.stage.name,
-            file=dataset_name(self.stage.name),
-            sha256=summary["sha256"],
-            **counts,
-        )
         self.run.reporter.message(
             f"stage {self.stage.name} wrote {counts['kept']} rows: {n_prompts} prompts, {self.stage.samples} samples "
             f"each, {counts['unsolved']} never solved"

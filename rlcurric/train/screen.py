@@ -23,7 +23,7 @@ from rlcurric.schedules import Progress, value_at
 from rlcurric.train.coordinator import conduct
 from rlcurric.train.directives import Directive, Sync
 from rlcurric.train.models import named_tensors
-from rlcurric.train.portions import Portions, identity_of
+from rlcurric.train.portions import Portions, identity_of, tell_once
 from rlcurric.train.restarts import Restarts
 from rlcurric.train.run import RunContext, RunState
 from rlcurric.train.rundir import read_jsonl, write_atomic
@@ -70,7 +70,10 @@ def run_screen(run: RunContext, stage: ScreenStage, state: RunState) -> tuple[st
         run.engines.leave()
         if not summary:
             return "stopped", state
-    run.written[screened_name(stage.name)] = summary["sha256"]
+    name = screened_name(stage.name)
+    run.written[name] = summary["sha256"]
+    told = {key: value for key, value in summary.items() if key != "identity"}
+    tell_once(run, "screened", state, stage=stage.name, file=name, **told)
     return "done", state.sampled(summary["tokens"])
 
 
@@ -145,14 +148,6 @@ class _Leader:
             "tokens": sum(part["tokens"] for part in parts),
         }
         summary = self.portions.finish("".join(lines), counts)
-        self.run.directory.event(
-            "screened",
-            self.state.step,
-            stage=self.stage.name,
-            file=screened_name(self.stage.name),
-            sha256=summary["sha256"],
-            **counts,
-        )
         self.run.reporter.message(
             f"stage {self.stage.name} screened {n_prompts} prompts, {self.stage.samples} samples each "
             f"({counts['from_cache']} known from the cache): {counts['never_solved']} never solved, "

@@ -231,6 +231,10 @@ def _printer() -> type:
 def _trainer_checkpoint(run: RunContext, trainer: Any) -> str:
     """The trainer's own layout again, from ours: its state beside the model's files."""
     assert run.origin is not None
+    # On CPU ranks the trainer loads its optimizer to the device `cpu:0`, which torch does not know by that name.
+    torch.serialization.register_package(
+        0, lambda storage: None, lambda storage, place: storage if place == "cpu:0" else None
+    )
     step = run.origin.state()["stage_step"]
     folder = Path(trainer.args.output_dir) / f"checkpoint-{step}"
     if run.ranks.is_main:
