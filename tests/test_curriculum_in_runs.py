@@ -431,6 +431,8 @@ def test_statistics_start_from_a_file(folder: Path) -> None:
     assert rest == known[40:], "the same samples as in the run that measured all"
     assert run.metrics[0]["curriculum/mopps/known_prompts"] == len(known)
     first, again = (lines(read_run(one), "draw")[0] for one in (screened, run_dir))
+    (*clock, more), (*same, fewer) = first.pop("progress"), again.pop("progress")
+    assert clock == same and more > fewer, "less was sampled"
     assert first == again, "both know the same"
     few = stage(
         steps=1, warm_start=str(part), **{**SCREENED, "pool": {"name": "screened", "samples": 3}}

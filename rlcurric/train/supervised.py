@@ -6,6 +6,7 @@ The order of the data is the run's (counter-based), the trainer walks through it
 
 from __future__ import annotations
 
+import functools
 import math
 import shutil
 import time
@@ -231,10 +232,7 @@ def _printer() -> type:
 def _trainer_checkpoint(run: RunContext, trainer: Any) -> str:
     """The trainer's own layout again, from ours: its state beside the model's files."""
     assert run.origin is not None
-    # On CPU ranks the trainer loads its optimizer to the device `cpu:0`, which torch does not know by that name.
-    torch.serialization.register_package(
-        0, lambda storage: None, lambda storage, place: storage if place == "cpu:0" else None
-    )
+    _name_cpu_ranks()
     step = run.origin.state()["stage_step"]
     folder = Path(trainer.args.output_dir) / f"checkpoint-{step}"
     if run.ranks.is_main:
@@ -247,6 +245,17 @@ def _trainer_checkpoint(run: RunContext, trainer: Any) -> str:
             shutil.copyfile(file, folder / file.name)
     run.ranks.barrier()
     return str(folder)
+
+
+@functools.cache
+def _name_cpu_ranks() -> None:
+    """On CPU ranks the trainer loads its optimizer to the device `cpu:0`, which torch does not know by that name.
+
+    Once in a process: torch sorts what is registered, and functions have no order.
+    """
+    torch.serialization.register_package(
+        0, lambda storage: None, lambda storage, place: storage if place == "cpu:0" else None
+    )
 
 
 class _Follower:
