@@ -257,6 +257,11 @@ class Evaluation(Closed):
     vars: dict[str, Variable] = {}  # of the prompt, in place of the stage's (a final budget)
     hybrid: bool = False  # Hybrid Accuracy (LHRM 2505.14631): needs prompt.modes and samples
 
+    @property
+    def pass_at_k(self) -> tuple[int, ...]:
+        """The k of pass@k that are measured."""
+        return self.pass_at or tuple(1 << power for power in range(self.samples.bit_length()))
+
     @model_validator(mode="after")
     def _enough_samples(self) -> Evaluation:
         if too_many := [k for k in self.pass_at if k > self.samples]:

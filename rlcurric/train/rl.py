@@ -224,8 +224,9 @@ class RlLeader:
         deliveries = [delivery for answer in answers for delivery in answer.deliveries]
         self._generated += sum(one.length for delivery in deliveries for one in delivery.samples)
         self._drawn += sum(not delivery.earlier for delivery in deliveries)
+        hinted = {request.group_id for request in requests if request.prompt.hint}
         for answer in answers:
-            self._verdicts.add(answer.deliveries, answer.metrics)
+            self._verdicts.add(answer.deliveries, answer.metrics, hinted)
         self._tell_failures(deliveries)
         self.run.failures.observe(deliveries)
         return deliveries
