@@ -461,6 +461,14 @@ class Parts:
                 f"{where}.objective.kl.sync_mix must be 1 under LoRA (the factors of adapters cannot be averaged one by one), "
                 f"got {objective.kl.sync_mix}"
             )
+        before = self._trained_before(self._recipe.stages.index(stage))
+        if "reference" not in stage.carry or before is None or not objective.kl.on:
+            return
+        if not (isinstance(before, RlStage) and self.objective(before).kl.on):
+            raise ValueError(
+                f"{where}.carry: the training stage before, {before.name}, has no reference to carry on with: it is no RL "
+                f"stage with a KL penalty. Leave `reference` out of `carry`, or name one with {where}.reference"
+            )
 
     def needs_demonstrations(self, stage: StageBase) -> bool:
         """Whether the stage may train on its rows' demonstrations."""
@@ -477,15 +485,36 @@ class Parts:
         parts = try_parts(stage, self._recipe.base_dir, pool, begin)
         said = cautions(stage, self._recipe.base_dir, pool, parts)
         said += prompt_cautions(self._recipe, stage, pool, self.objective(stage))
-        if stage.carry and not any(one.kind == "rl" for one in self._recipe.stages[:number]):
-            said.append(
-                f"stages.{stage.name}.carry: no RL stage comes before {stage.name}, so that there is nothing to carry over"
-            )
+        said += self._carry_cautions(stage, number)
         if stage.reference != "init" and not self.objective(stage).kl.on:
             said.append(
                 f"stages.{stage.name}.reference: the objective has no KL penalty, so that the reference is not used"
             )
         return said
+
+    def _carry_cautions(self, stage: RlStage, number: int) -> list[str]:
+        """What of the stage's `carry` is in vain."""
+        where, last = f"stages.{stage.name}.carry", self._trained_before(number)
+        if stage.carry and not any(one.kind == "rl" for one in self._recipe.stages[:number]):
+            return [
+                f"{where}: no RL stage comes before {stage.name}, so that there is nothing to carry over"
+            ]
+        said = []
+        if "optimizer" in stage.carry and last is not None and last.kind != "rl":
+            said.append(
+                f"{where}: the optimizer is that of the training stage before, and {last.name} is of kind {last.kind}, whose "
+                "optimizer is not carried over"
+            )
+        if "reference" in stage.carry and not self.objective(stage).kl.on:
+            said.append(
+                f"{where}: the objective has no KL penalty, so that the reference is not used"
+            )
+        return said
+
+    def _trained_before(self, number: int) -> TrainingStage | None:
+        """The last stage before the one at `number` that changes the weights."""
+        before = [one for one in self._recipe.stages[:number] if isinstance(one, TrainingStage)]
+        return before[-1] if before else None
 
     def predicts(self, stage: RlStage, pool: PromptPool) -> bool:
         """Whether the stage's scorer asks for predictions of a value model."""
