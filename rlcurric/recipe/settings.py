@@ -121,6 +121,9 @@ class Distribution(Closed):
         0.0  # below 1: a fraction; else a number of rows; of sources without their own; all: only to evaluate on
     )
     max_rows: PositiveInt | None = None  # keep this many training rows
+    # Training rows that are longer than model.context, in a stage that trains on them, or leave no room for its
+    # rollout.max_new_tokens: an error that names the first one, or they are left out of that stage.
+    overlong: Literal["error", "drop"] = "error"
 
 
 class Optim(Closed):

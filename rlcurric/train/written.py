@@ -32,7 +32,7 @@ def check_stage(run: RunContext, stage: StageBase) -> list[str]:
         run.parts.needs_demonstrations(stage),
         run.parts.columns(stage, graded=True),
     )
-    doubtful = run.data.conflicts(stage)
+    doubtful = run.data.doubts(stage)
     return doubtful + run.parts.try_curriculum(stage, run.data.pool(stage))
 
 
