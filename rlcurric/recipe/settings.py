@@ -121,6 +121,9 @@ class Distribution(Closed):
         0.0  # below 1: a fraction; else a number of rows; of sources without their own; all: only to evaluate on
     )
     max_rows: PositiveInt | None = None  # keep this many training rows
+    # Training rows that are longer than model.context, in a stage that trains on them, or leave no room for its
+    # rollout.max_new_tokens: an error that names the first one, or they are left out of that stage.
+    overlong: Literal["error", "drop"] = "error"
 
 
 class Optim(Closed):
@@ -256,6 +259,11 @@ class Evaluation(Closed):
     distributions: tuple[str, ...] = ()  # default: those of the stage's mixture
     vars: dict[str, Variable] = {}  # of the prompt, in place of the stage's (a final budget)
     hybrid: bool = False  # Hybrid Accuracy (LHRM 2505.14631): needs prompt.modes and samples
+
+    @property
+    def pass_at_k(self) -> tuple[int, ...]:
+        """The k of pass@k that are measured."""
+        return self.pass_at or tuple(1 << power for power in range(self.samples.bit_length()))
 
     @model_validator(mode="after")
     def _enough_samples(self) -> Evaluation:

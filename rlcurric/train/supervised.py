@@ -143,16 +143,22 @@ def _bound(until: Until, run: RunContext, stage: SupervisedStage, task: Task) ->
     if until.epochs is not None:
         rows = until.epochs * sum(run.data.pool(stage).sizes.values())
         bounds.append(max(1, math.ceil(rows / stage.batch_size - 1e-9)))
-    if until.tokens is not None:
-        steps = 64
-        while (seen := np.cumsum(_trained_tokens(run, stage, task, steps)))[-1] < until.tokens:
-            steps *= 2
-        bounds.append(int(np.searchsorted(seen, until.tokens)) + 1)
     bounds += [_bound(one, run, stage, task) for one in until.any]
     together = [_bound(one, run, stage, task) for one in until.all]
     if together and None not in together:
         bounds.append(max(one for one in together if one is not None))
-    return min((one for one in bounds if one is not None), default=None)
+    known = min((one for one in bounds if one is not None), default=None)
+    if until.tokens is None:
+        return known
+    steps = 64  # rows are laid out no further than something else bounds the stage
+    while True:
+        steps = steps if known is None else min(steps, known)
+        seen = np.cumsum(_trained_tokens(run, stage, task, steps))
+        if seen[-1] >= until.tokens:
+            return int(np.searchsorted(seen, until.tokens)) + 1
+        if steps == known:
+            return known
+        steps *= 2
 
 
 def _trained_tokens(run: RunContext, stage: SupervisedStage, task: Task, steps: int) -> np.ndarray:
