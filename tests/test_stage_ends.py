@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 import rlcurric
 from rlcurric.recipe.endings import check_schedules
 from rlcurric.recipe.ends import Best, Until
+from rlcurric.recipe.load import load_recipe
 from rlcurric.report.compare import first_difference
 from rlcurric.train.checkpoint import CheckpointStore
 from rlcurric.train.ends import Watched, cause_of
@@ -24,7 +25,7 @@ from rlcurric.train.pieces import PieceReader
 from rlcurric.train.reference import PREFIX
 from rlcurric.train.run import RunState
 from rlcurric.train.rundir import EVENTS, METRICS, read_jsonl
-from tests.tiny import tiny_recipe
+from tests.tiny import TINY, tiny_recipe
 
 HERE = Path(__file__).parent
 
@@ -143,6 +144,21 @@ def test_the_best_step_is_the_first_of_the_best_value() -> None:
             ["no reward 'style'"],
         ),
         (
+            [
+                "stages.first.until={steps: 9, plateau: {metric: eval/acuracy/mean}}",
+                "evaluation.every=1",
+            ],
+            ["until.plateau.metric", "measures no 'acuracy'", "'accuracy'", "length"],
+        ),
+        (
+            ["stages.first.best={metric: eval/pass_rate/mean}"],
+            ["best.metric", "measures no 'pass_rate'"],
+        ),
+        (
+            ["stages.first.best={metric: eval/length/tow}"],
+            ["best.metric", "nothing is evaluated as 'tow'", "'two'"],
+        ),
+        (
             ["stages.first.until={steps: 9, pass_rate: {low: 0.5, distribution: tow}}"],
             ["pass_rate.distribution", "'tow'", "'two'"],
         ),
@@ -165,6 +181,33 @@ def test_ends_that_cannot_come_are_refused(overrides: list[str], words: list[str
     with pytest.raises(ValueError) as error:
         tiny_recipe(*overrides)
     assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_metrics_of_the_evaluation_that_a_stage_has() -> None:
+    """Every kind that it measures may end it; a written distribution is evaluated as those that its writer sampled."""
+    sampled = ["evaluation={every: 1, samples: 4, pass_at: [4]}"]
+    for kind in ("think_rate", "length_wrong", "pass_rate", "pass_at_4"):
+        tiny_recipe(*sampled, f"stages.first.best={{metric: eval/{kind}/two}}")
+    with pytest.raises(ValueError, match="measures no 'pass_at_2'"):
+        tiny_recipe(*sampled, "stages.first.best={metric: eval/pass_at_2/two}")
+    modes = "stages.first.prompt.modes={a: <think>, b: <answer>}"
+    hybrid = "stages.first.evaluation={every: 1, samples: 2, hybrid: true}"
+    tiny_recipe(modes, hybrid, "stages.first.best={metric: eval/hybrid_accuracy/mean}")
+
+    written = {
+        **TINY,
+        "distributions": {
+            **TINY["distributions"],
+            "kept": {"source": {"name": "stage", "stage": "sift"}},
+        },
+        "stages": [
+            {"name": "sift", "kind": "rejection", "init": "base"},
+            {"name": "cold", "kind": "sft", "mixture": ["kept"], "until": {"steps": 2}},
+        ],
+    }
+    load_recipe(written, ["stages.cold.best={metric: eval/accuracy/three}"])
+    with pytest.raises(ValueError, match="nothing is evaluated as 'kept'"):
+        load_recipe(written, ["stages.cold.best={metric: eval/accuracy/kept}"])
 
 
 @pytest.mark.parametrize(
@@ -386,7 +429,7 @@ import os, signal, sys
 import rlcurric
 from rlcurric.train.rundir import RunDirectory
 from tests.test_stage_ends import ENDS
-from tests.tiny import tiny_recipe
+from tests.tiny import TINY, tiny_recipe
 
 run_dir, kind, stage = sys.argv[1:]
 write = RunDirectory.event

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rlcurric.recipe.stages import RlStage, TrainingStage
@@ -23,12 +23,17 @@ _OF_SUPERVISED = ("data", "eval", "grad", "loss", "optim", "reward", "tokens")
 _OF_CLOCK = ("time", "throughput", "memory", "checkpoint")
 
 
-def check_ends(stage: TrainingStage) -> None:
-    """ValueError for a condition of `until`, or a metric of `best`, that the stage can never show."""
+def check_ends(stage: TrainingStage, evaluated: Sequence[str]) -> None:
+    """ValueError for a condition of `until`, or a metric of `best`, that the stage can never show.
+
+    `evaluated`: the distributions whose held-out rows the stage is evaluated on.
+    """
     for place, one in stage.until.levels():
         where = f"stages.{stage.name}.until.{place}"
         if one.plateau is not None:
-            _check_metric(f"{where}plateau.metric", one.plateau.metric, stage, again=True)
+            _check_metric(
+                f"{where}plateau.metric", one.plateau.metric, stage, evaluated, again=True
+            )
         for key in ("pass_rate", "truncated"):
             if getattr(one, key) is not None and not isinstance(stage, RlStage):
                 raise ValueError(
@@ -47,10 +52,12 @@ def check_ends(stage: TrainingStage) -> None:
             raise ValueError(
                 f"{key}: a metric of the evaluation is required, e.g. eval/accuracy/mean; got {stage.best.metric!r}"
             )
-        _check_metric(key, stage.best.metric, stage, again=False)
+        _check_metric(key, stage.best.metric, stage, evaluated, again=False)
 
 
-def _check_metric(where: str, metric: str, stage: TrainingStage, again: bool) -> None:
+def _check_metric(
+    where: str, metric: str, stage: TrainingStage, evaluated: Sequence[str], again: bool
+) -> None:
     """ValueError unless rows of the stage may have the metric; `again`: more than once."""
     area, _, rest = metric.partition("/")
     if area in _OF_CLOCK:
@@ -73,9 +80,13 @@ def _check_metric(where: str, metric: str, stage: TrainingStage, again: bool) ->
             raise ValueError(
                 f"{where}: {metric!r} is never measured; set stages.{stage.name}.evaluation.every"
             )
-        names = ["mean", *(asked.distributions or stage.mixture)]
-        kind, _, label = rest.rpartition("/")
-        if kind == "accuracy" and label not in names:
+        names, kinds = ["mean", *evaluated], evaluated_kinds(stage)
+        kind, _, label = rest.partition("/")
+        if kind not in kinds:
+            raise ValueError(
+                f"{where}: the stage's evaluation measures no {kind!r}. {nearest(kind, kinds)}"
+            )
+        if label not in names:
             raise ValueError(f"{where}: nothing is evaluated as {label!r}. {nearest(label, names)}")
     if area == "reward" and isinstance(stage, RlStage):
         names = ["total", "correct", *(one.component for one in stage.rewards)]
@@ -83,6 +94,19 @@ def _check_metric(where: str, metric: str, stage: TrainingStage, again: bool) ->
             raise ValueError(
                 f"{where}: the stage has no reward {rest.partition('/')[0]!r}. {nearest(rest.partition('/')[0], names)}"
             )
+
+
+def evaluated_kinds(stage: TrainingStage) -> list[str]:
+    """What a stage's evaluation measures: the KIND of `eval/KIND/DISTRIBUTION`."""
+    asked = stage.evaluation
+    kinds = ["accuracy", "length", "truncated", "length_correct", "length_wrong", "think_rate"]
+    if asked.samples:
+        powers = [1 << place for place in range(asked.samples.bit_length())]
+        kinds += ["pass_rate", *(f"pass_at_{k}" for k in asked.pass_at or powers)]
+    if asked.hybrid:
+        forced = [f"forced_{mode}" for mode in stage.prompt.modes]
+        kinds += [*forced, *(f"{one}_length" for one in forced), "hybrid_accuracy"]
+    return kinds
 
 
 def check_schedules(recipe: Recipe) -> dict[str, list[str]]:
