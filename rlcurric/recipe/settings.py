@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    BeforeValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -113,13 +114,21 @@ class Model(Closed):
         return self
 
 
+def _held_out(value: Any) -> Any:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value != "all" and not (is_number and value >= 0):
+        raise ValueError(
+            f"a number of questions, a fraction below 1, or all is required, got {value!r}"
+        )
+    return value
+
+
 class Distribution(Closed):
     """A named set of prompts: where rows come from and which of them are held out."""
 
     source: Part
-    held_out: NonNegativeFloat | Literal["all"] = (
-        0.0  # below 1: a fraction; else a number of rows; of sources without their own; all: only to evaluate on
-    )
+    # Below 1: a fraction; else a number of questions; of sources without their own; all: only to evaluate on.
+    held_out: Annotated[NonNegativeFloat | Literal["all"], BeforeValidator(_held_out)] = 0.0
     max_rows: PositiveInt | None = None  # keep this many training rows
     # Training rows that are longer than model.context, in a stage that trains on them, or leave no room for its
     # rollout.max_new_tokens: an error that names the first one, or they are left out of that stage.
