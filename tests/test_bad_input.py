@@ -109,6 +109,33 @@ ROW = '{"question": "1+1=", "answer": "2", "demonstration": "<answer>2</answer>"
         ("stages.first.init=stage:colt", ["stages.first.init", "'colt'", "cold"]),
         ("rewards.verifier.weight=.nan", ["weight", "finite number", "nan"]),
         ("optim.max_grad_norm=.inf", ["max_grad_norm", "finite"]),
+        (
+            "stages.first.until=null",
+            ["first.until: a mapping is required", "steps, tokens", "None"],
+        ),
+        (
+            "stages.first.best=eval/accuracy/mean",
+            [
+                "first.best: a mapping is required with keys among metric, mode, rollback",
+                "got 'eval",
+            ],
+        ),
+        (
+            "stages.first.until.any={steps: 4}",
+            ["first.until.any: a list is required", "'steps': 4"],
+        ),
+        ("stages.first.kind=rll", ["stages.first: kind: unknown 'rll'", "'rl'", "screen"]),
+        (
+            "distributions.two.source.answer_pattern=#### (.*)",
+            ["a comment in YAML", "answer_pattern='#### (.*)'"],
+        ),
+        ("stages.first.until.steps=two", ["steps: a whole number is required", "'two'"]),
+        ("stages.first.prompt.chat=3", ["prompt.chat: true or false is required", "got 3"]),
+        ("mixture=two", ["mixture: a list of names", "from name to share", "got 'two'"]),
+        (
+            "distributions.two.held_out=most",
+            ["two.held_out: a number of questions, a fraction below 1, or all", "'most'"],
+        ),
         ("reward_files=[broken.py]", ["broken.py", "SyntaxError", "line 2"]),
         ("reward_files=[raises.py]", ["raises.py", "ZeroDivisionError", "line 1"]),
         ("distributions.two.source={name: 'raises.py:rows'}", ["raises.py", "ZeroDivisionError"]),

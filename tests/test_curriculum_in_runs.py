@@ -414,6 +414,23 @@ def test_a_stop_while_screening_samples_nothing_twice(
     assert asked and not asked & dropped
 
 
+def test_what_was_screened_with_other_weights_is_measured_anew(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped while it screened; then the stage before it goes on for a step."""
+    monkeypatch.setattr(screening, "ROLLOUTS_PER_ROUND", 20)
+    short, longer = (
+        recipe_of(stage("before", steps), stage("after", 1, **SCREENED)) for steps in (1, 2)
+    )
+    whole, cut = folder / "longer", folder / "longer-cut"
+    rlcurric.train(longer, whole)
+    assert rlcurric.train(short, cut, reporter=StopsWhileScreening(cut / "stop")).step == 1
+    assert rlcurric.train(longer, cut).status == "done"
+    measured = [one / "screening" / "after.jsonl" for one in (whole, cut)]
+    assert measured[0].read_bytes() == measured[1].read_bytes()
+    assert first_difference(whole, cut) is None
+
+
 def test_statistics_start_from_a_file(folder: Path) -> None:
     """What was measured in time is neither sampled again nor forgotten; what was measured by too few samples is."""
     screened = folder / "screened-once"
@@ -431,6 +448,8 @@ def test_statistics_start_from_a_file(folder: Path) -> None:
     assert rest == known[40:], "the same samples as in the run that measured all"
     assert run.metrics[0]["curriculum/mopps/known_prompts"] == len(known)
     first, again = (lines(read_run(one), "draw")[0] for one in (screened, run_dir))
+    (*clock, more), (*same, fewer) = first.pop("progress"), again.pop("progress")
+    assert clock == same and more > fewer, "less was sampled"
     assert first == again, "both know the same"
     few = stage(
         steps=1, warm_start=str(part), **{**SCREENED, "pool": {"name": "screened", "samples": 3}}

@@ -233,7 +233,7 @@ def test_bad_splits(settings: dict, expected: str) -> None:
 
 
 def test_empty_sources_and_two_kinds_of_held_out() -> None:
-    assert "distribution 'x' gives no rows" in message(spec("x", []))
+    assert "distribution 'x' gives no rows; at least one is required" in message(spec("x", []))
     said = message(spec("x", Split(rows("q"), rows("p")), held_out=0.5))
     assert "has held-out rows of its own; leave out its `held_out: 0.5`" in said
     said = message(spec("x", rows("q")), spec("y", Split(rows("p"), rows("q"))))

@@ -12,13 +12,13 @@ import pytest
 
 from rlcurric.eval.standalone import Tell, evaluate_model
 from rlcurric.recipe.load import load_recipe
+from rlcurric.recipe.settings import Evaluation
 from rlcurric.recipe.stages import TrainingStage
 from rlcurric.train.eval_metrics import (
     GREEDY,
     EvalSample,
     better_mode,
     pass_at,
-    powers_of_two,
     summarise,
 )
 from rlcurric.train.evaluation import chosen_mode
@@ -44,7 +44,8 @@ def test_pass_at_k_is_exact_where_products_of_floats_are_not() -> None:
     assert pass_at(64, 10_000, 1) == float(1 - share) == 0.0064
     assert pass_at(5_000, 10_000, 0) == 0.0
     assert pass_at(5_000, 10_000, 5_001) == 1.0
-    assert powers_of_two(0) == () and powers_of_two(9) == (1, 2, 4, 8)
+    assert Evaluation().pass_at_k == () and Evaluation(samples=9).pass_at_k == (1, 2, 4, 8)
+    assert Evaluation(samples=9, pass_at=(3,)).pass_at_k == (3,)
 
 
 def test_the_better_mode_is_the_shorter_one_where_scores_are_near() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import rlcurric
 from rlcurric.objective.kl import Kl
@@ -22,6 +23,7 @@ from rlcurric.train.adapters import (
     save_adapter,
     save_model,
 )
+from rlcurric.train.checkpoint import CheckpointStore
 from rlcurric.train.models import named_tensors
 from rlcurric.train.pieces import PieceReader
 from rlcurric.train.reference import PREFIX
@@ -203,8 +205,9 @@ def test_a_reference_that_was_not_kept_cannot_be_carried(tmp_path: Path) -> None
     recipe = tiny_recipe(
         "stages.second.carry=[reference]", "stages.second.objective={name: dapo, kl: {coef: 0.1}}"
     )
-    with pytest.raises(ValueError, match="has no reference to carry on with"):
+    with pytest.raises(ValueError, match=r"second\.carry: .*, first, has no reference to carry on"):
         rlcurric.train(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()  # found before anything is trained
 
 
 def test_a_reference_is_carried_into_the_next_stage(tmp_path: Path) -> None:
@@ -221,6 +224,28 @@ def test_a_reference_is_carried_into_the_next_stage(tmp_path: Path) -> None:
             began = read_run(run_dir).metrics[4]["kl/ref_k3/mean"]
             assert (began > 1e-5) == ("reference" in carry), (lora, carry, began)
             assert began == 0 or "reference" in carry
+
+
+def test_the_reference_is_the_adapter_of_the_stage_that_is_named(tmp_path: Path) -> None:
+    """Kept as it was when that stage ended, and again after a resume."""
+    recipe = tiny_recipe(
+        *(OVERRIDES[0], "stages.second.objective={name: dapo, kl: {coef: 0.1, estimator: k3}}"),
+        *("stages.second.reference=stage:cold", "optim.learning_rate=0.01"),
+    )
+    whole, run_dir = tmp_path / "whole", tmp_path / "run"
+    rlcurric.train(recipe, whole)
+    rlcurric.train(recipe, run_dir, stop_at=5)
+    rlcurric.train(recipe, run_dir)
+    assert first_difference(whole, run_dir) is None
+    assert read_run(whole).metrics[4]["kl/ref_k3/mean"] > 1e-5
+    store = CheckpointStore(run_dir / "checkpoints", 20)
+    given = load_file(store.at(2).path / "adapter" / "adapter_model.safetensors")
+    pieces = PieceReader(store.at(6).path)
+    kept = {name for name in pieces.names() if name.startswith(PREFIX)}
+    assert len(kept) == len(given)
+    for name in kept:
+        own = given[name.removeprefix(PREFIX).replace(f".{ADAPTER}.", ".")].reshape(-1)
+        assert torch.equal(pieces.read(name, 0, own.numel()), own), name
 
 
 def test_an_adapter_on_an_embedding_is_refused() -> None:

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from rlcurric.build import RunData
 from rlcurric.data import make_source
+from rlcurric.train.models import tokenizer_of
+from tests.tiny import tiny_recipe
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
@@ -73,3 +76,36 @@ def test_templates_become_seeds_with_variants() -> None:
     ]
     assert [one["variant"] for one in found] == ["base", "x", "z", "xz"]
     assert {(one["seed"], one["principle"]) for one in found} == {("7-2", "template-7")}
+
+
+def test_rows_that_do_not_fit_are_left_out_where_that_is_asked_for(tmp_path: Path) -> None:
+    """Of an SFT stage by what is imitated, of an RL stage by the room for a completion of 12 tokens."""
+    file = tmp_path / "sums.jsonl"
+    sums = [
+        {"question": "+".join("1" * k) + "=", "answer": str(k), "demonstration": "1+1" * k}
+        for k in range(2, 22)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in sums), encoding="utf-8")
+    source = (f"distributions.two.source={{name: file, path: {file}}}", "mixture=[two]")
+    recipe = tiny_recipe(*source, "distributions.two.overlong=drop")
+    tokenizer = tokenizer_of(recipe)
+    for stage in recipe.stages[:2]:
+        whole = RunData(recipe, tokenizer, 128)
+        prompts = list(whole.pool(stage))
+        lengths = [len(one.prompt_ids) + 12 for one in prompts]
+        if stage.kind == "sft":
+            imitated = [len(one["input_ids"]) for one in whole.sft_examples(stage)]
+            lengths = [max(pair) for pair in zip(lengths, imitated, strict=True)]
+        context = sorted(lengths)[len(lengths) // 2]
+        data = RunData(recipe, tokenizer, context)
+        kept = [one.uid for one, n in zip(prompts, lengths, strict=True) if n <= context]
+        assert 0 < len(kept) < len(prompts)
+        assert [one.uid for one in data.pool(stage)] == kept
+        assert whole.doubts(stage) == []
+        (told,) = data.doubts(stage)
+        assert f"{len(prompts) - len(kept)} of {len(prompts)} rows" in told
+        strict = RunData(tiny_recipe(*source), tokenizer, context)
+        with pytest.raises(ValueError, match="overlong: drop"):
+            strict.sft_examples(stage) if stage.kind == "sft" else strict.pool(stage).check()
+        with pytest.raises(ValueError, match=r"none of its .* rows fits the context of 5 tokens"):
+            RunData(recipe, tokenizer, 5).pool(stage)

@@ -7,24 +7,33 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import rlcurric
+from rlcurric.build import RunData
 from rlcurric.recipe.endings import check_schedules
 from rlcurric.recipe.ends import Best, Until
 from rlcurric.report.compare import first_difference
 from rlcurric.train.checkpoint import CheckpointStore
 from rlcurric.train.ends import Watched, cause_of
+from rlcurric.train.metrics import VerdictLog
+from rlcurric.train.models import tokenizer_of
 from rlcurric.train.pieces import PieceReader
 from rlcurric.train.reference import PREFIX
 from rlcurric.train.run import RunState
 from rlcurric.train.rundir import EVENTS, METRICS, read_jsonl
+from rlcurric.train.supervised import steps_at_most
+from rlcurric.types import Delivery, GroupId, SampleOutcome, Status
 from tests.tiny import tiny_recipe
+from tests.tiny_kinds import DPO, REJECTION, recipe
 
 HERE = Path(__file__).parent
 
@@ -155,6 +164,14 @@ def test_the_best_step_is_the_first_of_the_best_value() -> None:
             ["is never measured"],
         ),
         (["stages.second.init=stage:first:best"], ["keeps no best checkpoint"]),
+        (["stages.first.best={metric: eval/acuracy/mean}"], ["best.metric", "'accuracy'"]),
+        (["stages.first.best={metric: eval/accuracy/tow}"], ["'tow'", "'two'"]),
+        (["stages.first.best={metric: eval/pass_at_4/mean}"], ["evaluation.samples"]),
+        (["stages.first.best={metric: eval/hybrid_accuracy/mean}"], ["evaluation.hybrid"]),
+        (
+            ["stages.cold.until={steps: 9, plateau: {metric: reward/total/mean}}"],
+            ["kind sft", "'reward/total/mean'", "loss/sft/mean"],
+        ),
         (
             ["stages.second.carry=[reference]", "stages.second.reference=base"],
             ["carry", "leave one of them out"],
@@ -165,6 +182,51 @@ def test_ends_that_cannot_come_are_refused(overrides: list[str], words: list[str
     with pytest.raises(ValueError) as error:
         tiny_recipe(*overrides)
     assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_ends_that_can_come_are_taken() -> None:
+    for metric in ("loss/sft/mean", "grad/norm", "eval/pass_at_4/two", "eval/unjudged/sum"):
+        tiny_recipe(
+            "stages.cold.evaluation={every: 1, samples: 4}",
+            f"stages.cold.until={{steps: 9, plateau: {{metric: {metric}}}}}",
+        )
+    tiny_recipe("stages.first.until={steps: 9, plateau: {metric: mode/think/share}}")
+    prefer = {**DPO, "until": {"steps": 9, "plateau": {"metric": "dpo/margin/mean"}}}
+    assert recipe(prefer).stages[0].planned_steps == 9
+    # What is written is not evaluated on: the distributions that it was made of are.
+    read = {"name": "read", "kind": "sft", "mixture": ["kept"], "until": 2}
+    recipe(REJECTION, {**read, "best": {"metric": "eval/accuracy/two"}})
+    with pytest.raises(ValueError, match="'kept'"):
+        recipe(REJECTION, {**read, "best": {"metric": "eval/accuracy/kept"}})
+
+
+def test_tokens_are_counted_out_no_further_than_the_stage_can_go() -> None:
+    """Steps of 8 rows with 5 tokens each."""
+    recipe = tiny_recipe()
+    run: Any = SimpleNamespace(recipe=recipe, data=RunData(recipe, tokenizer_of(recipe), 128))
+    stage: Any = recipe.stages[0]
+    rows = sum(run.data.pool(stage).sizes.values())
+    task: Any = SimpleNamespace(trained=np.full(rows, 5))
+    for until, steps in (
+        ({"tokens": 1000}, 25),
+        ({"tokens": 10_001}, 251),
+        ({"tokens": 10_001, "steps": 300}, 251),
+        ({"tokens": 10**15, "steps": 3}, 3),
+        ({"tokens": 10**15, "epochs": 1}, -(-rows // 8)),
+        ({"tokens": 10**15, "any": [{"steps": 90}]}, 90),
+    ):
+        assert steps_at_most(Until.model_validate(until), run, stage, task) == steps
+
+
+def test_what_is_sampled_with_a_hint_is_no_pass_rate() -> None:
+    samples = [SampleOutcome(number, 1.0, 1.0, Status.SCORED, 3, False, 0) for number in range(2)]
+    plain, hinted = (GroupId("first", uid, 0) for uid in (1, 2))
+    log = VerdictLog()
+    log.add([Delivery(plain, "two", (replace(samples[0], correct=0.0),))], (), {hinted})
+    log.add([Delivery(hinted, "two", tuple(samples))], (), {hinted})
+    metrics = log.metrics()
+    assert metrics["sampled/correct/two"] == metrics["sampled/correct/mean"] == 0.0
+    assert metrics["grade/scored/sum"] == 3
 
 
 @pytest.mark.parametrize(

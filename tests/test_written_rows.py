@@ -299,6 +299,12 @@ def test_pass_rates_come_from_the_cache_the_next_time(tmp_path: Path) -> None:
     assert by_stage["look"]["never_solved"] == measured["never_solved"]
     learned = [row for row in read_run(second).decisions if row["kind"] == "measured"]
     assert learned[0]["n"] == 62
+    # Forked in the middle of the RL stage under another curriculum, which begins anew: with what was measured.
+    other = {**trained, "curriculum": {**trained["curriculum"], "prompts_per_step": 2}}
+    fork = tmp_path / "fork"
+    assert rlcurric.train(screening(cache, other), fork, start_from=f"{second}:4").step == 5
+    assert (fork / "screening/look.jsonl").read_text() == lines
+    assert [row["n"] for row in read_run(fork).decisions if row["kind"] == "measured"] == [62]
     rlcurric.train(screening(cache, rollout={"temperature": 0.5}), tmp_path / "third")
     assert event(tmp_path / "third", "screened")["measured"] == 62
 

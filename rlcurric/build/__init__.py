@@ -101,6 +101,7 @@ class RunData:
         self._distributions = read_distributions(recipe)
         self._pools: dict[str, Pool] = {}
         self._modes: dict[str, Modes] = {}
+        self._rows: dict[str, dict[str, tuple[Row, ...]]] = {}  # training rows by stage
 
     def waits_for(self, stage: StageBase) -> dict[str, str]:
         """Distributions of the stage that are not written yet, each with the stage that writes it."""
@@ -119,10 +120,18 @@ class RunData:
         spec = DistributionSpec(name, source, 0, self._recipe.distributions[name].max_rows)
         self._distributions[name] = load_later(spec, self._distributions.values())
 
-    def conflicts(self, stage: StageBase) -> list[str]:
-        """A sentence for every distribution of the stage in which a question has different answers."""
+    def doubts(self, stage: StageBase) -> list[str]:
+        """A sentence for every distribution of the stage in which a question has different answers, or rows are left out."""
         found = [self._distributions[name].conflict for name in stage.mixture]
-        return [sentence for sentence in found if sentence is not None]
+        said = [sentence for sentence in found if sentence is not None]
+        for name, rows in self._training_rows(stage).items():
+            total = len(self._distributions[name].train)
+            if len(rows) < total:
+                said.append(
+                    f"stages.{stage.name}.mixture: {total - len(rows)} of {total} rows of the distribution {name!r} do not fit "
+                    "the context and are left out (overlong: drop)"
+                )
+        return said
 
     def counts(self, name: str) -> Counts:
         """What became of the rows of one distribution."""
@@ -141,9 +150,7 @@ class RunData:
                 "and are known to its later stages alone; `rlcurric train` runs both"
             )
         if stage.name not in self._pools:
-            self._pools[stage.name] = self._pool(
-                stage, training_rows(select(self._distributions, stage.mixture))
-            )
+            self._pools[stage.name] = self._pool(stage, self._training_rows(stage))
         return self._pools[stage.name]
 
     def distribution(self, name: str) -> Distribution:
@@ -236,7 +243,7 @@ class RunData:
 
         Variables read as at the stage's start.
         """
-        rows = training_rows(select(self._distributions, stage.mixture))
+        rows = self._training_rows(stage)
         values = Variables(stage.prompt.vars).at(self.ends(stage)[0])
         return [
             {key: features[key] for key in ("input_ids", "labels")}
@@ -246,7 +253,7 @@ class RunData:
 
     def preference_examples(self, stage: StageBase) -> list[PreferenceExample]:
         """Every training row of the stage as a pair, in the order of its pool."""
-        rows = training_rows(select(self._distributions, stage.mixture))
+        rows = self._training_rows(stage)
         values = Variables(stage.prompt.vars).at(self.ends(stage)[0])
         return list(preference_examples(rows, self._renderer(stage), self._context, values))
 
@@ -255,6 +262,43 @@ class RunData:
         where = Place(f"uid {prompt.uid:016x}, row", 0)
         row = Row(prompt.uid, 0, prompt.columns, where)
         return self._renderer(stage).demonstration(row, prompt.distribution, prompt.prefill)
+
+    def _training_rows(self, stage: StageBase) -> dict[str, tuple[Row, ...]]:
+        """Of every distribution of the stage, without those that do not fit where it leaves them out."""
+        if stage.name not in self._rows:
+            self._rows[stage.name] = {
+                name: self._fitting(stage, name, rows)
+                if self._recipe.distributions[name].overlong == "drop"
+                else rows
+                for name, rows in training_rows(select(self._distributions, stage.mixture)).items()
+            }
+        return self._rows[stage.name]
+
+    def _fitting(self, stage: StageBase, name: str, rows: Sequence[Row]) -> tuple[Row, ...]:
+        """Rows whose prompt leaves room for a completion, and in a supervised stage for what is imitated."""
+        renderer = self._renderer(stage)
+        values = Variables(stage.prompt.vars).at(self.ends(stage)[0])
+        columns = {SftStage: ("demonstration",), DpoStage: ("chosen", "rejected")}
+
+        def length(row: Row) -> int:
+            prompt_ids, _ = renderer.prompt(row, name, values)
+            imitated = [
+                renderer.imitation(row, name, column, values)
+                for column in columns.get(type(stage), ())
+            ]
+            return max(
+                len(prompt_ids) + stage.rollout.max_new_tokens,
+                *(len(before) + len(completion) for before, completion in imitated),
+                0,
+            )
+
+        kept = tuple(row for row in rows if length(row) <= self._context)
+        if not kept:
+            raise ValueError(
+                f"distribution {name!r}: none of its {len(rows)} rows fits the context of {self._context} tokens in the stage "
+                f"{stage.name!r}. Raise model.context, or lower stages.{stage.name}.rollout.max_new_tokens"
+            )
+        return kept
 
     def _renderer(self, stage: StageBase) -> Renderer:
         prompt = stage.prompt
@@ -461,6 +505,14 @@ class Parts:
                 f"{where}.objective.kl.sync_mix must be 1 under LoRA (the factors of adapters cannot be averaged one by one), "
                 f"got {objective.kl.sync_mix}"
             )
+        before = self._trained_before(self._recipe.stages.index(stage))
+        if "reference" not in stage.carry or before is None or not objective.kl.on:
+            return
+        if not (isinstance(before, RlStage) and self.objective(before).kl.on):
+            raise ValueError(
+                f"{where}.carry: the training stage before, {before.name}, has no reference to carry on with: it is no RL "
+                f"stage with a KL penalty. Leave `reference` out of `carry`, or name one with {where}.reference"
+            )
 
     def needs_demonstrations(self, stage: StageBase) -> bool:
         """Whether the stage may train on its rows' demonstrations."""
@@ -477,15 +529,36 @@ class Parts:
         parts = try_parts(stage, self._recipe.base_dir, pool, begin)
         said = cautions(stage, self._recipe.base_dir, pool, parts)
         said += prompt_cautions(self._recipe, stage, pool, self.objective(stage))
-        if stage.carry and not any(one.kind == "rl" for one in self._recipe.stages[:number]):
-            said.append(
-                f"stages.{stage.name}.carry: no RL stage comes before {stage.name}, so that there is nothing to carry over"
-            )
+        said += self._carry_cautions(stage, number)
         if stage.reference != "init" and not self.objective(stage).kl.on:
             said.append(
                 f"stages.{stage.name}.reference: the objective has no KL penalty, so that the reference is not used"
             )
         return said
+
+    def _carry_cautions(self, stage: RlStage, number: int) -> list[str]:
+        """What of the stage's `carry` is in vain."""
+        where, last = f"stages.{stage.name}.carry", self._trained_before(number)
+        if stage.carry and not any(one.kind == "rl" for one in self._recipe.stages[:number]):
+            return [
+                f"{where}: no RL stage comes before {stage.name}, so that there is nothing to carry over"
+            ]
+        said = []
+        if "optimizer" in stage.carry and last is not None and last.kind != "rl":
+            said.append(
+                f"{where}: the optimizer is that of the training stage before, and {last.name} is of kind {last.kind}, whose "
+                "optimizer is not carried over"
+            )
+        if "reference" in stage.carry and not self.objective(stage).kl.on:
+            said.append(
+                f"{where}: the objective has no KL penalty, so that the reference is not used"
+            )
+        return said
+
+    def _trained_before(self, number: int) -> TrainingStage | None:
+        """The last stage before the one at `number` that changes the weights."""
+        before = [one for one in self._recipe.stages[:number] if isinstance(one, TrainingStage)]
+        return before[-1] if before else None
 
     def predicts(self, stage: RlStage, pool: PromptPool) -> bool:
         """Whether the stage's scorer asks for predictions of a value model."""

@@ -463,7 +463,10 @@ def recipes_list() -> int:
 
 @recipes_app.command("show")
 def recipes_show(
-    recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]")] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Argument(help="A recipe file, or the name of a shipped recipe.", metavar="[RECIPE]"),
+    ] = None,
     overrides: OverridesArg = None,
     overlay: OverlayOption = None,
     schema: Annotated[

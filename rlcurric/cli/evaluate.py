@@ -152,12 +152,11 @@ _COLUMNS = {
 
 def _columns(stage: TrainingStage) -> list[tuple[str, str, str]]:
     """(kind of metric, heading, form)."""
-    from rlcurric.train.evaluation import pass_at_of
 
     found = []
     for kind, (heading, form) in _COLUMNS.items():
         if kind == "pass_at":
-            ks = [k for k in pass_at_of(stage.evaluation) if k > 1]
+            ks = [k for k in stage.evaluation.pass_at_k if k > 1]
             found += [(f"pass_at_{k}", heading.format(k=k), form) for k in ks]
         elif kind == "forced":
             found += [(f"forced_{m}", heading.format(mode=m), form) for m in stage.prompt.modes]

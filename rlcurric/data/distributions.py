@@ -156,7 +156,10 @@ def _read(spec: DistributionSpec) -> _Read:
 def _split_off(spec: DistributionSpec) -> _Read:
     train, n_read, n_unanswered = _distinct(spec.name, _placed(spec.name, spec.source.rows()))
     if not n_read:
-        raise ValueError(f"The source of the distribution {spec.name!r} gives no rows")
+        raise ValueError(
+            f"The source of the distribution {spec.name!r} gives no rows; at least one is required. Look at the file or "
+            "function, and at `where`, which leaves rows out"
+        )
     explicit = spec.source.held_out_rows()
     if spec.held_out == "all":
         held_out, n_more, n_more_unanswered = _distinct(

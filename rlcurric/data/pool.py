@@ -38,7 +38,7 @@ class Room:
                 f"distribution {prompt.distribution!r}, {row.place}: the prompt has {length} "
                 f"tokens; with {self.completion} more for the completion that exceeds the context "
                 f"of {self.context}. Raise model.context, {lower}shorten the prompt template, or "
-                "leave the row out of the data."
+                "leave the row out of the data (`overlong: drop` of a distribution leaves out such training rows)."
             )
 
 
@@ -221,5 +221,6 @@ def _check_length(
         raise ValueError(
             f"distribution {name!r}, {row.place}: prompt and {what} have {length} "
             f"tokens, {len(prompt_ids)} and {len(completion_ids)}, more than the context "
-            f"of {context} can hold. Raise model.context, or leave the row out of the data."
+            f"of {context} can hold. Raise model.context, or leave the row out of the data (`overlong: drop` of its "
+            "distribution leaves out all of these)."
         )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rlcurric.recipe.stages import RlStage, TrainingStage
+from rlcurric.recipe.stages import DpoStage, RlStage, TrainingStage
 from rlcurric.recipe.values import parse_number
 from rlcurric.registry import nearest
 from rlcurric.schedules import SCHEDULES, Piecewise, Schedule, clock_of, span_of
@@ -17,18 +17,29 @@ if TYPE_CHECKING:
 # come again in a resumed run.
 _OF_RL = (
     *("batch", "clip", "curriculum", "data", "entropy", "eval", "grad", "grade", "kl", "length"),
-    *("logged", "loss", "mismatch", "optim", "parity", "reward", "sampled", "stale", "tokens"),
+    *("logged", "loss", "mismatch", "mode", "optim", "parity", "reward", "sampled", "stale"),
+    "tokens",
 )
-_OF_SUPERVISED = ("data", "eval", "grad", "loss", "optim", "reward", "tokens")
+# All metrics of the others' rows but the evaluation's.
+_OF_SUPERVISED = ("data/epochs/sum", "grad/norm", "optim/learning_rate", "tokens/trained/sum")
+_OF_SFT = ("loss/sft/mean", *_OF_SUPERVISED)
+_OF_DPO = (
+    *("dpo/accuracy/mean", "dpo/chosen_logprob/mean", "dpo/margin/mean"),
+    *("dpo/rejected_logprob/mean", "loss/dpo/mean", "loss/nll/mean", *_OF_SUPERVISED),
+)
 _OF_CLOCK = ("time", "throughput", "memory", "checkpoint")
 
 
-def check_ends(stage: TrainingStage) -> None:
-    """ValueError for a condition of `until`, or a metric of `best`, that the stage can never show."""
+def check_ends(stage: TrainingStage, evaluated_on: Sequence[str]) -> None:
+    """ValueError for a condition of `until`, or a metric of `best`, that the stage can never show.
+
+    `evaluated_on`: the distributions whose held-out rows the stage is evaluated on.
+    """
     for place, one in stage.until.levels():
         where = f"stages.{stage.name}.until.{place}"
         if one.plateau is not None:
-            _check_metric(f"{where}plateau.metric", one.plateau.metric, stage, again=True)
+            key = f"{where}plateau.metric"
+            _check_metric(key, one.plateau.metric, stage, evaluated_on, again=True)
         for key in ("pass_rate", "truncated"):
             if getattr(one, key) is not None and not isinstance(stage, RlStage):
                 raise ValueError(
@@ -47,10 +58,12 @@ def check_ends(stage: TrainingStage) -> None:
             raise ValueError(
                 f"{key}: a metric of the evaluation is required, e.g. eval/accuracy/mean; got {stage.best.metric!r}"
             )
-        _check_metric(key, stage.best.metric, stage, again=False)
+        _check_metric(key, stage.best.metric, stage, evaluated_on, again=False)
 
 
-def _check_metric(where: str, metric: str, stage: TrainingStage, again: bool) -> None:
+def _check_metric(
+    where: str, metric: str, stage: TrainingStage, evaluated_on: Sequence[str], again: bool
+) -> None:
     """ValueError unless rows of the stage may have the metric; `again`: more than once."""
     area, _, rest = metric.partition("/")
     if area in _OF_CLOCK:
@@ -58,31 +71,59 @@ def _check_metric(where: str, metric: str, stage: TrainingStage, again: bool) ->
             f"{where}: {metric!r} goes by the clock, so that the stage would not end where an uninterrupted run ends it; "
             "gpu_hours may bound it"
         )
-    known = _OF_RL if isinstance(stage, RlStage) else _OF_SUPERVISED
-    if area not in known or not rest:
-        raise ValueError(
-            f"{where}: no row of the stage has the metric {metric!r}. {nearest(area, known)}"
-        )
-    asked = stage.evaluation
     if area == "eval":
-        if again and not asked.every:
+        _check_evaluated(where, metric, stage, evaluated_on, again)
+    elif not isinstance(stage, RlStage):
+        known = _OF_DPO if isinstance(stage, DpoStage) else _OF_SFT
+        if metric not in known:
             raise ValueError(
-                f"{where}: {metric!r} is measured at the end of the stage only; set stages.{stage.name}.evaluation.every"
+                f"{where}: no row of a stage of kind {stage.kind} has the metric {metric!r}. "
+                f"{nearest(metric, [*known, 'eval/accuracy/mean'])}"
             )
-        if not again and not (asked.every or asked.at_end):
-            raise ValueError(
-                f"{where}: {metric!r} is never measured; set stages.{stage.name}.evaluation.every"
-            )
-        names = ["mean", *(asked.distributions or stage.mixture)]
-        kind, _, label = rest.rpartition("/")
-        if kind == "accuracy" and label not in names:
-            raise ValueError(f"{where}: nothing is evaluated as {label!r}. {nearest(label, names)}")
-    if area == "reward" and isinstance(stage, RlStage):
+    elif area not in _OF_RL or not rest:
+        raise ValueError(
+            f"{where}: no row of the stage has the metric {metric!r}. {nearest(area, _OF_RL)}"
+        )
+    elif area == "reward":
         names = ["total", "correct", *(one.component for one in stage.rewards)]
         if rest.partition("/")[0] not in names:
             raise ValueError(
                 f"{where}: the stage has no reward {rest.partition('/')[0]!r}. {nearest(rest.partition('/')[0], names)}"
             )
+
+
+def _check_evaluated(
+    where: str, metric: str, stage: TrainingStage, evaluated_on: Sequence[str], again: bool
+) -> None:
+    """The same for a metric of the evaluation."""
+    asked = stage.evaluation
+    if again and not asked.every:
+        raise ValueError(
+            f"{where}: {metric!r} is measured at the end of the stage only; set stages.{stage.name}.evaluation.every"
+        )
+    if not (asked.every or asked.at_end):
+        raise ValueError(
+            f"{where}: {metric!r} is never measured; set stages.{stage.name}.evaluation.every"
+        )
+    names = ["mean", *evaluated_on]
+    kind, _, label = metric.removeprefix("eval/").rpartition("/")
+    if metric == "eval/unjudged/sum":
+        return
+    measured = ["accuracy", "length", "length_correct", "length_wrong", "truncated", "think_rate"]
+    if asked.samples:
+        measured += ["pass_rate", *(f"pass_at_{k}" for k in asked.pass_at_k)]
+    if asked.hybrid:
+        measured.append("hybrid_accuracy")
+        measured += [
+            f"forced_{mode}{end}" for mode in stage.prompt.modes for end in ("", "_length")
+        ]
+    if kind not in measured:
+        raise ValueError(
+            f"{where}: the stage's evaluation does not measure {metric!r} (pass_rate and pass_at_K need "
+            f"evaluation.samples, the numbers of modes evaluation.hybrid). {nearest(kind or label, measured)}"
+        )
+    if label not in names:
+        raise ValueError(f"{where}: nothing is evaluated as {label!r}. {nearest(label, names)}")
 
 
 def check_schedules(recipe: Recipe) -> dict[str, list[str]]:

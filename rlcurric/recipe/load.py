@@ -16,6 +16,7 @@ from rlcurric.assets import find_recipe
 from rlcurric.recipe.overlays import deep_merge, lay_over
 from rlcurric.recipe.schema import Recipe
 from rlcurric.recipe.stages import STAGE_KINDS
+from rlcurric.recipe.values import Closed
 from rlcurric.registry import nearest
 from rlcurric.schedules import SCHEDULES
 
@@ -242,6 +243,11 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise ValueError(f"An override is written key.path=value, got {override!r}")
+    if text.strip().startswith("#"):
+        raise ValueError(
+            f"Override {override!r}: what follows # is a comment in YAML, so that no value is left; put it in quotes of its "
+            f"own, {path}='{text.strip()}', which the shell must not take off"
+        )
     value = parse_yaml(text, f"the value of {path}") if text.strip() else ""
     keys = path.split(".")
     if keys[0] in Recipe.model_fields or keys[0] == "schedules":
@@ -299,6 +305,27 @@ def _validate(raw: dict[str, Any], where: str) -> Recipe:
         raise ValueError(_explain(error, raw, where)) from None
 
 
+# What is required, by the type of a mistake, where pydantic says it in words of Python.
+_REQUIRED = {
+    **dict.fromkeys(("tuple_type", "list_type"), "a list is required, [..., ...]"),
+    "dict_type": "a mapping is required, {KEY: VALUE, ...}",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number is required"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number is required"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false is required"),
+    "string_type": "a text is required",
+}
+
+
+def _mapping_required(name: str) -> str:
+    """What is required where a model of the schema stands: its keys."""
+    models, found = [Closed], Closed
+    while models:
+        one = models.pop()
+        models += one.__subclasses__()
+        found = one if one.__name__ == name else found
+    return f"a mapping is required with keys among {', '.join(found.model_fields)}"
+
+
 def _explain(error: ValidationError, raw: dict[str, Any], where: str) -> str:
     """One line a mistake: the place as a user would write it, and what is wrong there."""
     lines = []
@@ -313,8 +340,16 @@ def _explain(error: ValidationError, raw: dict[str, Any], where: str) -> str:
                 place.append(str(stage.get("name", part)) if isinstance(stage, dict) else str(part))
             elif part not in STAGE_KINDS or len(place) != 2:
                 place.append(str(part))
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] not in ("value_error", "missing"):
+        message = _REQUIRED.get(item["type"], item["msg"].removeprefix("Value error, "))
+        if item["type"] == "model_type":
+            message = _mapping_required(item["ctx"]["class_name"])
+        if (
+            item["type"] == "union_tag_invalid"
+        ):  # an override's kind; `_merge_defaults` looks at those of the file
+            message = (
+                f"kind: unknown {item['ctx']['tag']!r}. {nearest(item['ctx']['tag'], STAGE_KINDS)}"
+            )
+        if item["type"] not in ("value_error", "missing", "union_tag_invalid"):
             message += f", got {item['input']!r}"
         lines.append(": ".join(filter(None, (where, ".".join(place), message))))
     return "\n".join(lines)

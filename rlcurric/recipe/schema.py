@@ -18,7 +18,7 @@ from rlcurric.recipe.stages import (
     TrainingStage,
 )
 from rlcurric.recipe.values import NAME, Closed
-from rlcurric.recipe.written import check_written
+from rlcurric.recipe.written import check_written, evaluated_instead
 from rlcurric.registry import nearest
 from rlcurric.schedules import Progress, Schedule, clock_of, span_of, value_at
 
@@ -72,8 +72,6 @@ class Recipe(Closed):
                 _check_reference(f"{where}.reference", stage.reference, earlier)
             if isinstance(stage, RlStage):
                 _check_warm_start(where, stage, earlier)
-            if isinstance(stage, TrainingStage):
-                check_ends(stage)
             asked = stage.evaluation.distributions if isinstance(stage, TrainingStage) else ()
             for key, names in (("mixture", stage.mixture), ("evaluation.distributions", asked)):
                 for name in names:
@@ -93,6 +91,13 @@ class Recipe(Closed):
     @model_validator(mode="after")
     def _written_rows_are_there(self) -> Recipe:
         check_written(self)
+        return self
+
+    @model_validator(mode="after")
+    def _ends_can_come(self) -> Recipe:
+        for stage in self.stages:
+            if isinstance(stage, TrainingStage):
+                check_ends(stage, evaluated_instead(self, stage.evaluated_on))
         return self
 
     @model_validator(mode="after")

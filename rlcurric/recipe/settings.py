@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    BeforeValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -113,14 +114,25 @@ class Model(Closed):
         return self
 
 
+def _held_out(value: Any) -> Any:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value != "all" and not (is_number and value >= 0):
+        raise ValueError(
+            f"a number of questions, a fraction below 1, or all is required, got {value!r}"
+        )
+    return value
+
+
 class Distribution(Closed):
     """A named set of prompts: where rows come from and which of them are held out."""
 
     source: Part
-    held_out: NonNegativeFloat | Literal["all"] = (
-        0.0  # below 1: a fraction; else a number of rows; of sources without their own; all: only to evaluate on
-    )
+    # Below 1: a fraction; else a number of questions; of sources without their own; all: only to evaluate on.
+    held_out: Annotated[NonNegativeFloat | Literal["all"], BeforeValidator(_held_out)] = 0.0
     max_rows: PositiveInt | None = None  # keep this many training rows
+    # Training rows that are longer than model.context, in a stage that trains on them, or leave no room for its
+    # rollout.max_new_tokens: an error that names the first one, or they are left out of that stage.
+    overlong: Literal["error", "drop"] = "error"
 
 
 class Optim(Closed):
@@ -256,6 +268,11 @@ class Evaluation(Closed):
     distributions: tuple[str, ...] = ()  # default: those of the stage's mixture
     vars: dict[str, Variable] = {}  # of the prompt, in place of the stage's (a final budget)
     hybrid: bool = False  # Hybrid Accuracy (LHRM 2505.14631): needs prompt.modes and samples
+
+    @property
+    def pass_at_k(self) -> tuple[int, ...]:
+        """The k of pass@k that are measured."""
+        return self.pass_at or tuple(1 << power for power in range(self.samples.bit_length()))
 
     @model_validator(mode="after")
     def _enough_samples(self) -> Evaluation:

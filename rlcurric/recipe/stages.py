@@ -50,10 +50,11 @@ class StageBase(Closed):
     def _accept_names(cls, value: Any) -> Any:
         if isinstance(value, list | tuple | dict) and not value:
             raise ValueError(f"at least one distribution is required, got {value!r}")
-        if not isinstance(value, list | tuple):
+        if isinstance(value, dict):
             return value
-        for name in value:
-            if not isinstance(name, str) or value.count(name) > 1:
+        names = value if isinstance(value, list | tuple) else [None]
+        for name in names:
+            if not isinstance(name, str) or names.count(name) > 1:
                 raise ValueError(
                     f"a list of names, each once, or a mapping from name to share is required, got {value!r}"
                 )

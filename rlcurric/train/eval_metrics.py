@@ -34,11 +34,6 @@ def pass_at(k: int, n: int, c: int) -> float:
     return (comb(n, k) - comb(n - c, k)) / comb(n, k)
 
 
-def powers_of_two(most: int) -> tuple[int, ...]:
-    """1, 2, 4, ... up to `most`."""
-    return tuple(1 << exponent for exponent in range(most.bit_length()))
-
-
 def better_mode(
     scores: Mapping[str, float], lengths: Mapping[str, float], margin: float = HYBRID_MARGIN
 ) -> str:

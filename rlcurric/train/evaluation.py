@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from rlcurric import seeds
-from rlcurric.recipe.settings import Evaluation
 from rlcurric.recipe.stages import TrainingStage
 from rlcurric.rewards.modes import mode_of
 from rlcurric.rollout.engine import Engine, SampleRequest, SamplingSpec
 from rlcurric.schedules import Progress, value_at
-from rlcurric.train.eval_metrics import GREEDY, EvalSample, powers_of_two
+from rlcurric.train.eval_metrics import GREEDY, EvalSample
 from rlcurric.train.run import RunContext
 from rlcurric.train.sampling import stream_completions
 from rlcurric.types import GroupId, Prompt, Rollout
@@ -18,11 +17,6 @@ from rlcurric.types import GroupId, Prompt, Rollout
 Forced = tuple[str, tuple[int, ...]]  # a mode and its tokens
 # Hears of every prompt of this rank with its completions and the verdicts on them.
 Keep = Callable[[Prompt, Sequence[Rollout], Sequence[EvalSample]], None]
-
-
-def pass_at_of(evaluation: Evaluation) -> tuple[int, ...]:
-    """The k of pass@k that a stage asks for."""
-    return evaluation.pass_at or powers_of_two(evaluation.samples)
 
 
 def evaluate(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from rlcurric.recipe.stages import TrainingStage
 from rlcurric.rewards.rubric import Metrics, Shaped
 from rlcurric.train.eval_metrics import EvalSample, summarise
-from rlcurric.train.evaluation import pass_at_of
 from rlcurric.types import AdmittedGroup, Batch, Delivery, GroupId, SampleOutcome, Status
 
 # Keys whose values depend on the clock and the machine, not on the run's state: a resumed run may differ in these alone.
@@ -26,13 +25,16 @@ class VerdictLog:
         self._correct: dict[str, list[float]] = {}  # by distribution
         self._truncated: list[float] = []
 
-    def add(self, deliveries: Iterable[Delivery], logged: Metrics) -> None:
-        """One rank's share of a round."""
+    def add(
+        self, deliveries: Iterable[Delivery], logged: Metrics, hinted: Container[GroupId] = ()
+    ) -> None:
+        """One rank's share of a round; `hinted`: groups that show a hint, whose correctness is not counted."""
         for item in deliveries:
             self._statuses.update(str(one.status) for one in item.samples)
             self._truncated += [float(one.truncated) for one in item.samples]
-            known = [one.correct for one in item.samples if one.correct is not None]
-            self._correct.setdefault(item.distribution, []).extend(known)
+            if item.group_id not in hinted:
+                known = [one.correct for one in item.samples if one.correct is not None]
+                self._correct.setdefault(item.distribution, []).extend(known)
         self._log(logged)
 
     def shaped(self, found: Shaped) -> None:
@@ -55,7 +57,7 @@ class VerdictLog:
         return {**counts, **self._sampled(), **means}
 
     def _sampled(self) -> dict[str, float]:
-        """Correctness and truncation of all that was sampled, trained or not."""
+        """Correctness of all that was sampled without a hint, truncation of all that was sampled, trained or not."""
         known = {name: values for name, values in sorted(self._correct.items()) if values}
         every = [value for values in known.values() for value in values]
         metrics = {f"sampled/correct/{name}": _mean(values) for name, values in known.items()}
@@ -114,7 +116,7 @@ def merge_evaluation(
 ) -> dict[str, float]:
     """The metrics of an evaluation from every rank's share."""
     samples = [sample for share in answers for sample in share]
-    return summarise(samples, pass_at_of(stage.evaluation))
+    return summarise(samples, stage.evaluation.pass_at_k)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,10 +46,11 @@ from rlcurric.train.ends import cause_of
 from rlcurric.train.learner import learning_rate
 from rlcurric.train.metrics import VerdictLog, batch_metrics, merge_evaluation
 from rlcurric.train.modes import mode_metrics
+from rlcurric.train.portions import identity_of
 from rlcurric.train.restarts import Restarts
 from rlcurric.train.rolloutlog import write_rollouts
 from rlcurric.train.run import RunContext, RunState, settled
-from rlcurric.train.rundir import DECISIONS
+from rlcurric.train.rundir import DECISIONS, write_atomic
 from rlcurric.train.saves import Saves
 from rlcurric.train.screening import measure, outcome_of
 from rlcurric.train.worker import Generated
@@ -147,7 +149,7 @@ class RlLeader:
         samples = self.controller.screening
         if not samples:
             return True
-        file = self.run.directory.path / "screening" / f"{self.stage.name}.jsonl"
+        file = self._measured_file()
         known = read_measured(file) if file.exists() else []
         done = {one.group_id.uid for one in [*known, *self._warm_start(samples)]}
         pool = self.run.data.pool(self.stage)
@@ -196,6 +198,22 @@ class RlLeader:
         )
         return True
 
+    def _measured_file(self) -> Path:
+        """Where the screening keeps what it measured; of other weights or keys of the stage it is dropped.
+
+        Until the stage has done a step its keys may change, and the stage before it may go on.
+        """
+        file = self.run.directory.path / "screening" / f"{self.stage.name}.jsonl"
+        mark, identity = (
+            file.with_suffix(".identity"),
+            identity_of(self.run, self.stage, self._entered),
+        )
+        if not mark.exists() or mark.read_text(encoding="utf-8") != identity:
+            file.unlink(missing_ok=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(mark, identity)
+        return file
+
     def _warm_start(self, samples: int) -> list[GroupOutcome]:
         """What the file of `curriculum.warm_start` tells of prompts by so many samples: the controller has learned it."""
         file = warm_start_file(self.run, self.stage)
@@ -224,8 +242,9 @@ class RlLeader:
         deliveries = [delivery for answer in answers for delivery in answer.deliveries]
         self._generated += sum(one.length for delivery in deliveries for one in delivery.samples)
         self._drawn += sum(not delivery.earlier for delivery in deliveries)
+        hinted = {request.group_id for request in requests if request.prompt.hint}
         for answer in answers:
-            self._verdicts.add(answer.deliveries, answer.metrics)
+            self._verdicts.add(answer.deliveries, answer.metrics, hinted)
         self._tell_failures(deliveries)
         self.run.failures.observe(deliveries)
         return deliveries

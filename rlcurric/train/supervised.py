@@ -6,6 +6,7 @@ The order of the data is the run's (counter-based), the trainer walks through it
 
 from __future__ import annotations
 
+import functools
 import math
 import shutil
 import time
@@ -142,16 +143,22 @@ def _bound(until: Until, run: RunContext, stage: SupervisedStage, task: Task) ->
     if until.epochs is not None:
         rows = until.epochs * sum(run.data.pool(stage).sizes.values())
         bounds.append(max(1, math.ceil(rows / stage.batch_size - 1e-9)))
-    if until.tokens is not None:
-        steps = 64
-        while (seen := np.cumsum(_trained_tokens(run, stage, task, steps)))[-1] < until.tokens:
-            steps *= 2
-        bounds.append(int(np.searchsorted(seen, until.tokens)) + 1)
     bounds += [_bound(one, run, stage, task) for one in until.any]
     together = [_bound(one, run, stage, task) for one in until.all]
     if together and None not in together:
         bounds.append(max(one for one in together if one is not None))
-    return min((one for one in bounds if one is not None), default=None)
+    known = min((one for one in bounds if one is not None), default=None)
+    if until.tokens is None:
+        return known
+    steps = 64  # rows are laid out no further than something else bounds the stage
+    while True:
+        steps = steps if known is None else min(steps, known)
+        seen = np.cumsum(_trained_tokens(run, stage, task, steps))
+        if seen[-1] >= until.tokens:
+            return int(np.searchsorted(seen, until.tokens)) + 1
+        if steps == known:
+            return known
+        steps *= 2
 
 
 def _trained_tokens(run: RunContext, stage: SupervisedStage, task: Task, steps: int) -> np.ndarray:
@@ -231,10 +238,7 @@ def _printer() -> type:
 def _trainer_checkpoint(run: RunContext, trainer: Any) -> str:
     """The trainer's own layout again, from ours: its state beside the model's files."""
     assert run.origin is not None
-    # On CPU ranks the trainer loads its optimizer to the device `cpu:0`, which torch does not know by that name.
-    torch.serialization.register_package(
-        0, lambda storage: None, lambda storage, place: storage if place == "cpu:0" else None
-    )
+    _name_cpu_ranks()
     step = run.origin.state()["stage_step"]
     folder = Path(trainer.args.output_dir) / f"checkpoint-{step}"
     if run.ranks.is_main:
@@ -247,6 +251,17 @@ def _trainer_checkpoint(run: RunContext, trainer: Any) -> str:
             shutil.copyfile(file, folder / file.name)
     run.ranks.barrier()
     return str(folder)
+
+
+@functools.cache
+def _name_cpu_ranks() -> None:
+    """On CPU ranks the trainer loads its optimizer to the device `cpu:0`, which torch does not know by that name.
+
+    Once in a process: torch sorts what is registered, and functions have no order.
+    """
+    torch.serialization.register_package(
+        0, lambda storage: None, lambda storage, place: storage if place == "cpu:0" else None
+    )
 
 
 class _Follower:

@@ -17,8 +17,10 @@ def prepare(run: RunContext, stage: StageBase, state: RunState) -> list[str]:
     for name, writer in waiting.items():
         run.data.read_written(name, written_file(run, dataset_name(writer)))
     warm_start = stage.curriculum.warm_start if isinstance(stage, RlStage) else None
-    if warm_start is not None and warm_start.startswith("stage:") and not state.stage_step:
-        written_file(run, screened_name(warm_start[6:]))
+    if warm_start is not None and warm_start.startswith("stage:"):
+        # In the middle of a stage a fork may begin its curriculum anew; all else goes on from the checkpoint's.
+        if not state.stage_step or run.forked:
+            written_file(run, screened_name(warm_start[6:]))
     return check_stage(run, stage) if waiting else []
 
 
@@ -30,7 +32,7 @@ def check_stage(run: RunContext, stage: StageBase) -> list[str]:
         run.parts.needs_demonstrations(stage),
         run.parts.columns(stage, graded=True),
     )
-    doubtful = run.data.conflicts(stage)
+    doubtful = run.data.doubts(stage)
     return doubtful + run.parts.try_curriculum(stage, run.data.pool(stage))
 
 
