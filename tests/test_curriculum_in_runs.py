@@ -19,7 +19,7 @@ from rlcurric.curriculum.decisions import verify
 from rlcurric.curriculum.measured import append_measured, read_measured
 from rlcurric.recipe.load import dump
 from rlcurric.recipe.schema import Recipe
-from rlcurric.report.compare import first_difference
+from rlcurric.report.difference import first_difference
 from rlcurric.report.tables import RunTables, read_run
 from rlcurric.train import screening
 from rlcurric.train.reporter import Silent

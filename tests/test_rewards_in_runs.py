@@ -14,7 +14,7 @@ import pytest
 import rlcurric
 from rlcurric.errors import RunError
 from rlcurric.recipe.schema import Recipe
-from rlcurric.report.compare import first_difference
+from rlcurric.report.difference import first_difference
 from rlcurric.rewards.protocol import get_reward, load_reward_file
 from rlcurric.rollout.engine import Sample, SampleRequest, SamplingSpec
 from rlcurric.rollout.torch_engine import TorchEngine
