@@ -16,7 +16,11 @@ from rlcurric.types import Score
 @rlcurric.reward(
     "verifier",
     correctness=True,
-    preload=("rlcurric.rewards.symbolic", "reasoning_gym", "rlcurric.rewards.languages"),
+    preload=("rlcurric.rewards.symbolic",),
+    preload_for={
+        "reasoning_gym": ("reasoning_gym",),
+        "instruction_id_list": ("rlcurric.rewards.languages",),
+    },
 )
 def verifier(
     prompts: list[str],

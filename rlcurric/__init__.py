@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from rlcurric.recipe.load import load_recipe
 from rlcurric.registry import register
 from rlcurric.rewards.protocol import reward
 from rlcurric.types import Score, Status
 from rlcurric.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from rlcurric.recipe.load import load_recipe
     from rlcurric.report.tables import read_run
     from rlcurric.train.session import train
 
@@ -19,9 +19,13 @@ __all__ = ["Score", "Status", "load_recipe", "read_run", "register", "reward", "
 
 
 def __getattr__(name: str) -> Any:
-    """`train` and `read_run` are imported when first used: they bring torch and pyarrow."""
+    """What brings torch, pyarrow or the schema of recipes is imported when first used: reward workers need none of it."""
     if name == "train":
         return importlib.import_module("rlcurric.train")
+    if name == "load_recipe":
+        from rlcurric.recipe.load import load_recipe
+
+        return load_recipe
     if name == "read_run":
         from rlcurric.report.tables import read_run
 

@@ -67,7 +67,11 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunTables, str]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests whose engine or device is not there."""
+    """Skip tests whose engine or device is not there; a file stays on one worker, and so do all that share the demo."""
+    sharing = {item.path for item in items if "demo" in getattr(item, "fixturenames", ())}
+    for item in items:
+        group = "demo" if item.path in sharing else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
     no_vllm = importlib.util.find_spec("vllm") is None
     gpu_items = [item for item in items if item.get_closest_marker("gpu")]
     for item in items:

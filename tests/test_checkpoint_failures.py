@@ -14,7 +14,7 @@ import pytest
 
 import rlcurric
 from rlcurric.cli import _run
-from rlcurric.report.compare import first_difference
+from rlcurric.report.difference import first_difference
 from rlcurric.report.tables import read_run
 from rlcurric.train import saving
 from rlcurric.train.reporter import Silent

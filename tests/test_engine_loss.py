@@ -14,7 +14,7 @@ import torch
 
 import rlcurric
 from rlcurric.errors import EngineLost, RunError
-from rlcurric.report.compare import first_difference
+from rlcurric.report.difference import first_difference
 from rlcurric.report.tables import read_run
 from rlcurric.rollout.engine import Sample, SampleRequest, SamplingSpec, in_order
 from rlcurric.rollout.torch_engine import TorchEngine

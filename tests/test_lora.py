@@ -14,7 +14,7 @@ import rlcurric
 from rlcurric.objective.kl import Kl
 from rlcurric.objective.presets import grpo
 from rlcurric.recipe.settings import Lora
-from rlcurric.report.compare import first_difference
+from rlcurric.report.difference import first_difference
 from rlcurric.report.tables import read_run
 from rlcurric.train.adapters import (
     ADAPTER,

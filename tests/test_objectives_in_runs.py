@@ -16,7 +16,7 @@ from rlcurric.build import Parts
 from rlcurric.objective.declaration import Objective
 from rlcurric.objective.kl import Kl
 from rlcurric.objective.presets import grpo, hpt, rloo
-from rlcurric.report.compare import first_difference
+from rlcurric.report.difference import first_difference
 from rlcurric.report.tables import read_run
 from rlcurric.rollout.engine import SampleRequest, SamplingSpec
 from rlcurric.rollout.replay_engine import ReplayEngine

@@ -16,7 +16,7 @@ from rlcurric.build import RunData
 from rlcurric.objective.preference import preference_loss, preference_margin
 from rlcurric.recipe.schema import Recipe
 from rlcurric.recipe.stages import DpoStage
-from rlcurric.report.compare import first_difference
+from rlcurric.report.difference import first_difference
 from rlcurric.report.tables import read_run
 from rlcurric.train.models import context_length, load_model, tokenizer_of
 from rlcurric.train.supervised import by_length, training_order

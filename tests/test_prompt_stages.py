@@ -14,7 +14,7 @@ from rlcurric.build import RunData
 from rlcurric.build.curriculum import bind_curriculum
 from rlcurric.curriculum.decisions import recompute, verify
 from rlcurric.recipe.schema import Recipe
-from rlcurric.report.compare import first_difference
+from rlcurric.report.difference import first_difference
 from rlcurric.report.tables import read_run
 from rlcurric.rollout.engine import SampleRequest, SamplingSpec
 from rlcurric.rollout.replay_engine import ReplayEngine

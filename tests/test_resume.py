@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import rlcurric
-from rlcurric.report.compare import first_difference
+from rlcurric.report.difference import first_difference
 from rlcurric.report.summary import changes
 from rlcurric.report.tables import read_run
 from rlcurric.train import session

@@ -14,7 +14,7 @@ import pytest
 import rlcurric
 from rlcurric.errors import RunError
 from rlcurric.recipe.schema import Recipe
-from rlcurric.report.compare import first_difference
+from rlcurric.report.difference import first_difference
 from rlcurric.rewards.protocol import get_reward, load_reward_file
 from rlcurric.rollout.engine import Sample, SampleRequest, SamplingSpec
 from rlcurric.rollout.torch_engine import TorchEngine
@@ -154,7 +154,7 @@ def test_an_outage_while_a_pool_is_screened_stops_the_run_with_the_cause(tmp_pat
     with pytest.raises(RunError, match="error: r_outage: RuntimeError: asked to"):
         rlcurric.train(recipe, tmp_path / "run")
     assert "grader_failures" in (tmp_path / "run" / "events.jsonl").read_text()
-    assert not (tmp_path / "run" / "screening").exists()
+    assert not list((tmp_path / "run" / "screening").glob("*.jsonl")), "nothing was measured"
 
 
 def test_a_batch_shaper_that_fails_stops_the_run_with_the_cause(tmp_path: Path) -> None:

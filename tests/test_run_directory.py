@@ -13,7 +13,7 @@ import pytest
 
 import rlcurric
 from rlcurric.errors import RunError
-from rlcurric.report.compare import first_difference
+from rlcurric.report.difference import first_difference
 from rlcurric.report.summary import changes
 from rlcurric.report.tables import read_run
 from rlcurric.train.checkpoint import MANIFEST, CheckpointStore, Damage, _sealed

@@ -207,6 +207,36 @@ def test_a_function_named_in_preload_is_called_before_the_worker_is_closed_off(
         assert [score.value for score in pool.ask(ask_of("r_warm", ["a"])).scores] == [1.0]
 
 
+def test_a_module_for_a_column_is_imported_with_the_first_row_that_has_a_value_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The calls that came before are not disturbed, and the new workers keep it."""
+    (tmp_path / "heavy_module.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "heavy_reward.py"
+    file.write_text(
+        "import sys, rlcurric\n"
+        "@rlcurric.reward('r_heavy', preload_for={'task': ('heavy_module',)})\n"
+        "def f(prompts, completions, task=None, **columns):\n"
+        "    return [float('heavy_module' in sys.modules)] * len(completions)\n"
+    )
+    load_reward_file(file)
+    with pool_of("r_heavy", workers=2) as pool:
+        rows: list[tuple[dict[str, Any], float]] = [
+            ({}, 0.0),
+            ({"task": [None]}, 0.0),
+            ({"task": ["a row of it"]}, 1.0),
+            ({}, 1.0),
+        ]
+        pids = []
+        for columns, expected in rows:
+            scores = pool.ask(ask_of("r_heavy", ["a"], columns=columns)).scores
+            assert [score.value for score in scores] == [expected]
+            pids.append(set(pool.pids()))
+        assert pids[0] == pids[1] and not pids[1] & pids[2]
+        assert pids[2] == pids[3] and len(pids[3]) == 2
+
+
 # --- under stress -----------------------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from rlcurric.train.checkpoint import CheckpointStore, StateFiles
-from rlcurric.train.hostmemory import HostMemory
 from rlcurric.train.pieces import Piece, PieceReader, keyed, pieces_file, pieces_header
 from rlcurric.train.saving import Extras, Saver, frozen_files, write_files
 from rlcurric.train.staging import HostBuffers
@@ -260,8 +259,8 @@ def test_too_little_host_memory_is_a_failed_save(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rank goes through every tensor all the same, as the others wait for it there."""
-    short = HostMemory(rss=0, available=40 << 20, total=1 << 34)
-    monkeypatch.setattr("rlcurric.train.staging.read_host_memory", lambda: short)
+    short = (40 << 20, 1 << 34)
+    monkeypatch.setattr("rlcurric.train.staging.read_room", lambda: short)
     held, asked = Held(0, 1), []
 
     def model_tensors() -> Iterator[tuple[str, torch.Tensor]]:

@@ -21,7 +21,7 @@ import rlcurric
 from rlcurric.build import RunData
 from rlcurric.recipe.endings import check_schedules
 from rlcurric.recipe.ends import Best, Until
-from rlcurric.report.compare import first_difference
+from rlcurric.report.difference import first_difference
 from rlcurric.train.checkpoint import CheckpointStore
 from rlcurric.train.ends import Watched, cause_of
 from rlcurric.train.metrics import VerdictLog

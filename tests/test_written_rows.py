@@ -20,7 +20,7 @@ from rlcurric.data.corruptions import corrupted
 from rlcurric.errors import RunError
 from rlcurric.recipe.schema import Recipe
 from rlcurric.recipe.stages import RejectionStage
-from rlcurric.report.compare import first_difference
+from rlcurric.report.difference import first_difference
 from rlcurric.report.tables import read_run
 from rlcurric.train import sampler
 from rlcurric.train.rejection import keep

@@ -14,7 +14,7 @@ from pathlib import Path
 from rlcurric.cli.console import make_console
 from rlcurric.errors import RunError
 from rlcurric.recipe.load import load_recipe
-from rlcurric.report.compare import first_difference
+from rlcurric.report.difference import first_difference
 
 
 def run_verify(

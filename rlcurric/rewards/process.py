@@ -29,6 +29,7 @@ class WorkerProcess:
     """One worker. `deadline` and `born` are monotonic seconds."""
 
     process: subprocess.Popen[bytes]
+    preload: frozenset[str]  # modules that it imports first
     errors: IO[bytes]  # what it says before it is ready, in a file without a name
     born: float = field(default_factory=time.monotonic)
     ready: bool = False  # it has loaded everything and closed itself off
@@ -39,7 +40,7 @@ class WorkerProcess:
     _heard: bytearray = field(default_factory=bytearray)
 
     @classmethod
-    def spawn(cls, files: Sequence[str], preload: Sequence[str], tier: Tier) -> WorkerProcess:
+    def spawn(cls, files: Sequence[str], preload: frozenset[str], tier: Tier) -> WorkerProcess:
         """Start one. It dies with the thread that starts it."""
         errors = tempfile.TemporaryFile()
         process = subprocess.Popen(
@@ -50,9 +51,9 @@ class WorkerProcess:
             env=_ENVIRONMENT,
             start_new_session=True,  # Ctrl-C is for the trainer to handle
         )
-        worker = cls(process, errors)
+        worker = cls(process, preload, errors)
         own = {"tier": tier, "bwrap": bwrap_path()}
-        setup = {"files": list(files), "preload": list(preload), "sandbox": own}
+        setup = {"files": list(files), "preload": sorted(preload), "sandbox": own}
         worker.send(json.dumps(setup).encode())
         return worker
 

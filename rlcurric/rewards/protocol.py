@@ -8,7 +8,7 @@ import inspect
 import os
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,6 +47,17 @@ class Reward:
     file: str = ""  # Python file that defines it: workers load it from there
     validate: Validator | None = None  # refuses arguments that do not fit together
     separable: bool = False  # of scope group: a sample's score is the same without the others
+    preload_for: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # the same, by column
+
+    def modules(self, columns: Mapping[str, Sequence[Any]]) -> frozenset[str]:
+        """What workers must have imported to score rows with these columns."""
+        asked = (
+            module
+            for column, modules in self.preload_for.items()
+            if any(value is not None for value in columns.get(column, ()))
+            for module in modules
+        )
+        return frozenset((*self.preload, *asked))
 
     @property
     def arguments(self) -> dict[str, inspect.Parameter]:
@@ -102,6 +113,7 @@ def reward(
     preload: Sequence[str] = (),
     validate: Validator | None = None,
     separable: bool = False,
+    preload_for: Mapping[str, Sequence[str]] | None = None,
 ) -> Callable[[RewardFunction], RewardFunction]:
     """Register a reward function, sync or async, under TRL's convention for reward functions.
 
@@ -121,6 +133,8 @@ def reward(
         validate: called with all arguments when a recipe is checked; raises ValueError for what does not fit.
         separable: of scope `group`: a sample's score is the same without the others, so that a call that failed may be
             repeated sample by sample.
+        preload_for: the same as `preload`, by the column whose rows alone need it: workers that meet the first such row
+            are started anew.
     """
     if scope not in ("sample", "group", "batch") or where not in ("worker", "inline", "service"):
         raise ValueError(
@@ -144,6 +158,7 @@ def reward(
         entry = Reward(
             *(name, function, scope, where, correctness, tuple(preload), resolved),
             *(validate, separable),
+            {column: tuple(modules) for column, modules in (preload_for or {}).items()},
         )
         _refuse_unserved(entry)
         registry("reward").add(name, entry)

@@ -45,7 +45,7 @@ class RewardRunner:
         sandbox: Setting = "auto",
     ) -> None:
         self._files = sorted({reward.file for reward in rewards if reward.file})
-        self._preload = sorted({module for reward in rewards for module in reward.preload})
+        self._preload = frozenset(module for reward in rewards for module in reward.preload)
         self._n_workers, self._base_dir = workers, base_dir
         self._sandbox = sandbox
         self._workers: list[WorkerProcess] = []
@@ -119,6 +119,7 @@ class RewardRunner:
         job = Job(asked)
         with self._changed:
             self._refuse()
+            self._preload |= asked.reward.modules(asked.columns)
             self._waiting.extend(job.calls)
         self._wake()
         with self._changed:
@@ -162,11 +163,18 @@ class RewardRunner:
                 self._changed.notify_all()
 
     def _hand_out(self) -> None:
-        for worker in self._workers:
-            if worker.call is not None or not worker.ready:
+        for worker in list(self._workers):
+            if worker.call is not None:
+                continue
+            if not self._preload <= worker.preload:
+                self._retire(worker)
+                self._spawn()
+                continue
+            if not worker.ready:
                 continue
             with self._changed:
-                call = self._waiting.popleft() if self._waiting else None
+                fits = self._preload <= worker.preload
+                call = self._waiting.popleft() if self._waiting and fits else None
             if call is None:
                 return
             worker.call = call
@@ -240,15 +248,18 @@ class RewardRunner:
     def _replace(self, worker: WorkerProcess) -> None:
         """The whole worker is gone: a new one takes its place."""
         complaint = worker.complaint()
-        self._selector.unregister(worker.fileno)
-        self._workers.remove(worker)
-        worker.end()
+        self._retire(worker)
         if not worker.ready:
             raise RunError(f"a reward worker could not start:\n{complaint}")
         self._spawn()
         if worker.call is not None:
             with self._changed:
                 self._settle(worker.call, {"died": True})
+
+    def _retire(self, worker: WorkerProcess) -> None:
+        self._selector.unregister(worker.fileno)
+        self._workers.remove(worker)
+        worker.end()
 
     def _spawn(self) -> None:
         worker = WorkerProcess.spawn(self._files, self._preload, self._tier)

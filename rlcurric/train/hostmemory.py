@@ -36,12 +36,10 @@ class HostMemory:
 
 
 def read_host_memory() -> HostMemory:
-    """As it is now; a few milliseconds."""
+    """As it is now; milliseconds, the more the more processes the machine has."""
     import psutil
 
-    machine = psutil.virtual_memory()
-    rooms = [(int(machine.available), int(machine.total)), *_groups()]
-    available, total = min(rooms, key=lambda room: room[0] / room[1])
+    available, total = read_room()
     me = psutil.Process()
     rss = 0
     for process in (me, *me.children(recursive=True)):
@@ -49,7 +47,17 @@ def read_host_memory() -> HostMemory:
             rss += process.memory_info().rss
         except psutil.Error:  # ended meanwhile
             continue
-    return HostMemory(rss, max(0, available), total)
+    return HostMemory(rss, available, total)
+
+
+def read_room() -> tuple[int, int]:
+    """Bytes that are available, and of how many: of the machine, or of the control group that has the least left."""
+    import psutil
+
+    machine = psutil.virtual_memory()
+    rooms = [(int(machine.available), int(machine.total)), *_groups()]
+    available, total = min(rooms, key=lambda room: room[0] / room[1])
+    return max(0, available), total
 
 
 def _groups() -> list[tuple[int, int]]:

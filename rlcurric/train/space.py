@@ -10,7 +10,7 @@ from typing import Any
 from rlcurric.recipe.stages import TrainingStage
 from rlcurric.train.adapters import is_adapted
 from rlcurric.train.checkpoint import CheckpointStore
-from rlcurric.train.hostmemory import read_host_memory
+from rlcurric.train.hostmemory import read_room
 from rlcurric.train.run import RunContext
 
 SLACK = (
@@ -77,7 +77,7 @@ def _look(run: RunContext, needed: int) -> str | None:
             "saves will fail unless you free space or lower run.checkpoints.keep_last",
         )
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    copies, memory = needed * here // run.ranks.world, read_host_memory().available
+    copies, memory = needed * here // run.ranks.world, read_room()[0]
     if copies > memory:
         _warn(
             run,

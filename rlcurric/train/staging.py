@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from rlcurric.train.hostmemory import read_host_memory
+from rlcurric.train.hostmemory import read_room
 
 
 class HostBuffers:
@@ -65,7 +65,7 @@ class HostBuffers:
         if kept is not None and kept.dtype == tensor.dtype and kept.numel() == tensor.numel():
             return kept.view(tensor.shape)
         self._kept.pop(name, None)
-        free = read_host_memory().available
+        free, _ = read_room()
         if tensor.nbytes > free:
             raise MemoryError(
                 f"a copy of {name} takes {tensor.nbytes / 1e9:.2f} GB of host memory, and {free / 1e9:.2f} GB are left"

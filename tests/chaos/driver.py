@@ -14,7 +14,7 @@ from typing import Any
 
 from rlcurric.ending import STOPPED
 from rlcurric.recipe.schema import Recipe
-from rlcurric.report.compare import first_difference
+from rlcurric.report.difference import first_difference
 from rlcurric.train.checkpoint import CheckpointStore
 from rlcurric.train.rundir import METRICS, read_jsonl
 from tests.chaos import accounts
