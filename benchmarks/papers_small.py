@@ -35,7 +35,7 @@ KINDS = ("accuracy", "length", "think_rate")
 CASES: dict[str, dict[str, list[str]]] = {
     "tlts": {
         "decaying": [],
-        "fixed": ["stages.shorten.rewards.length_budget.target=14"],
+        "fixed": ["stages.shorten.rewards.length_budget.target=16"],
     },
     "autothink": {
         "autothink": [],
@@ -59,12 +59,11 @@ def recipe_file(case: str) -> Path:
     return HERE / f"{case}_small.yaml"
 
 
-def digest(case: str, overrides: Sequence[str]) -> str:
+def digest(case: str, recipe: Mapping[str, Any]) -> str:
     """What a result is of: the resolved recipe and the tasks that it reads."""
-    recipe = dump(load_recipe(recipe_file(case), overrides))
-    del recipe["base_dir"], recipe["run"], recipe["description"]
-    tasks = [HERE / "autothink_small_tasks.py", HERE.parent / "recipes" / "demo_tasks.py"]
-    text = json.dumps([recipe, *(file.read_text() for file in tasks)], sort_keys=True)
+    kept = {k: v for k, v in recipe.items() if k not in ("base_dir", "run", "description")}
+    tasks = [HERE / f"{case}_small_tasks.py", HERE.parent / "recipes" / "demo_tasks.py"]
+    text = json.dumps([kept, *(file.read_text() for file in tasks)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -74,10 +73,8 @@ def run(case: str, seeds: Sequence[int], runs: Path) -> None:
     for seed in seeds:
         for arm, overrides in CASES[case].items():
             asked = [f"seed={seed}", *overrides]
-            version, file = (
-                digest(case, asked),
-                RESULTS / f"{case}-{arm.replace(' ', '-')}-{seed}.json",
-            )
+            version = digest(case, dump(load_recipe(recipe_file(case), asked)))
+            file = RESULTS / f"{case}-{arm.replace(' ', '-')}-{seed}.json"
             if file.exists() and json.loads(file.read_text())["recipe"] == version:
                 continue
             folder = runs / f"{case}-{arm.replace(' ', '-')}-{seed}-{version}"
@@ -92,7 +89,7 @@ def cold_start(case: str, runs: Path) -> Path:
     """The run whose cold start all arms share."""
     recipe = dump(load_recipe(recipe_file(case)))
     recipe["stages"] = recipe["stages"][:1]
-    folder = runs / f"{case}-cold-start-{digest(case, [])}"
+    folder = runs / f"{case}-cold-start-{digest(case, recipe)}"
     file = runs / f"{case}-cold-start.yaml"
     runs.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(recipe))  # JSON is YAML
