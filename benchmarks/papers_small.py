@@ -1,6 +1,6 @@
 """Two published recipes in small, over seeds: Train Long, Think Short (2508.08940) and AutoThink (2505.10832).
 
-    python benchmarks/papers_small.py run tlts|autothink [--seeds 0 1 2 3 4] [--runs FOLDER]
+    python benchmarks/papers_small.py run tlts|autothink [--seeds 1 2 3 4 5] [--runs FOLDER]
     python benchmarks/papers_small.py report
 
 Every arm of a case goes on from one shared cold start and takes equal steps; seeds decide data order and sampling.
@@ -256,7 +256,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     runner = commands.add_parser("run")
     runner.add_argument("case", choices=list(CASES))
-    runner.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    runner.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     runner.add_argument("--runs", type=Path, default=Path("runs"))
     commands.add_parser("report")
     options = parser.parse_args()
