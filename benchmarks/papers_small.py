@@ -2,10 +2,12 @@
 
     python benchmarks/papers_small.py run tlts|autothink [--seeds 1 2 3 4 5] [--runs FOLDER]
     python benchmarks/papers_small.py report
+    python benchmarks/papers_small.py --quick
 
 Every arm of a case goes on from one shared cold start and takes equal steps; seeds decide data order and sampling.
 Resumable: a run that was cut short goes on, one whose result is in benchmarks/results/papers_small/ is not run again
-unless its recipe changed. `report` prints tables and writes docs/tlts_small.png and docs/autothink_small.png.
+unless its recipe changed. `report` prints tables and writes docs/tlts_small.png and docs/autothink_small.png. `--quick`
+takes two steps a stage and keeps nothing: its numbers mean nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import math
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -50,6 +53,17 @@ CASES: dict[str, dict[str, list[str]]] = {
         ],
     },
 }
+QUICK = {
+    case: [
+        *(f"stages.{stage}.until.steps=2" for stage in stages),
+        "evaluation.prompts=4",
+        "curriculum.prompts_per_step=2",
+    ]
+    for case, stages in (
+        ("tlts", ("cold_start", "shorten")),
+        ("autothink", ("cold_start", "balance", "reinforce", "prune")),
+    )
+}
 EASY, HARD = ("sum-2",), ("sum-5", "sum-6")  # of autothink_small.yaml
 
 Result = Mapping[str, Any]
@@ -67,27 +81,33 @@ def digest(case: str, recipe: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def run(case: str, seeds: Sequence[int], runs: Path) -> None:
+def run(
+    case: str,
+    seeds: Sequence[int],
+    runs: Path,
+    results: Path = RESULTS,
+    shortened: Sequence[str] = (),
+) -> None:
     """All arms over all seeds, each in a process of its own."""
-    start = cold_start(case, runs)
+    start = cold_start(case, runs, shortened)
     for seed in seeds:
         for arm, overrides in CASES[case].items():
-            asked = [f"seed={seed}", *overrides]
+            asked = [f"seed={seed}", *overrides, *shortened]
             version = digest(case, dump(load_recipe(recipe_file(case), asked)))
-            file = RESULTS / f"{case}-{arm.replace(' ', '-')}-{seed}.json"
+            file = results / f"{case}-{arm.replace(' ', '-')}-{seed}.json"
             if file.exists() and json.loads(file.read_text())["recipe"] == version:
                 continue
             folder = runs / f"{case}-{arm.replace(' ', '-')}-{seed}-{version}"
             train(case, asked, folder, start)
             found = {"case": case, "arm": arm, "seed": seed, "recipe": version, **result(folder)}
-            RESULTS.mkdir(parents=True, exist_ok=True)
+            results.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(found, indent=1) + "\n")
             print(f"{case}, {arm}, seed {seed}: {found['points'][-1]}", flush=True)
 
 
-def cold_start(case: str, runs: Path) -> Path:
+def cold_start(case: str, runs: Path, shortened: Sequence[str] = ()) -> Path:
     """The run whose cold start all arms share."""
-    recipe = dump(load_recipe(recipe_file(case)))
+    recipe = dump(load_recipe(recipe_file(case), shortened))
     recipe["stages"] = recipe["stages"][:1]
     folder = runs / f"{case}-cold-start-{digest(case, recipe)}"
     file = runs / f"{case}-cold-start.yaml"
@@ -137,15 +157,23 @@ def result(folder: Path) -> dict[str, Any]:
     }
 
 
-def report() -> str:
+def report(results: Path = RESULTS, plots: Path = DOCS) -> str:
     """Markdown tables of what has been measured; the plots beside the docs."""
     parts = []
     for case, told in (("tlts", tell_tlts), ("autothink", tell_autothink)):
-        results = [json.loads(file.read_text()) for file in sorted(RESULTS.glob(f"{case}-*.json"))]
-        if results:
-            parts.append(told(results))
-            plot(case, results, DOCS / f"{case}_small.png")
+        found = [json.loads(file.read_text()) for file in sorted(results.glob(f"{case}-*.json"))]
+        if found:
+            parts.append(told(found))
+            plot(case, found, plots / f"{case}_small.png")
     return "\n\n".join(parts)
+
+
+def quick() -> str:
+    """Everything once, in small."""
+    with tempfile.TemporaryDirectory() as folder:
+        for case in CASES:
+            run(case, [1], Path(folder) / "runs", Path(folder), QUICK[case])
+        return report(Path(folder), Path(folder))
 
 
 def tell_tlts(results: Sequence[Result]) -> str:
@@ -253,17 +281,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    commands = parser.add_subparsers(dest="command", required=True)
+    parser.add_argument("--quick", action="store_true")
+    commands = parser.add_subparsers(dest="command")
     runner = commands.add_parser("run")
     runner.add_argument("case", choices=list(CASES))
     runner.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     runner.add_argument("--runs", type=Path, default=Path("runs"))
     commands.add_parser("report")
     options = parser.parse_args()
-    if options.command == "run":
+    if options.quick:
+        print(quick())
+    elif options.command == "run":
         run(options.case, options.seeds, options.runs)
-    else:
+    elif options.command == "report":
         print(report())
+    else:
+        parser.error("run, report or --quick is required")
 
 
 if __name__ == "__main__":

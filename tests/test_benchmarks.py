@@ -25,6 +25,7 @@ ROOT = Path(__file__).parent.parent
         "checkpoint",
         "chaos",
         "ranks",
+        "papers_small",
         pytest.param("sync", marks=pytest.mark.vllm),
     ],
 )
