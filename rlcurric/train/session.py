@@ -148,6 +148,7 @@ class _Session:
     ) -> RunResult:
         from rlcurric.train.models import check_named_models
         from rlcurric.train.sharding import asked
+        from rlcurric.train.stages import refuse_lost_reference
         from rlcurric.train.trackers import Trackers, check_trackers
         from rlcurric.train.written import check_stage
 
@@ -167,7 +168,9 @@ class _Session:
                 self.cautions[stage.name] += check_stage(run, stage)
         if ranks.is_main:
             if self.start_from is not None:
-                self._fork(self.start_from)
+                origin = self._fork(self.start_from).checkpoint
+                assert origin is not None
+                refuse_lost_reference(run, origin)
             self.directory.lock()
             stack.callback(self.directory.unlock)
         watchdog.beat("opening the run directory")
@@ -496,7 +499,7 @@ def _context(
             reporter=reporter,
             stop=stop,
             tokenizer=tokenizer,
-            data=RunData(recipe, tokenizer, context),
+            data=RunData(recipe, tokenizer, context, parts.needs_demonstrations),
             parts=parts,
             engines=engines,
             failures=FailureBudget(grading.max_failures, grading.window),
