@@ -61,9 +61,9 @@ def _hintless(where: str, stage: RlStage, pool: PromptPool) -> Iterator[str]:
         lacking[name] = sum(not columns.get(hints.column) for columns in rows)
         known |= dict.fromkeys(column for columns in rows for column in columns)
     if sum(lacking.values()) == sum(pool.sizes.values()):
+        other = "" if hints.column in known else f". {nearest(hints.column, known)}"
         raise ValueError(
-            f"{where}.hints.column: no row of the stage has a hint in the column {hints.column!r}. "
-            f"{nearest(hints.column, known)}"
+            f"{where}.hints.column: no row of the stage has a hint in the column {hints.column!r}{other}"
         )
     for name, without in lacking.items():
         if without:
