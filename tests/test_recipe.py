@@ -217,7 +217,7 @@ def test_the_words_of_a_recipe_are_shown_without_blank_lines(
         main(["recipes", "show", "l1_length_control"])
     shown = capsys.readouterr().out
     about = shown[shown.index("description:") : shown.index("schema_version:")]
-    assert "half as steep" in about
+    assert "half as steep" in about and "4e-6" in about
     assert "" not in about.rstrip("\n").split("\n")
 
 
