@@ -148,7 +148,6 @@ class _Session:
     ) -> RunResult:
         from rlcurric.train.models import check_named_models
         from rlcurric.train.sharding import asked
-        from rlcurric.train.stages import refuse_lost_reference
         from rlcurric.train.trackers import Trackers, check_trackers
         from rlcurric.train.written import check_stage
 
@@ -168,6 +167,8 @@ class _Session:
                 self.cautions[stage.name] += check_stage(run, stage)
         if ranks.is_main:
             if self.start_from is not None:
+                from rlcurric.train.stages import refuse_lost_reference
+
                 origin = self._fork(self.start_from).checkpoint
                 assert origin is not None
                 refuse_lost_reference(run, origin)
