@@ -242,7 +242,7 @@ def test_what_is_kept_of_a_prompt() -> None:
         sample(4, 9.0, 1.0, truncated=True),
         sample(5, 9.0, 1.0, status=Status.TIMEOUT),
     )
-    assert kept(stage(keep=9), "abcdef", *samples) == [1, 0, 3]
+    assert kept(stage(keep=8), "abcdef", *samples) == [1, 0, 3]
     assert kept(stage(keep=2), "abcdef", *samples) == [1, 0]
     assert kept(stage(keep=9, shortest=True), "abcdef", *samples) == [1, 3, 0]
     assert kept(stage(keep=9, min_reward=1.1), "abcdef", *samples) == [2, 1]
