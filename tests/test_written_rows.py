@@ -244,9 +244,9 @@ def test_what_is_kept_of_a_prompt() -> None:
     )
     assert kept(stage(keep=8), "abcdef", *samples) == [1, 0, 3]
     assert kept(stage(keep=2), "abcdef", *samples) == [1, 0]
-    assert kept(stage(keep=9, shortest=True), "abcdef", *samples) == [1, 3, 0]
-    assert kept(stage(keep=9, min_reward=1.1), "abcdef", *samples) == [2, 1]
-    assert kept(stage(keep=9), "aacadd", *samples) == [1]
+    assert kept(stage(keep=8, shortest=True), "abcdef", *samples) == [1, 3, 0]
+    assert kept(stage(keep=8, min_reward=1.1), "abcdef", *samples) == [2, 1]
+    assert kept(stage(keep=8), "aacadd", *samples) == [1]
 
 
 TEXT = "<think>1+2 is 3</think><answer>3</answer>"
