@@ -53,41 +53,42 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class Linear:
+class _Ramp:
     """From `start` to `end` over `over` units of the clock (1.0 for progress), then `end`."""
 
     start: float
     end: float
     over: float = 1.0
     on: Clock = "progress"
-    schedule: Literal["linear"] = "linear"
+    schedule: str = ""
     __pydantic_config__ = _CLOSED
 
     def __post_init__(self) -> None:
-        _require_over("linear", self.over)
+        _require_over(self.schedule, self.over)
 
-    def at(self, progress: Progress) -> float:
-        fraction = min(1.0, progress.on(self.on) / self.over)
-        return self.start + (self.end - self.start) * fraction
+    def _fraction(self, progress: Progress) -> float:
+        return min(1.0, progress.on(self.on) / self.over)
 
 
 @dataclass(frozen=True)
-class Cosine:
-    """From `start` to `end` along half a cosine over `over` units of the clock, then `end` (1608.03983)."""
+class Linear(_Ramp):
+    """From `start` to `end` over `over` units of the clock (1.0 for progress), then `end`."""
 
-    start: float
-    end: float
-    over: float = 1.0
-    on: Clock = "progress"
-    schedule: Literal["cosine"] = "cosine"
-    __pydantic_config__ = _CLOSED
-
-    def __post_init__(self) -> None:
-        _require_over("cosine", self.over)
+    schedule: Literal["linear"] = "linear"
 
     def at(self, progress: Progress) -> float:
-        fraction = min(1.0, progress.on(self.on) / self.over)
-        return self.end + (self.start - self.end) * (1 + math.cos(math.pi * fraction)) / 2
+        return self.start + (self.end - self.start) * self._fraction(progress)
+
+
+@dataclass(frozen=True)
+class Cosine(_Ramp):
+    """From `start` to `end` along half a cosine over `over` units of the clock, then `end` (1608.03983)."""
+
+    schedule: Literal["cosine"] = "cosine"
+
+    def at(self, progress: Progress) -> float:
+        bend = (1 + math.cos(math.pi * self._fraction(progress))) / 2
+        return self.end + (self.start - self.end) * bend
 
 
 @dataclass(frozen=True)
@@ -138,8 +139,8 @@ class StepExp:
 
 
 @dataclass(frozen=True)
-class StepExpN:
-    """From `start` to `end` in `drops` equal ratios, at every total / (drops + 1) of the clock (2508.08940)."""
+class _Drops:
+    """From `start` to `end` in `drops` drops, one at every total / (drops + 1) of the clock (2508.08940)."""
 
     start: float
     end: float
@@ -147,42 +148,45 @@ class StepExpN:
     total: float
     round: Rounding = "nearest"
     on: Clock = "step"
-    schedule: Literal["step_exp_n"] = "step_exp_n"
+    schedule: str = ""
     __pydantic_config__ = _CLOSED
 
     def __post_init__(self) -> None:
-        _require_drops("step_exp_n", self.drops, self.total)
+        _require_drops(self.schedule, self.drops, self.total)
+        _require_whole(self.schedule, self.round, self.start, self.end)
+
+    def _done(self, progress: Progress) -> int:
+        interval = self.total / (self.drops + 1)
+        return min(self.drops, _drops_done(progress.on(self.on), interval))
+
+
+@dataclass(frozen=True)
+class StepExpN(_Drops):
+    """From `start` to `end` in `drops` equal ratios, at every total / (drops + 1) of the clock (2508.08940)."""
+
+    schedule: Literal["step_exp_n"] = "step_exp_n"
+
+    def __post_init__(self) -> None:
         if self.start <= 0 or self.end <= 0:
             raise ValueError(
                 f"step_exp_n needs start and end above 0, got {self.start:g} and {self.end:g}; use step_linear"
             )
-        _require_whole("step_exp_n", self.round, self.start, self.end)
+        super().__post_init__()
 
     def at(self, progress: Progress) -> float:
-        done = min(self.drops, _drops_done(progress.on(self.on), self.total / (self.drops + 1)))
-        return _rounded(self.start * (self.end / self.start) ** (done / self.drops), self.round)
+        share = self._done(progress) / self.drops
+        return _rounded(self.start * (self.end / self.start) ** share, self.round)
 
 
 @dataclass(frozen=True)
-class StepLinear:
+class StepLinear(_Drops):
     """From `start` to `end` in `drops` equal steps, at every total / (drops + 1) of the clock (2508.08940)."""
 
-    start: float
-    end: float
-    drops: int
-    total: float
-    round: Rounding = "nearest"
-    on: Clock = "step"
     schedule: Literal["step_linear"] = "step_linear"
-    __pydantic_config__ = _CLOSED
-
-    def __post_init__(self) -> None:
-        _require_drops("step_linear", self.drops, self.total)
-        _require_whole("step_linear", self.round, self.start, self.end)
 
     def at(self, progress: Progress) -> float:
-        done = min(self.drops, _drops_done(progress.on(self.on), self.total / (self.drops + 1)))
-        return _rounded(self.start + (self.end - self.start) * done / self.drops, self.round)
+        fallen = (self.end - self.start) * self._done(progress) / self.drops
+        return _rounded(self.start + fallen, self.round)
 
 
 @dataclass(frozen=True)

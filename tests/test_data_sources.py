@@ -154,6 +154,12 @@ def test_an_absent_file_names_the_nearest(tmp_path: Path) -> None:
     said = message("file", {"path": "trian.jsonl"}, tmp_path)
     assert f"{tmp_path}/trian.jsonl" in said and "Did you mean 'train.jsonl'?" in said
     assert "holds no files" in message("file", {"path": "none/a.jsonl"}, tmp_path)
+    for number in range(50):
+        (tmp_path / f"part-{number:02d}.jsonl").touch()
+    said = message("file", {"path": "part-071.jsonl"}, tmp_path)
+    assert said.count("part-") == 4 and "Did you mean 'part-07.jsonl' or 'part-" in said
+    said = message("file", {"path": "gsm8k-verified.parquet"}, tmp_path)
+    assert "holds part-00.jsonl, part-01.jsonl, part-02.jsonl and 48 more." in said
 
 
 def test_bad_columns_and_patterns_name_file_and_row(tmp_path: Path) -> None:

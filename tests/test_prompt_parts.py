@@ -341,6 +341,36 @@ def test_check_renders_every_hint_and_tells_rows_without() -> None:
         one_stage(prompt={"hints": {"template": "x", "max_share": 1}})
 
 
+def test_rows_whose_hints_do_not_fit_are_left_out_where_that_is_asked_for() -> None:
+    hard = {**HARD["distributions"]["hard"], "overlong": "drop"}
+    recipe = one_stage({**HARD, "distributions": {"hard": hard}}, **HINTED)
+    (stage,), tokenizer = recipe.stages, tokenizer_of(recipe)
+    whole = RunData(recipe, tokenizer, 128).pool(stage)
+    plain = [len(one.prompt_ids) for one in whole]
+    hinted = [
+        max(
+            len(whole.prompt("hard", index, hint=level).prompt_ids)
+            for level in range(whole.hints("hard", index) + 1)
+        )
+        for index in range(len(plain))
+    ]
+    context = max(hinted) + 11  # one token too few for the longest hint
+    assert max(plain) + 12 <= context, "without their hints all rows fit"
+    data = RunData(recipe, tokenizer, context)
+    kept = sum(length < max(hinted) for length in hinted)
+    assert data.pool(stage).sizes == {"hard": kept} and 0 < kept < len(plain)
+    (told,) = data.doubts(stage)
+    assert f"{len(plain) - kept} of {len(plain)} rows" in told
+
+
+def test_check_refuses_a_column_of_hints_that_no_row_has() -> None:
+    prompt = {**HINTED["prompt"], "hints": {**HINTED["prompt"]["hints"], "column": "hint"}}
+    with pytest.raises(ValueError) as caught:
+        checked(one_stage(HARD, **{**HINTED, "prompt": prompt}))
+    said = "stages.rl.prompt.hints.column: no row of the stage has a hint in the column 'hint'. Did you mean 'hints'?"
+    assert said in str(caught.value)
+
+
 # --- the documents ----------------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ import yaml
 
 import rlcurric
 from rlcurric.assets import folder, shipped_recipes
+from rlcurric.cli import main
 from rlcurric.recipe.load import (
     differences,
     dump,
@@ -21,6 +22,7 @@ from rlcurric.recipe.load import (
     parse_yaml,
     rereads,
 )
+from rlcurric.recipe.stages import EntropySft, SftStage
 from rlcurric.schedules import Linear, StepExp
 
 BASE: dict[str, Any] = {
@@ -125,6 +127,7 @@ def test_booleans_are_true_and_false_alone(tmp_path: Path) -> None:
 
 
 LINEAR = "optim.learning_rate={schedule: linear, "
+PIECEWISE = "optim.learning_rate={schedule: piecewise, points: "
 
 
 @pytest.mark.parametrize(
@@ -172,6 +175,23 @@ LINEAR = "optim.learning_rate={schedule: linear, "
         (LINEAR + "start: 1, end: 1, over: 0}", ["learning_rate: A linear schedule", "got 0"]),
         ("optim.learning_rate={start: 1}", ["needs the key 'schedule'", "linear"]),
         ("stages.first.kind=rlx", ["rlx"]),
+        ("stages.second.init=first", ["stages.second.init: 'first' is", "write 'stage:first'"]),
+        ("stages.second.init=first:best", ["stages.second.init", "write 'stage:first:best'"]),
+        ("stages.second.reference=first", ["stages.second.reference", "write 'stage:first'"]),
+        (
+            "prompt.template=[{budget}]{question}'s",
+            ["the value of prompt.template", "quotes", "prompt.template='[{budget}]{question}''s'"],
+        ),
+        ("prompt.template={question}", ["first.prompt.template: a text is", "in quotes", "{'q"]),
+        ("optim.learning_rate={schedule: [linear]}", ["Unknown schedule ['linear']", "constant"]),
+        ("schedules.b={schedule: linaer}", ["schedules.b: Unknown schedule", "mean 'linear'"]),
+        ("schedules.b={schedule: linear, start: 1}", ["schedules.b: The sch", "the key 'end'"]),
+        (PIECEWISE + "[[0, 1], [1]]}", ["point 2 must be a pair [t, value], got [1]"]),
+        (PIECEWISE + "[[0, 1], 4]}", ["point 2 must be a pair [t, value], got 4"]),
+        (PIECEWISE + "[[0, 1], [1, x]]}", ["the value of point 2 must be a finite", "'x'"]),
+        (PIECEWISE + "[[x, 1], [1, 2]]}", ["the t of point 1 must be a finite number", "'x'"]),
+        (PIECEWISE + "4}", ["piecewise needs points: [[t, value], ...], got 4"]),
+        ("stages.cold.loss=entropy", ["stages.cold.loss.name", "'entropy_sft', got 'entropy'"]),
     ],
 )
 def test_mistakes_name_the_place_and_the_nearest_word(override: str, words: list[str]) -> None:
@@ -181,6 +201,24 @@ def test_mistakes_name_the_place_and_the_nearest_word(override: str, words: list
         assert word in str(error.value)
     for noise in ("base_dir", "pydantic", "validation error", "recipe: recipe"):
         assert noise not in str(error.value)
+
+
+def test_a_loss_goes_by_its_name_or_with_its_arguments() -> None:
+    for given in ("entropy_sft", "{name: entropy_sft}", "{}"):
+        (cold, *_) = load_recipe(BASE, [f"stages.cold.loss={given}"]).stages
+        assert isinstance(cold, SftStage) and cold.loss == EntropySft(ratio=0.8, kappa=0.8)
+
+
+def test_the_words_of_a_recipe_are_shown_without_blank_lines(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What YAML folds ends in a line break; that is no line of its own."""
+    with pytest.raises(SystemExit, match="0"):
+        main(["recipes", "show", "l1_length_control"])
+    shown = capsys.readouterr().out
+    about = shown[shown.index("description:") : shown.index("schema_version:")]
+    assert "half as steep" in about and "4e-6" in about
+    assert "" not in about.rstrip("\n").split("\n")
 
 
 def test_overrides_are_a_list() -> None:

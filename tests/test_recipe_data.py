@@ -10,6 +10,7 @@ import pytest
 
 from rlcurric.build import RunData
 from rlcurric.data import make_source
+from rlcurric.recipe.schema import Recipe
 from rlcurric.train.models import tokenizer_of
 from tests.tiny import tiny_recipe
 
@@ -79,33 +80,62 @@ def test_templates_become_seeds_with_variants() -> None:
 
 
 def test_rows_that_do_not_fit_are_left_out_where_that_is_asked_for(tmp_path: Path) -> None:
-    """Of an SFT stage by what is imitated, of an RL stage by the room for a completion of 12 tokens."""
+    """Of an SFT stage by what is imitated, of an RL stage by the room for a completion of 12 tokens, and by both where it
+    trains on demonstrations.
+    """
     file = tmp_path / "sums.jsonl"
     sums = [
         {"question": "+".join("1" * k) + "=", "answer": str(k), "demonstration": "1+1" * k}
         for k in range(2, 22)
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in sums), encoding="utf-8")
-    source = (f"distributions.two.source={{name: file, path: {file}}}", "mixture=[two]")
+    source = (
+        f"distributions.two={{source: {{name: file, path: {file}}}}}",
+        "mixture=[two]",
+    )
     recipe = tiny_recipe(*source, "distributions.two.overlong=drop")
     tokenizer = tokenizer_of(recipe)
-    for stage in recipe.stages[:2]:
-        whole = RunData(recipe, tokenizer, 128)
+    cold, first, _ = recipe.stages
+    for stage, demonstrated in ((cold, True), (first, False), (first, True)):
+
+        def read(context: int, recipe: Recipe = recipe, imitates: bool = demonstrated) -> RunData:
+            return RunData(recipe, tokenizer, context, lambda _: imitates)
+
+        whole = read(128)
         prompts = list(whole.pool(stage))
         lengths = [len(one.prompt_ids) + 12 for one in prompts]
-        if stage.kind == "sft":
+        if demonstrated:
             imitated = [len(one["input_ids"]) for one in whole.sft_examples(stage)]
             lengths = [max(pair) for pair in zip(lengths, imitated, strict=True)]
         context = sorted(lengths)[len(lengths) // 2]
-        data = RunData(recipe, tokenizer, context)
+        data = read(context)
         kept = [one.uid for one, n in zip(prompts, lengths, strict=True) if n <= context]
         assert 0 < len(kept) < len(prompts)
         assert [one.uid for one in data.pool(stage)] == kept
+        data.check_prompts(stage, {})
         assert whole.doubts(stage) == []
         (told,) = data.doubts(stage)
         assert f"{len(prompts) - len(kept)} of {len(prompts)} rows" in told
-        strict = RunData(tiny_recipe(*source), tokenizer, context)
         with pytest.raises(ValueError, match="overlong: drop"):
-            strict.sft_examples(stage) if stage.kind == "sft" else strict.pool(stage).check()
+            read(context, tiny_recipe(*source)).check_prompts(stage, {})
         with pytest.raises(ValueError, match=r"none of its .* rows fits the context of 5 tokens"):
-            RunData(recipe, tokenizer, 5).pool(stage)
+            read(5).pool(stage)
+
+
+def test_held_out_rows_that_do_not_fit_stay_a_mistake(tmp_path: Path) -> None:
+    """An evaluation set is not made shorter, whatever becomes of the training rows of its distribution."""
+    file = tmp_path / "sums.jsonl"
+    text = "".join(
+        json.dumps({"question": "+".join("1" * k) + "=", "answer": str(k)}) + "\n"
+        for k in range(2, 22)
+    )
+    file.write_text(text, encoding="utf-8")
+    recipe = tiny_recipe(
+        f"distributions.two={{source: {{name: file, path: {file}}}, overlong: drop, held_out: 0.5}}",
+        "stages.first.mixture=[two]",
+        "evaluation.prompts=20",
+    )
+    data, first = RunData(recipe, tokenizer_of(recipe), 12 + 20), recipe.stages[1]
+    assert 0 < data.pool(first).sizes["two"] < 10
+    with pytest.raises(ValueError, match="leaves out such training rows"):
+        data.held_out(first)

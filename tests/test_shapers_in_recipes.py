@@ -44,6 +44,7 @@ def test_the_recipes_that_are_shown_are_recipes(text: str) -> None:
     ("argument", "told"),
     [
         ("{name: length_budget, shape: square}", "length_budget.shape: Input should be 'triangle' or 'band'"),
+        ("{name: length_budget, target: {start: 8, end: 4}}", "length_budget.target: A schedule needs the key 'schedule', one of constant, linear"),
         ("{name: soft_overlong, limit: 10}", "soft_overlong needs 0 < buffer <= limit"),
         ("{name: language_consistency, language: english}", "got 'english'. It knows: "),
         ("{name: mode_balance, legacy: true}", "unknown argument 'legacy'. Did you mean 'legacy_symmetric'"),

@@ -24,7 +24,7 @@ from rlcurric.recipe.ends import Best, Until
 from rlcurric.report.difference import first_difference
 from rlcurric.train.checkpoint import CheckpointStore
 from rlcurric.train.ends import Watched, cause_of
-from rlcurric.train.metrics import VerdictLog
+from rlcurric.train.metrics import VOLATILE, VerdictLog
 from rlcurric.train.models import tokenizer_of
 from rlcurric.train.pieces import PieceReader
 from rlcurric.train.reference import PREFIX
@@ -311,6 +311,13 @@ def ends_of(run_dir: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if key != "time"} for row in found]
 
 
+def timeless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without what goes by the clock."""
+    return [
+        {key: value for key, value in row.items() if not key.startswith(VOLATILE)} for row in rows
+    ]
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("ends") / "run"
@@ -419,11 +426,13 @@ def test_stopping_at_every_step_ends_every_stage_alike(whole: Path, tmp_path: Pa
 def test_a_fork_of_a_stage_goes_on_from_what_it_handed_over(whole: Path, tmp_path: Path) -> None:
     fork = tmp_path / "fork"
     rlcurric.train(tiny_recipe(*ENDS), fork, start_from=f"{whole}:first")
-    assert (
-        first_difference(whole, fork) is None or read_jsonl(fork / METRICS)[0]["stage"] == "second"
-    )
+    ours, all_of_them = (timeless(read_jsonl(folder / METRICS)) for folder in (fork, whole))
+    assert len(ours) > 1 and ours == [row for row in all_of_them if row["stage"] == "second"]
+    of_second = [row for row in ends_of(whole) if row.get("stage") == "second"]
+    assert of_second and ends_of(fork) == of_second
     one, other = (CheckpointStore(folder / "checkpoints", 1).last() for folder in (whole, fork))
     assert one is not None and other is not None and one.step == other.step
+    assert one.state()["ended"] == other.state()["ended"]
     theirs = load_file(other.model / "model.safetensors")
     for name, tensor in load_file(one.model / "model.safetensors").items():
         assert torch.equal(tensor, theirs[name]), name
@@ -431,6 +440,27 @@ def test_a_fork_of_a_stage_goes_on_from_what_it_handed_over(whole: Path, tmp_pat
         stopped = tmp_path / "stopped"
         rlcurric.train(tiny_recipe(*ENDS), stopped, stop_at=1)
         rlcurric.train(tiny_recipe(*ENDS), tmp_path / "x", start_from=f"{stopped}:second")
+
+
+def test_a_fork_within_a_stage_that_turns_the_penalty_on_needs_a_reference(
+    whole: Path, tmp_path: Path
+) -> None:
+    """What `first` began with is not kept; the end of a stage, or a reference with a name, will do."""
+    (first,) = (
+        row for row in ends_of(whole) if (row["event"], row["stage"]) == ("stage_ended", "first")
+    )
+    begins, ends = first["first_step"], first["last_step"]
+    penalty = (*ENDS, "stages.first.objective={name: grpo, kl: {coef: 0.05, estimator: k3}}")
+    fork = tmp_path / "fork"
+    with pytest.raises(ValueError, match=r"stages\.first\.reference: init\) were not kept"):
+        rlcurric.train(tiny_recipe(*penalty), fork, start_from=f"{whole}:{begins}")
+    assert not fork.exists()
+    named = tiny_recipe(*penalty, "stages.first.reference=stage:cold")
+    rlcurric.train(named, fork, start_from=f"{whole}:{begins}", stop_at=begins + 1)
+    assert read_jsonl(fork / METRICS)[0]["kl/ref_k3/mean"] > 0
+    behind = tmp_path / "behind"
+    rlcurric.train(tiny_recipe(*penalty), behind, start_from=f"{whole}:{ends}", stop_at=ends + 1)
+    assert read_jsonl(behind / METRICS)[0]["stage"] == "second"
 
 
 def test_a_stage_that_ended_goes_on_where_its_until_allows_more(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""docs/stages.md: the recipe of every step is bound as it is written, and the last one checked."""
+"""docs/stages.md: the recipe of every step is bound as it is written, and trained on a small scale; the last one is checked."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from typing import Any
 import pytest
 import yaml
 
+import rlcurric
 from rlcurric.build import Parts
-from rlcurric.cli import main
+from rlcurric.cli import _run
 from rlcurric.recipe.load import load_recipe, parse_yaml
+from rlcurric.recipe.stages import TrainingStage
+from rlcurric.report.tables import read_run
 from tests.test_docs import ROOT, blocks
+from tests.tiny_model import VARIABLE, tiny_model
 
 PAGE = ROOT / "docs" / "stages.md"
 STEPS = ("one", "two", "three", "four", "preferences")
@@ -55,5 +59,47 @@ def test_check_finds_nothing_wrong_with_the_last_recipe(
 ) -> None:
     file = folder / "sums.yaml"
     file.write_text(yaml.safe_dump(step("four"), sort_keys=False), encoding="utf-8")
-    assert main(["check", str(file)]) == 0
+    assert _run(["check", str(file)]) == 0
     assert "reads what best_answers writes" in capsys.readouterr().out.replace("\n", " ")
+
+
+def tiny(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The overlay `tiny` of shipped recipes, with the prompts of the page and fewer of its rows."""
+    sums = recipe["distributions"]
+    small = {
+        name: {"source": {**sums[name]["source"], "size": 60}, "held_out": 8}
+        for name in ("short", "long")
+    }
+    own: dict[str, dict[str, Any]] = {
+        stage["name"]: {"prompt": stage["prompt"]} if "prompt" in stage else {}
+        for stage in recipe["stages"]
+    }
+    if "plateau" in str(recipe["stages"]):
+        own["explore"]["evaluation"] = {"every": 1}
+    if "best_answers" in own:
+        own["best_answers"]["prompts"] = 12
+    base = str(ROOT / "recipes" / "overlays" / "tiny.yaml")
+    return {"from": base, "distributions": small, "stages": own}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STEPS)
+def test_the_recipe_of_every_step_trains_all_its_stages(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(tiny_model()))
+    recipe = step(name)
+    whole = {**recipe, "base_dir": str(folder), "overlays": {"tiny": tiny(recipe)}}
+    result = rlcurric.train(whole, folder / "run", overlay="tiny")
+    assert result.status == "done"
+    run = read_run(result.run_dir)
+    ended = {event["stage"]: event for event in run.events if event["event"] == "stage_ended"}
+    assert list(ended) == [stage["name"] for stage in recipe["stages"]]
+    for stage in run.recipe.stages:
+        if isinstance(stage, TrainingStage):
+            rows = [row for row in run.metrics if row["stage"] == stage.name]
+            assert len(rows) == 2 and max(row["grad/norm"] for row in rows) > 0, stage.name
+            assert ended[stage.name]["last_step"] == rows[-1]["step"]
+        else:
+            (written,) = (one for one in run.events if one["event"] == "dataset_written")
+            assert written["kept"] > 0

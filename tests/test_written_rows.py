@@ -201,6 +201,11 @@ def test_nothing_kept_is_told_with_what_to_do(tmp_path: Path) -> None:
         ([{**REJECTION, "write": "pairs"}, AGAIN], "set stages.sift.write: demonstrations"),
         ([REJECTION, {**DPO, "mixture": ["kept"]}], "set stages.sift.write: pairs"),
         ([{**COLD, "name": "sift"}, AGAIN], "no stage 'sift' of kind rejection"),
+        ([{**REJECTION, "keep": 5}, AGAIN], "sift.keep must be at most its samples, got 5 of 4"),
+        (
+            [SCREEN, {**RL, "curriculum": {"warm_start": "look"}}],
+            "first.curriculum.warm_start: 'look' is the name of a stage; to name one, write 'stage:look'",
+        ),
     ],
 )
 def test_readers_are_checked_without_the_file(stages: list[Any], message: str) -> None:
@@ -237,11 +242,11 @@ def test_what_is_kept_of_a_prompt() -> None:
         sample(4, 9.0, 1.0, truncated=True),
         sample(5, 9.0, 1.0, status=Status.TIMEOUT),
     )
-    assert kept(stage(keep=9), "abcdef", *samples) == [1, 0, 3]
+    assert kept(stage(keep=8), "abcdef", *samples) == [1, 0, 3]
     assert kept(stage(keep=2), "abcdef", *samples) == [1, 0]
-    assert kept(stage(keep=9, shortest=True), "abcdef", *samples) == [1, 3, 0]
-    assert kept(stage(keep=9, min_reward=1.1), "abcdef", *samples) == [2, 1]
-    assert kept(stage(keep=9), "aacadd", *samples) == [1]
+    assert kept(stage(keep=8, shortest=True), "abcdef", *samples) == [1, 3, 0]
+    assert kept(stage(keep=8, min_reward=1.1), "abcdef", *samples) == [2, 1]
+    assert kept(stage(keep=8), "aacadd", *samples) == [1]
 
 
 TEXT = "<think>1+2 is 3</think><answer>3</answer>"
@@ -293,7 +298,15 @@ def test_pass_rates_come_from_the_cache_the_next_time(tmp_path: Path) -> None:
     rlcurric.train(screening(cache, trained), second)
     by_stage = {row["stage"]: row for row in read_run(second).events if row["event"] == "screened"}
     assert (by_stage["look"]["measured"], by_stage["look"]["from_cache"]) == (0, 62)
-    assert by_stage["look"]["tokens"] == by_stage["first"]["tokens"] == 0
+    # Tokens count alike, so that a schedule on them does not depend on the cache.
+    assert by_stage["look"]["tokens"] == measured["tokens"]
+    assert (by_stage["look"]["tokens_from_cache"], measured["tokens_from_cache"]) == (
+        measured["tokens"],
+        0,
+    )
+    (done,) = (row for row in read_run(second).metrics if row["step"] == 4)
+    assert done["tokens/total/sum"] == measured["tokens"] + done["tokens/generated/sum"]
+    assert by_stage["first"]["tokens"] == 0
     lines = (first / "screening/look.jsonl").read_text()
     assert (second / "screening/look.jsonl").read_text() == lines
     assert by_stage["look"]["never_solved"] == measured["never_solved"]

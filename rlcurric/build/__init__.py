@@ -26,6 +26,7 @@ from rlcurric.data import (
     Examples,
     Modes,
     Overlap,
+    Overlong,
     Place,
     Pool,
     PreferenceExample,
@@ -96,8 +97,16 @@ def read_distributions(recipe: Recipe) -> dict[str, Distribution]:
 class RunData:
     """The recipe's rows, split, and their prompts for each stage."""
 
-    def __init__(self, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, context: int) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        tokenizer: PreTrainedTokenizerBase,
+        context: int,
+        demonstrated: Callable[[StageBase], bool] = lambda stage: isinstance(stage, SftStage),
+    ) -> None:
+        """`demonstrated`: whether a stage may train on its rows' demonstrations, as `Parts.needs_demonstrations` knows."""
         self._recipe, self._tokenizer, self._context = recipe, tokenizer, context
+        self._demonstrated = demonstrated
         self._distributions = read_distributions(recipe)
         self._pools: dict[str, Pool] = {}
         self._modes: dict[str, Modes] = {}
@@ -201,14 +210,12 @@ class RunData:
         self,
         stage: StageBase,
         columns: Mapping[str, str],
-        demonstrated: bool = False,
         graded: Mapping[str, str] | None = None,
     ) -> None:
         """Render every prompt and demonstration of the stage once; ValueError at the first that cannot be.
 
         `columns`: those that rewards need, and which reward; a row without one is named by file and place.
-        `demonstrated`: the stage's objective trains on demonstrations too. `graded`: columns that evaluation needs,
-        default `columns`.
+        `graded`: columns that evaluation needs, default `columns`.
         """
         if isinstance(stage, TrainingStage):
             for name in evaluated_instead(self._recipe, stage.evaluated_on):
@@ -218,11 +225,8 @@ class RunData:
             for name in stage.mixture:
                 require_columns(self._distributions[name].train, columns)
         self.modes(stage)
-        pool = self.pool(stage)
-        values = pool.variables.over(*stage_span(self._recipe, stage))
-        hints = stage.prompt.hints
-        pool.check(values, hints.max_level if hints and stage.kind == "rl" else 0)
-        if isinstance(stage, SftStage) or demonstrated:
+        self.pool(stage).check(*self._shown(stage))
+        if self._demonstrated(stage):
             self.sft_examples(stage)
         if isinstance(stage, DpoStage):
             self.preference_examples(stage)
@@ -243,19 +247,16 @@ class RunData:
 
         Variables read as at the stage's start.
         """
-        rows = self._training_rows(stage)
-        values = Variables(stage.prompt.vars).at(self.ends(stage)[0])
+        rows, imitated = self._training_rows(stage), self._imitated(stage)
         return [
             {key: features[key] for key in ("input_ids", "labels")}
-            for example in sft_examples(rows, self._renderer(stage), self._context, values)
+            for example in sft_examples(rows, *imitated)
             for features in (example.features(),)
         ]
 
     def preference_examples(self, stage: StageBase) -> list[PreferenceExample]:
         """Every training row of the stage as a pair, in the order of its pool."""
-        rows = self._training_rows(stage)
-        values = Variables(stage.prompt.vars).at(self.ends(stage)[0])
-        return list(preference_examples(rows, self._renderer(stage), self._context, values))
+        return list(preference_examples(self._training_rows(stage), *self._imitated(stage)))
 
     def demonstration(self, stage: StageBase, prompt: Prompt) -> tuple[int, ...]:
         """Token ids of the demonstration that belongs to a prompt."""
@@ -275,30 +276,40 @@ class RunData:
         return self._rows[stage.name]
 
     def _fitting(self, stage: StageBase, name: str, rows: Sequence[Row]) -> tuple[Row, ...]:
-        """Rows whose prompt leaves room for a completion, and in a supervised stage for what is imitated."""
-        renderer = self._renderer(stage)
-        values = Variables(stage.prompt.vars).at(self.ends(stage)[0])
-        columns = {SftStage: ("demonstration",), DpoStage: ("chosen", "rejected")}
+        """Rows of which all that `check_prompts` looks at fits: every hint, all values of variables, what is imitated."""
+        check = self._pool(stage, {name: rows}).checker(*self._shown(stage))
+        imitated = self._imitated(stage)
 
-        def length(row: Row) -> int:
-            prompt_ids, _ = renderer.prompt(row, name, values)
-            imitated = [
-                renderer.imitation(row, name, column, values)
-                for column in columns.get(type(stage), ())
-            ]
-            return max(
-                len(prompt_ids) + stage.rollout.max_new_tokens,
-                *(len(before) + len(completion) for before, completion in imitated),
-                0,
-            )
+        def fits(index: int) -> bool:
+            mine = {name: rows[index : index + 1]}
+            try:
+                check(name, index)
+                if self._demonstrated(stage):
+                    list(sft_examples(mine, *imitated))
+                if isinstance(stage, DpoStage):
+                    list(preference_examples(mine, *imitated))
+            except Overlong:
+                return False
+            return True
 
-        kept = tuple(row for row in rows if length(row) <= self._context)
+        kept = tuple(row for index, row in enumerate(rows) if fits(index))
         if not kept:
             raise ValueError(
                 f"distribution {name!r}: none of its {len(rows)} rows fits the context of {self._context} tokens in the stage "
                 f"{stage.name!r}. Raise model.context, or lower stages.{stage.name}.rollout.max_new_tokens"
             )
         return kept
+
+    def _shown(self, stage: StageBase) -> tuple[list[dict[str, str]], int]:
+        """The values of variables that the stage's prompts are shown with, and their highest hint."""
+        hints = stage.prompt.hints
+        values = Variables(stage.prompt.vars).over(*stage_span(self._recipe, stage))
+        return values, hints.max_level if hints and stage.kind == "rl" else 0
+
+    def _imitated(self, stage: StageBase) -> tuple[Renderer, int, dict[str, str]]:
+        """How rows to imitate are rendered, the tokens that they have room for, and the values of the stage's variables."""
+        values = Variables(stage.prompt.vars).at(self.ends(stage)[0])
+        return self._renderer(stage), self._context, values
 
     def _renderer(self, stage: StageBase) -> Renderer:
         prompt = stage.prompt

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from rlcurric.data import import_attribute
-from rlcurric.recipe.values import parse_number
+from rlcurric.recipe.values import lacks_kind, parse_number
 from rlcurric.registry import nearest, registry
 from rlcurric.schedules import Schedule
 
@@ -81,6 +81,9 @@ def validated(
         try:
             checked[name] = adapter.validate_python(value)
         except ValidationError as error:
+            if lacks_kind(value):
+                with placed(f"{where}.{name}"):
+                    parse_number(value)  # says what is missing
             first = error.errors(include_url=False)[0]
             raise ValueError(f"{where}.{name}: {first['msg']}, got {first['input']!r}") from None
     missing = [name for name, p in own.items() if p.default is p.empty and name not in checked]

@@ -9,6 +9,7 @@ from rlcurric.build.binding import scheduled
 from rlcurric.data import PromptTemplate, number_text, stage_points
 from rlcurric.recipe.schema import Recipe
 from rlcurric.recipe.stages import RlStage, StageBase, TrainingStage
+from rlcurric.registry import nearest
 from rlcurric.schedules import Schedule, clock_of, value_at
 from rlcurric.types import PromptPool
 
@@ -49,14 +50,24 @@ def prompt_cautions(recipe: Recipe, stage: RlStage, pool: PromptPool, objective:
 
 
 def _hintless(where: str, stage: RlStage, pool: PromptPool) -> Iterator[str]:
-    """How many rows have no hint to show."""
+    """How many rows have no hint to show; ValueError where none has any."""
     hints = stage.prompt.hints
     if hints is None:
         return
+    known: dict[str, None] = {}
+    lacking = {}
     for name, size in pool.sizes.items():
-        rows = (pool.candidate(name, index).columns for index in range(size))
-        without = sum(not columns.get(hints.column) for columns in rows)
+        rows = [pool.candidate(name, index).columns for index in range(size)]
+        lacking[name] = sum(not columns.get(hints.column) for columns in rows)
+        known |= dict.fromkeys(column for columns in rows for column in columns)
+    if sum(lacking.values()) == sum(pool.sizes.values()):
+        other = "" if hints.column in known else f". {nearest(hints.column, known)}"
+        raise ValueError(
+            f"{where}.hints.column: no row of the stage has a hint in the column {hints.column!r}{other}"
+        )
+    for name, without in lacking.items():
         if without:
+            size = pool.sizes[name]
             yield (
                 f"{where}.hints: {without} of {size} rows of the distribution {name!r} have no hint (column "
                 f"{hints.column!r}), and never show one"

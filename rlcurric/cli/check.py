@@ -74,7 +74,8 @@ def _check(console: Console, recipe: Recipe, parts: Parts, doing: Doing) -> list
     set_environment(recipe)
     tokenizer = tokenizer_of(recipe)
     doing("reading data")
-    data = RunData(recipe, tokenizer, context_length(recipe, model_config(recipe)))
+    context = context_length(recipe, model_config(recipe))
+    data = RunData(recipe, tokenizer, context, parts.needs_demonstrations)
     check_named_models(recipe)
     check_trackers(recipe.run.trackers)
     said = check_schedules(recipe)
@@ -91,10 +92,10 @@ def _check(console: Console, recipe: Recipe, parts: Parts, doing: Doing) -> list
         data.check_prompts(
             stage,
             parts.columns(stage),
-            parts.needs_demonstrations(stage),
             parts.columns(stage, graded=True),
         )
-        for sentence in (*said[stage.name], *parts.try_curriculum(stage, data.pool(stage))):
+        doubtful = (*said[stage.name], *data.doubts(stage))
+        for sentence in (*doubtful, *parts.try_curriculum(stage, data.pool(stage))):
             console.print(f"warning: {sentence}", highlight=False, soft_wrap=True)
         asked = isinstance(stage, TrainingStage) and stage.evaluation.at_end
         if asked and not data.held_out(stage):

@@ -17,6 +17,7 @@ from rlcurric.data.distributions import (
 from rlcurric.data.modes import Modes, tokenize_modes
 from rlcurric.data.overlap import NGRAM, Overlap, overlaps, trained_texts
 from rlcurric.data.pool import (
+    Overlong,
     Pool,
     PreferenceExample,
     Room,
@@ -48,6 +49,7 @@ __all__ = [
     "Modes",
     "NGRAM",
     "Overlap",
+    "Overlong",
     "Place",
     "Pool",
     "PreferenceExample",

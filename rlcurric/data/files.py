@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import json
 import os
 import re
@@ -11,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from rlcurric.data.rows import Located, Place
-from rlcurric.registry import nearest
 
+_NEAREST = 3  # names of a folder that a message shows
 _VARIABLE = re.compile(r"\$\{(\w+)(?::\?([^}]*))?\}")
 
 
@@ -60,15 +61,26 @@ def read_rows(file: Path) -> Iterator[Located]:
             f"{file}: the file's ending must be one of {', '.join(_READERS)}, got {file.suffix!r}"
         )
     if not file.is_file():
-        beside = [one.name for one in file.parent.iterdir()] if file.parent.is_dir() else []
-        hint = nearest(file.name, beside) if beside else f"The folder {file.parent} holds no files."
-        raise ValueError(f"There is no data file {file}. {hint}")
+        raise ValueError(f"There is no data file {file}. {_beside(file)}")
     empty = True
     for row in reader(file):
         empty = False
         yield row
     if empty:
         raise ValueError(f"{file} is empty: it holds no rows")
+
+
+def _beside(file: Path) -> str:
+    """What stands in the place of a file that is not there: the nearest names of its folder, which may hold very many."""
+    names = sorted(one.name for one in file.parent.iterdir()) if file.parent.is_dir() else []
+    if not names:
+        return f"The folder {file.parent} holds no files."
+    close = difflib.get_close_matches(file.name, names, n=_NEAREST, cutoff=0.5)
+    if close:
+        return f"Did you mean {' or '.join(map(repr, close))}?"
+    shown = ", ".join(names[:_NEAREST])
+    more = f" and {len(names) - _NEAREST} more" if len(names) > _NEAREST else ""
+    return f"The folder holds {shown}{more}."
 
 
 def _read_jsonl(file: Path) -> Iterator[Located]:

@@ -4,7 +4,7 @@ fine-tuning.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -21,6 +21,10 @@ _SLACK = 256  # tokens by which other values may lengthen a prompt beyond their 
 _Values = tuple[tuple[str, str], ...]  # of the variables, by name
 
 
+class Overlong(ValueError):
+    """A row that does not fit the context."""
+
+
 @dataclass(frozen=True, slots=True)
 class Room:
     """Tokens a prompt and its completion share."""
@@ -29,12 +33,12 @@ class Room:
     completion: int  # kept free for the completion: rollout.max_new_tokens
 
     def check(self, prompt: Prompt, row: Row) -> None:
-        """ValueError if the prompt leaves no room for a whole completion."""
+        """Overlong if the prompt leaves no room for a whole completion."""
         length = len(prompt.prompt_ids)
         if length + self.completion > self.context:
             most = self.context - length
             lower = f"lower rollout.max_new_tokens to at most {most}, " if most > 0 else ""
-            raise ValueError(
+            raise Overlong(
                 f"distribution {prompt.distribution!r}, {row.place}: the prompt has {length} "
                 f"tokens; with {self.completion} more for the completion that exceeds the context "
                 f"of {self.context}. Raise model.context, {lower}shorten the prompt template, or "
@@ -95,27 +99,36 @@ class Pool:
                 yield self._render(name, index, values, 0)
 
     def check(self, values: Sequence[Values] = (), max_hint: int = 0) -> dict[str, int]:
-        """Render every prompt under each of these values of the variables (default: those of the
-        start) and with each of its hints up to a level: the longest of each distribution, in
-        tokens, or the first row's ValueError.
+        """`checker` of every row: the longest prompt of each distribution, in tokens, or the first row's ValueError."""
+        check = self.checker(values, max_hint)
+        return {
+            name: max((check(name, index) for index in range(size)), default=0)
+            for name, size in self._sizes.items()
+        }
+
+    def checker(
+        self, values: Sequence[Values] = (), max_hint: int = 0
+    ) -> Callable[[str, int], int]:
+        """Renders a row under each of these values of the variables (default: those of the start) and with each of its
+        hints up to a level: its longest prompt in tokens, or ValueError, Overlong where it does not fit.
 
         A row is rendered under values other than the first where it is the distribution's first, or
         has so little room that they might not fit.
         """
-        longest = dict.fromkeys(self._sizes, 0)
         asked = [tuple(sorted(one.items())) for one in values] or [self._values(None)]
         slack = max(sum(len(text.encode()) for _, text in one) for one in asked) + _SLACK
-        for name, size in self._sizes.items():
-            for index in range(size):
-                hints = min(max_hint, self.hints(name, index)) if max_hint else 0
-                for level in range(hints + 1):
-                    first = self._render(name, index, asked[0], level)
-                    longest[name] = max(longest[name], len(first.prompt_ids))
-                    room = self.room.context - self.room.completion - len(first.prompt_ids)
-                    for other in asked[1:] if index == 0 or room < slack else ():
-                        found = self._render(name, index, other, level)
-                        longest[name] = max(longest[name], len(found.prompt_ids))
-        return longest
+
+        def check(name: str, index: int) -> int:
+            longest = 0
+            for level in range(min(max_hint, self.hints(name, index)) + 1 if max_hint else 1):
+                first = len(self._render(name, index, asked[0], level).prompt_ids)
+                room = self.room.context - self.room.completion - first
+                others = asked[1:] if index == 0 or room < slack else ()
+                lengths = (len(self._render(name, index, one, level).prompt_ids) for one in others)
+                longest = max(longest, first, *lengths)
+            return longest
+
+        return check
 
     def hints(self, distribution: str, index: int) -> int:
         """How many hints a row has."""
@@ -218,7 +231,7 @@ def _check_length(
 ) -> None:
     length = len(prompt_ids) + len(completion_ids)
     if length > context:
-        raise ValueError(
+        raise Overlong(
             f"distribution {name!r}, {row.place}: prompt and {what} have {length} "
             f"tokens, {len(prompt_ids)} and {len(completion_ids)}, more than the context "
             f"of {context} can hold. Raise model.context, or leave the row out of the data (`overlong: drop` of its "

@@ -16,7 +16,7 @@ from rlcurric.assets import find_recipe
 from rlcurric.recipe.overlays import deep_merge, lay_over
 from rlcurric.recipe.schema import Recipe
 from rlcurric.recipe.stages import STAGE_KINDS
-from rlcurric.recipe.values import Closed
+from rlcurric.recipe.values import Closed, parse_number
 from rlcurric.registry import nearest
 from rlcurric.schedules import SCHEDULES
 
@@ -208,11 +208,15 @@ def with_named_schedules(raw: dict[str, Any], where: str) -> dict[str, Any]:
             raise ValueError(
                 f"{where}: schedules.{name}: that is the name of a kind of schedule; choose another, e.g. {name}_1"
             )
-        if not isinstance(schedule, dict) or schedule.get("schedule") not in SCHEDULES:
+        if not isinstance(schedule, dict):
             raise ValueError(
                 f"{where}: schedules.{name}: a schedule is required, {{schedule: one of {', '.join(SCHEDULES)}, ...}}; "
                 f"got {schedule!r}"
             )
+        try:
+            parse_number(schedule)
+        except ValueError as error:
+            raise ValueError(f"{where}: schedules.{name}: {error}") from None
 
     def resolved(value: Any) -> Any:
         if isinstance(value, list):
@@ -248,7 +252,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
             f"Override {override!r}: what follows # is a comment in YAML, so that no value is left; put it in quotes of its "
             f"own, {path}='{text.strip()}', which the shell must not take off"
         )
-    value = parse_yaml(text, f"the value of {path}") if text.strip() else ""
+    value = _parsed(path, text) if text.strip() else ""
     keys = path.split(".")
     if keys[0] in Recipe.model_fields or keys[0] == "schedules":
         _set(raw, keys, value, override)
@@ -266,6 +270,19 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         )
     for stage in stages:
         _set(stage, keys, value, override)
+
+
+def _parsed(path: str, text: str) -> Any:
+    """The value of an override; ValueError that says how text with signs of YAML is written."""
+    try:
+        return parse_yaml(text, f"the value of {path}")
+    except ValueError as error:
+        quoted = "'" + text.strip().replace("'", "''") + "'"
+        hint = (
+            f". YAML reads braces and brackets itself: if the value is text, put it in quotes of its own, {path}={quoted}, "
+            "which the shell must not take off"
+        )
+        raise ValueError(f"{error}{hint if set(text) & set('[]{}') else ''}") from None
 
 
 def _set(node: Any, keys: list[str], value: Any, override: str) -> None:
@@ -341,6 +358,8 @@ def _explain(error: ValidationError, raw: dict[str, Any], where: str) -> str:
             elif part not in STAGE_KINDS or len(place) != 2:
                 place.append(str(part))
         message = _REQUIRED.get(item["type"], item["msg"].removeprefix("Value error, "))
+        if item["type"] == "string_type" and isinstance(item["input"], dict | list):
+            message += " (in quotes, where it begins with a brace or a bracket)"
         if item["type"] == "model_type":
             message = _mapping_required(item["ctx"]["class_name"])
         if (

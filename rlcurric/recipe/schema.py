@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, NonNegativeInt, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeInt, StringConstraints, model_validator
 
 from rlcurric.recipe.endings import check_ends
 from rlcurric.recipe.settings import Distribution, Model, Run
@@ -31,21 +32,25 @@ def _known_version(value: int) -> int:
     return value
 
 
+# A folded text in YAML (`>`) ends in a line break, which is none of its words.
+Words = Annotated[str, StringConstraints(strip_whitespace=True)]
+
+
 class About(Closed):
     """Where a recipe comes from. Changes nothing."""
 
-    paper: str = ""  # title and arXiv number
-    kept: str = ""  # of the paper
-    changed: str = ""  # from the paper
-    data: str = ""  # public data sets, and where they come from
-    hardware: str = ""  # that the recipe is made for
+    paper: Words = ""  # title and arXiv number
+    kept: Words = ""  # of the paper
+    changed: Words = ""  # from the paper
+    data: Words = ""  # public data sets, and where they come from
+    hardware: Words = ""  # that the recipe is made for
 
 
 class Recipe(Closed):
     """One experiment: a model, named distributions and an ordered list of stages."""
 
     name: Annotated[str, Field(pattern=NAME)]
-    description: str = ""
+    description: Words = ""
     about: About = About()
     schema_version: Annotated[int, BeforeValidator(_known_version)] = 1
     seed: NonNegativeInt = 0
@@ -65,11 +70,11 @@ class Recipe(Closed):
                 raise ValueError(f"Two stages are called {stage.name!r}; stage names must differ")
             _check_reference(f"{where}.init", stage.init, earlier)
             if isinstance(stage, DpoStage | RlStage) and stage.reference not in ("init", "base"):
+                _check_reference(f"{where}.reference", stage.reference, earlier)
                 if not stage.reference.startswith("stage:"):
                     raise ValueError(
                         f"{where}.reference must be init, base or stage:NAME[:best|:last], got {stage.reference!r}"
                     )
-                _check_reference(f"{where}.reference", stage.reference, earlier)
             if isinstance(stage, RlStage):
                 _check_warm_start(where, stage, earlier)
             asked = stage.evaluation.distributions if isinstance(stage, TrainingStage) else ()
@@ -154,6 +159,7 @@ _LOOKS = 1000  # at a schedule over a stage
 def _check_reference(where: str, value: str, earlier: dict[str, StageBase]) -> None:
     """ValueError unless `stage:NAME[:best|:last]` names an earlier stage that has such a checkpoint."""
     if not value.startswith("stage:"):
+        _refuse_bare_name(where, value, earlier)
         return
     name, _, which = value[6:].partition(":")
     if name not in earlier:
@@ -173,11 +179,22 @@ def _check_reference(where: str, value: str, earlier: dict[str, StageBase]) -> N
         )
 
 
+def _refuse_bare_name(where: str, value: str, earlier: Iterable[str]) -> None:
+    """ValueError for the name of a stage without `stage:` in front, where it would be taken for a path."""
+    if value not in ("base", "previous") and value.partition(":")[0] in earlier:
+        raise ValueError(
+            f"{where}: {value!r} is the name of a stage; to name one, write 'stage:{value}'"
+        )
+
+
 def _check_warm_start(where: str, stage: RlStage, earlier: dict[str, StageBase]) -> None:
     value = stage.curriculum.warm_start
-    if value is None or not value.startswith("stage:"):
+    if value is None:
         return
     screens = [name for name, one in earlier.items() if isinstance(one, ScreenStage)]
+    if not value.startswith("stage:"):
+        _refuse_bare_name(f"{where}.curriculum.warm_start", value, screens)
+        return
     if value[6:] not in screens:
         raise ValueError(
             f"{where}.curriculum.warm_start: no earlier stage {value[6:]!r} of kind screen. {nearest(value[6:], screens)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    BeforeValidator,
     Field,
     NonNegativeFloat,
     PositiveFloat,
@@ -164,7 +165,13 @@ class SftStage(SupervisedStage):
     """Supervised fine-tuning on the rows' demonstrations."""
 
     kind: Literal["sft"] = "sft"
-    loss: EntropySft | None = None  # default: cross-entropy over all tokens of a demonstration
+    loss: Annotated[
+        EntropySft | None,
+        BeforeValidator(
+            lambda value: {"name": value} if isinstance(value, str) else value,
+            json_schema_input_type=EntropySft | Literal["entropy_sft"] | None,
+        ),
+    ] = None  # default: cross-entropy over all tokens of a demonstration
 
 
 class DpoStage(SupervisedStage):
@@ -197,6 +204,14 @@ class RejectionStage(StageBase):
     # or the chosen text with its format broken (corrupted: a tag left out, doubled or moved; SPECS 2510.25801).
     write: Literal["demonstrations", "pairs"] = "demonstrations"
     rejected: Literal["worst", "corrupted"] = "worst"
+
+    @model_validator(mode="after")
+    def _keeps_of_its_samples(self) -> RejectionStage:
+        if self.keep > self.samples:
+            raise ValueError(
+                f"stages.{self.name}.keep must be at most its samples, got {self.keep} of {self.samples}; raise samples"
+            )
+        return self
 
 
 class ScreenStage(StageBase):

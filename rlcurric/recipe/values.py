@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import (
@@ -37,7 +38,7 @@ def parse_number(value: Any) -> float | Schedule:
             raise ValueError(
                 f"A schedule needs the key 'schedule', one of {', '.join(SCHEDULES)}; got {value!r}"
             )
-        if kind not in SCHEDULES:
+        if not isinstance(kind, str) or kind not in SCHEDULES:
             raise ValueError(f"Unknown schedule {kind!r}. {nearest(str(kind), SCHEDULES)}")
         try:
             schedule: Schedule = TypeAdapter(SCHEDULES[kind]).validate_python(value)
@@ -51,11 +52,19 @@ def parse_number(value: Any) -> float | Schedule:
     return value
 
 
+def lacks_kind(value: Any) -> bool:
+    """Whether a value has the keys of a schedule alone, and not the one that says which."""
+    keys = {key for kind in SCHEDULES.values() for key in kind.__dataclass_fields__}
+    return isinstance(value, dict) and bool(value) and value.keys() <= keys - {"schedule"}
+
+
 def _schedule_problem(kind: str, error: ValidationError) -> str:
     """One line that names the key of a schedule that is wrong; an unknown one before one that is missing."""
     known = list(SCHEDULES[kind].__dataclass_fields__)
     mistakes = error.errors(include_url=False)
     first = min(mistakes, key=lambda one: one["type"] != "unexpected_keyword_argument")
+    if kind == "piecewise" and (len(first["loc"]) > 1 or first["type"] == "tuple_type"):
+        return _point_problem(first["loc"][1:], first["input"])
     key = ".".join(map(str, first["loc"]))
     if first["type"] == "unexpected_keyword_argument":
         return f"Unknown key {key!r} of the schedule {kind}. {nearest(key, known)}"
@@ -63,6 +72,19 @@ def _schedule_problem(kind: str, error: ValidationError) -> str:
         return f"The schedule {kind} needs the key {key!r}. Its keys: {', '.join(known)}."
     message = first["msg"].removeprefix("Value error, ")
     return f"The schedule {kind}: {key}: {message}, got {first['input']!r}" if key else message
+
+
+def _point_problem(place: Sequence[int | str], got: Any) -> str:
+    """One line for a point of a piecewise schedule that is none: `place` is its number, and 0 for its t or 1 for its value."""
+    if not place:
+        return f"The schedule piecewise needs points: [[t, value], ...], got {got!r}"
+    number = int(place[0]) + 1
+    if len(place) == 1 or isinstance(got, list | tuple):
+        return f"The schedule piecewise: point {number} must be a pair [t, value], got {got!r}"
+    what = ("t", "value")[int(place[1])]
+    return (
+        f"The schedule piecewise: the {what} of point {number} must be a finite number, got {got!r}"
+    )
 
 
 def _dump_number(value: float | Schedule) -> Any:

@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 import shutil
 import threading
 import time
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from rlcurric.curriculum.state import join_arrays, split_arrays
-from rlcurric.train.rundir import fsync_folder, write_atomic
+from rlcurric.train.rundir import fsync_path, write_atomic
 
 SCHEMA_VERSION = 4
 SHOWN_WITHIN = 20.0  # seconds until a file of another host is seen through a shared file system
@@ -163,12 +162,12 @@ class CheckpointStore:
             "files": dict(sorted(files.items())),
         }
         for folder in {(temporary / name).parent for name in files}:
-            fsync_folder(folder)
+            fsync_path(folder)
         write_atomic(temporary / MANIFEST, _sealed(manifest))
         if target.exists():
             self._put_away(target)
         temporary.replace(target)
-        fsync_folder(self.folder)
+        fsync_path(self.folder)
         with contextlib.suppress(
             OSError
         ):  # the checkpoint is committed; `tidy` mends what people read
@@ -233,7 +232,7 @@ class CheckpointStore:
         place = path.with_name(path.name + ".damaged")
         shutil.rmtree(place, ignore_errors=True)
         path.replace(place)
-        fsync_folder(self.folder)
+        fsync_path(self.folder)
         return place
 
     def tidy(self, newest: Checkpoint | None) -> str | None:
@@ -286,11 +285,7 @@ class CheckpointStore:
 
 def seal(file: Path) -> str:
     """Flush a file to the disk; its digest."""
-    handle = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    fsync_path(file)
     return _digest(file)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rlcurric.errors import RankLost, RunError, out_of_memory
@@ -14,7 +15,9 @@ from rlcurric.recipe.stages import RlStage, SftStage, StageBase
 from rlcurric.train.board import Notice
 from rlcurric.train.directives import Directive
 from rlcurric.train.hostmemory import read_host_memory
+from rlcurric.train.rundir import RunDirectory
 from rlcurric.train.watchdog import POLL, Watchdog
+from rlcurric.types import Delivery
 
 HEARSAY = 2.0  # seconds that a rank whose collective broke waits for the word of another
 _PEER = re.compile(
@@ -37,6 +40,17 @@ _PHASES = {
     "Evaluate": "evaluate",
     "Save": "save",
 }
+
+
+def tell_grader_failures(
+    directory: RunDirectory, step: int, deliveries: Sequence[Delivery]
+) -> None:
+    """Graders that failed go into events.jsonl with their causes."""
+    failed = [one for item in deliveries for one in item.samples if one.status.is_failure]
+    if failed:
+        causes = Counter(f"{one.status}: {one.detail}" for one in failed)
+        top = dict(causes.most_common(3))
+        directory.event("grader_failures", step, samples=len(failed), causes=top)
 
 
 def phase_of(directive: Directive) -> str:

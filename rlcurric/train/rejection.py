@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlcurric import seeds
@@ -10,19 +10,10 @@ from rlcurric.data.corruptions import corrupted
 from rlcurric.data.files import write_rows
 from rlcurric.errors import RunError
 from rlcurric.recipe.stages import RejectionStage
-from rlcurric.train.coordinator import conduct
-from rlcurric.train.directives import Directive, Sync
-from rlcurric.train.portions import Portions, identity_of, tell_once
-from rlcurric.train.restarts import Restarts
+from rlcurric.train.portions import Portions
 from rlcurric.train.run import RunContext, RunState
-from rlcurric.train.sampler import (
-    Failures,
-    chosen_prompts,
-    in_rounds,
-    refuse_batch_rewards,
-    sample_round,
-    sampling_worker,
-)
+from rlcurric.train.sampler import Parts, Sampled, SamplingLeader, in_rounds, run_sampling
+from rlcurric.train.worker import RlWorker
 from rlcurric.types import Prompt, Rollout, SampleOutcome
 
 FOLDER = "datasets"
@@ -35,72 +26,30 @@ def dataset_name(stage: str) -> str:
 
 
 def run_rejection(run: RunContext, stage: RejectionStage, state: RunState) -> tuple[str, RunState]:
-    """Write the stage's rows: ("done" | "stopped", where the run then stands). What is written already stays."""
-    refuse_batch_rewards(run, stage)
-    file = run.directory.path / dataset_name(stage.name)
-    portions = Portions(file, identity_of(run, stage, state))
-    summary = run.ranks.broadcast((portions.summary() if run.ranks.is_main else None,))[0]
-    if summary is None:
-        worker = sampling_worker(run, stage)
-        leader = _Leader(run, stage, state, portions)
-        summary = conduct(run.ranks, leader.lead, worker.obey, run.watchdog.beat)
-        worker.engine.sleep()
-        run.engines.leave()
-        if not summary:
-            return "stopped", state
-    name = dataset_name(stage.name)
-    run.written[name] = summary["sha256"]
-    told = {key: value for key, value in summary.items() if key != "identity"}
-    tell_once(run, "dataset_written", state, stage=stage.name, file=name, **told)
-    return "done", state.sampled(summary["tokens"])
+    """Write the stage's rows: ("done" | "stopped", where the run then stands)."""
+
+    def leader(portions: Portions, worker: RlWorker) -> _Leader:
+        return _Leader(run, stage, state, portions)
+
+    return run_sampling(run, stage, state, dataset_name(stage.name), "dataset_written", leader)
 
 
-class _Leader:
-    """Rank 0's side."""
+class _Leader(SamplingLeader[RejectionStage]):
+    """Keeps the rows of every round."""
 
-    def __init__(
-        self, run: RunContext, stage: RejectionStage, state: RunState, portions: Portions
-    ) -> None:
-        self.run, self.stage, self.state, self.portions = run, stage, state, portions
+    doing, with_text = "sampling", True
 
-    def lead(self) -> Generator[Directive, list[Any], dict[str, Any]]:
-        """Sample round by round; the summary of what was written, empty where a stop was asked for."""
-        run, stage, state = self.run, self.stage, self.state
-        restarts = Restarts(run, stage.rollout.max_restarts)
-        failures = Failures(run, stage, state)
-        place = state.step, state.policy_version
-        prompts = chosen_prompts(run, stage)
+    def begin(self, prompts: Sequence[Prompt]) -> tuple[Parts, list[list[Prompt]]]:
         parts = self.portions.parts()
-        rounds = in_rounds(prompts, stage.samples)
-        if len(parts) < len(rounds):
-            yield from restarts.ask(Sync(state.policy_version), *place)
-        done = sum(len(one) for one in rounds[: len(parts)])
-        for chunk in rounds[len(parts) :]:
-            if run.stop.requested() is not None:
-                return {}
-            run.reporter.phase(f"sampling, {done} of {len(prompts)} prompts")
-            keyed = [(prompt, self._key(prompt)) for prompt in chunk]
-            round_ = sample_round(run, stage, state, keyed, with_text=True)
-            deliveries, held = yield from restarts.drive(round_, *place)
-            restarts.step_done()
-            failures.observe(deliveries)
-            outcomes = {item.group_id.uid: item.samples for item in deliveries}
-            texts = {group.uid: rollouts for group, (_, rollouts) in held.items()}
-            part = self._part(chunk, outcomes, texts)
-            self.portions.add(part)
-            parts.append(part)
-            done += len(chunk)
-        return self._write(len(prompts), parts)
+        return parts, in_rounds(prompts, self.stage.samples)[len(parts) :]
 
-    def _key(self, prompt: Prompt) -> int:
+    def seed(self, prompt: Prompt) -> int:
         return seeds.hash64(self.run.recipe.seed, self.stage.kind, self.stage.name, prompt.uid)
 
-    def _part(
-        self,
-        prompts: Sequence[Prompt],
-        outcomes: Mapping[int, Sequence[SampleOutcome]],
-        texts: Mapping[int, Sequence[Rollout]],
-    ) -> dict[str, Any]:
+    def part(self, prompts: Sequence[Prompt], sampled: Sampled) -> dict[str, Any]:
+        deliveries, held = sampled
+        outcomes = {item.group_id.uid: item.samples for item in deliveries}
+        texts = {group.uid: rollouts for group, (_, rollouts) in held.items()}
         rows: list[dict[str, Any]] = []
         solved = unpaired = 0
         for prompt in prompts:
@@ -163,7 +112,7 @@ class _Leader:
     ) -> tuple[str, dict[str, Any]] | None:
         """The other side of a pair, and where it comes from; None where there is none."""
         if self.stage.rejected == "corrupted":
-            key = seeds.hash64(self._key(prompt), "corrupted", chosen.sample)
+            key = seeds.hash64(self.seed(prompt), "corrupted", chosen.sample)
             broken = corrupted(texts[chosen.sample], key)
             return None if broken is None else (broken[0], {"corruption": broken[1]})
         worse = [
@@ -180,8 +129,8 @@ class _Leader:
         told = {"rejected_reward": worst.reward, "rejected_sample": worst.sample}
         return texts[worst.sample], told
 
-    def _write(self, n_prompts: int, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """The file, from its parts; RunError where nothing was kept."""
+    def write(self, n_prompts: int, parts: Parts) -> dict[str, Any]:
+        """RunError where nothing was kept."""
         totals = {
             key: sum(part[key] for part in parts)
             for key in ("n", "solved", "unpaired", "tokens", "failed")

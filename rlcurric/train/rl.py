@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,6 +42,7 @@ from rlcurric.train.directives import (
     Update,
 )
 from rlcurric.train.ends import cause_of
+from rlcurric.train.failures import tell_grader_failures
 from rlcurric.train.learner import learning_rate
 from rlcurric.train.metrics import VerdictLog, batch_metrics, merge_evaluation
 from rlcurric.train.modes import mode_metrics
@@ -169,7 +169,7 @@ class RlLeader:
             deliveries = yield from self._restarts.drive(
                 round_, self.state.step + 1, self.state.policy_version
             )
-            self._tell_failures(deliveries)
+            tell_grader_failures(self.run.directory, self.state.step + 1, deliveries)
             failures.observe(deliveries)
             found = [outcome_of(delivery) for delivery in deliveries]
             append_measured(file, found)
@@ -245,7 +245,7 @@ class RlLeader:
         hinted = {request.group_id for request in requests if request.prompt.hint}
         for answer in answers:
             self._verdicts.add(answer.deliveries, answer.metrics, hinted)
-        self._tell_failures(deliveries)
+        tell_grader_failures(self.run.directory, self.state.step + 1, deliveries)
         self.run.failures.observe(deliveries)
         return deliveries
 
@@ -262,21 +262,9 @@ class RlLeader:
             shaped = rubric.shape(batch, held, terms)
         failed = [Delivery(g.group_id, g.distribution, (one,)) for g, one in shaped.failed]
         self._verdicts.shaped(shaped)
-        self._tell_failures(failed)
+        tell_grader_failures(self.run.directory, self.state.step + 1, failed)
         self.run.failures.observe(failed)
         return shaped.batch
-
-    def _tell_failures(self, deliveries: Sequence[Delivery]) -> None:
-        """Graders that failed go into events.jsonl with their causes."""
-        failed = [one for item in deliveries for one in item.samples if one.status.is_failure]
-        if failed:
-            causes = Counter(f"{one.status}: {one.detail}" for one in failed)
-            self.run.directory.event(
-                "grader_failures",
-                self.state.step + 1,
-                samples=len(failed),
-                causes=dict(causes.most_common(3)),
-            )
 
     def _tell_shortage(self, batch: Batch) -> None:
         """A batch that is smaller than asked for, after every round of refill."""

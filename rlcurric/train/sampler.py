@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Generator, Sequence
-from typing import Any, cast
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 
@@ -12,10 +12,13 @@ from rlcurric.curriculum.draws import prompt_index
 from rlcurric.recipe.stages import RejectionStage, ScreenStage
 from rlcurric.rewards.budget import FailureBudget
 from rlcurric.schedules import Progress
-from rlcurric.train.directives import Directive, Fetch, Forget, Generate
-from rlcurric.train.failures import explain_memory
+from rlcurric.train.coordinator import conduct
+from rlcurric.train.directives import Directive, Fetch, Forget, Generate, Sync
+from rlcurric.train.failures import explain_memory, tell_grader_failures
 from rlcurric.train.learner import Learner
 from rlcurric.train.models import load_policy, named_tensors
+from rlcurric.train.portions import Portions, identity_of, tell_once
+from rlcurric.train.restarts import Restarts
 from rlcurric.train.run import RunContext, RunState
 from rlcurric.train.screening import ROLLOUTS_PER_ROUND
 from rlcurric.train.worker import Generated, Held, RlWorker
@@ -23,6 +26,8 @@ from rlcurric.types import Delivery, GroupId, Prompt, Request
 
 Sampled = tuple[list[Delivery], Held]
 SamplingStage = RejectionStage | ScreenStage
+S = TypeVar("S", bound=SamplingStage)
+Parts = list[dict[str, Any]]  # of a file that is worked out, in the order in which they were
 
 
 class FrozenPolicy:
@@ -92,6 +97,92 @@ def sample_round(
     return [delivery for answer in answers for delivery in answer.deliveries], held
 
 
+class SamplingLeader(ABC, Generic[S]):
+    """Rank 0's side of a stage that samples round by round; each round becomes a part of the file that it works out."""
+
+    doing: str  # for whoever watches
+    with_text: bool  # whether rollouts come with what was graded
+
+    def __init__(self, run: RunContext, stage: S, state: RunState, portions: Portions) -> None:
+        self.run, self.stage, self.state, self.portions = run, stage, state, portions
+
+    @abstractmethod
+    def begin(self, prompts: Sequence[Prompt]) -> tuple[Parts, list[list[Prompt]]]:
+        """The parts that are done, and the rounds that are left."""
+
+    @abstractmethod
+    def seed(self, prompt: Prompt) -> int:
+        """Key of the seeds of a prompt's samples."""
+
+    @abstractmethod
+    def part(self, prompts: Sequence[Prompt], sampled: Sampled) -> dict[str, Any]:
+        """What is kept of a round."""
+
+    @abstractmethod
+    def write(self, n_prompts: int, parts: Parts) -> dict[str, Any]:
+        """The file, from all of its parts, and its summary."""
+
+    def lead(self) -> Generator[Directive, list[Any], dict[str, Any]]:
+        """Round by round; the summary of the file, empty where a stop was asked for."""
+        run, stage, state = self.run, self.stage, self.state
+        restarts = Restarts(run, stage.rollout.max_restarts)
+        failures = Failures(run, stage, state)
+        place = state.step, state.policy_version
+        prompts = chosen_prompts(run, stage)
+        parts, rounds = self.begin(prompts)
+        done = len(prompts) - sum(map(len, rounds))
+        if rounds:
+            yield from restarts.ask(Sync(state.policy_version), *place)
+        for chunk in rounds:
+            if run.stop.requested() is not None:
+                return {}
+            run.reporter.phase(f"{self.doing}, {done} of {len(prompts)} prompts")
+            keyed = [(prompt, self.seed(prompt)) for prompt in chunk]
+            round_ = sample_round(run, stage, state, keyed, self.with_text)
+            sampled = yield from restarts.drive(round_, *place)
+            restarts.step_done()
+            failures.observe(sampled[0])
+            part = self.part(chunk, sampled)
+            self.portions.add(part)
+            parts.append(part)
+            done += len(chunk)
+        return self.write(len(prompts), parts)
+
+
+def run_sampling(
+    run: RunContext,
+    stage: SamplingStage,
+    state: RunState,
+    name: str,
+    kind: str,
+    leader: Callable[[Portions, RlWorker], SamplingLeader[Any]],
+) -> tuple[str, RunState]:
+    """Work out the stage's file `name`: ("done" | "stopped", where the run then stands). What is done of it already stays.
+
+    `kind`: of the event that tells of the file.
+    """
+    refuse_batch_rewards(run, stage)
+    portions = Portions(run.directory.path / name, identity_of(run, stage, state))
+    summary = run.ranks.broadcast((portions.summary() if run.ranks.is_main else None,))[0]
+    if summary is None:
+        worker = sampling_worker(run, stage)
+        leading = leader(portions, worker) if run.ranks.is_main else None
+
+        def lead() -> Generator[Directive, list[Any], dict[str, Any]]:
+            assert leading is not None
+            return (yield from leading.lead())
+
+        summary = conduct(run.ranks, lead, worker.obey, run.watchdog.beat)
+        worker.engine.sleep()
+        run.engines.leave()
+        if not summary:
+            return "stopped", state
+    run.written[name] = summary["sha256"]
+    told = {key: value for key, value in summary.items() if key != "identity"}
+    tell_once(run, kind, state, stage=stage.name, file=name, **told)
+    return "done", state.sampled(summary["tokens"])
+
+
 class Failures:
     """Graders that fail in a stage that only samples: told, and beyond the stage's budget the end of it."""
 
@@ -100,15 +191,7 @@ class Failures:
         self._budget = FailureBudget(stage.grading.max_failures, stage.grading.window)
 
     def observe(self, deliveries: Sequence[Delivery]) -> None:
-        failed = [one for item in deliveries for one in item.samples if one.status.is_failure]
-        if failed:
-            causes = Counter(f"{one.status}: {one.detail}" for one in failed)
-            self._run.directory.event(
-                "grader_failures",
-                self._step,
-                samples=len(failed),
-                causes=dict(causes.most_common(3)),
-            )
+        tell_grader_failures(self._run.directory, self._step, deliveries)
         self._budget.observe(deliveries)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +20,13 @@ from rlcurric import seeds
 from rlcurric.curriculum.measured import measured_line, outcome_of_line
 from rlcurric.recipe.stages import ScreenStage
 from rlcurric.schedules import Progress, value_at
-from rlcurric.train.coordinator import conduct
-from rlcurric.train.directives import Directive, Sync
 from rlcurric.train.models import named_tensors
-from rlcurric.train.portions import Portions, identity_of, tell_once
-from rlcurric.train.restarts import Restarts
+from rlcurric.train.portions import Portions
 from rlcurric.train.run import RunContext, RunState
 from rlcurric.train.rundir import read_jsonl, write_atomic
-from rlcurric.train.sampler import (
-    Failures,
-    chosen_prompts,
-    in_rounds,
-    refuse_batch_rewards,
-    sample_round,
-    sampling_worker,
-)
+from rlcurric.train.sampler import Parts, Sampled, SamplingLeader, in_rounds, run_sampling
 from rlcurric.train.screening import outcome_of
+from rlcurric.train.worker import RlWorker
 from rlcurric.types import GroupOutcome, Prompt
 from rlcurric.version import __version__
 
@@ -48,37 +39,20 @@ def screened_name(stage: str) -> str:
 
 
 def run_screen(run: RunContext, stage: ScreenStage, state: RunState) -> tuple[str, RunState]:
-    """Measure the stage's prompts: ("done" | "stopped", where the run then stands). What is measured already stays."""
-    refuse_batch_rewards(run, stage)
-    file = run.directory.path / screened_name(stage.name)
-    portions = Portions(file, identity_of(run, stage, state))
-    summary = run.ranks.broadcast((portions.summary() if run.ranks.is_main else None,))[0]
-    if summary is None:
-        worker = sampling_worker(run, stage)
-        leader = None
-        if run.ranks.is_main:
-            run.reporter.phase("hashing the weights")
-            cache = Cache(run, stage, state, hash_of_weights(worker.learner))
-            leader = _Leader(run, stage, state, portions, cache)
+    """Measure the stage's prompts: ("done" | "stopped", where the run then stands)."""
 
-        def lead() -> Generator[Directive, list[Any], dict[str, Any]]:
-            assert leader is not None
-            return (yield from leader.lead())
+    def leader(portions: Portions, worker: RlWorker) -> _Leader:
+        run.reporter.phase("hashing the weights")
+        cache = Cache(run, stage, state, hash_of_weights(worker.learner))
+        return _Leader(run, stage, state, portions, cache)
 
-        summary = conduct(run.ranks, lead, worker.obey, run.watchdog.beat)
-        worker.engine.sleep()
-        run.engines.leave()
-        if not summary:
-            return "stopped", state
-    name = screened_name(stage.name)
-    run.written[name] = summary["sha256"]
-    told = {key: value for key, value in summary.items() if key != "identity"}
-    tell_once(run, "screened", state, stage=stage.name, file=name, **told)
-    return "done", state.sampled(summary["tokens"])
+    return run_sampling(run, stage, state, screened_name(stage.name), "screened", leader)
 
 
-class _Leader:
-    """Rank 0's side."""
+class _Leader(SamplingLeader[ScreenStage]):
+    """Takes from the cache what is known, and keeps there what is measured."""
+
+    doing, with_text = "screening", False
 
     def __init__(
         self,
@@ -88,53 +62,40 @@ class _Leader:
         portions: Portions,
         cache: Cache,
     ) -> None:
-        self.run, self.stage, self.state = run, stage, state
-        self.portions, self.cache = portions, cache
+        super().__init__(run, stage, state, portions)
+        self.cache = cache
 
-    def lead(self) -> Generator[Directive, list[Any], dict[str, Any]]:
-        """Measure round by round; the summary of what was measured, empty where a stop was asked for."""
-        run, stage, state = self.run, self.stage, self.state
-        restarts = Restarts(run, stage.rollout.max_restarts)
-        failures = Failures(run, stage, state)
-        place = state.step, state.policy_version
-        prompts = chosen_prompts(run, stage)
+    def begin(self, prompts: Sequence[Prompt]) -> tuple[Parts, list[list[Prompt]]]:
         parts = self.portions.parts()
         if not parts:  # what the cache knows now: no more is taken from it later
-            parts = [self._part(self.cache.known(prompts), measured=False)]
+            parts = [self._part(self.cache.known(prompts))]
             self.portions.add(parts[0])
         found = set(parts[0]["uids"])
-        rounds = in_rounds(
-            [one for one in prompts if f"{one.uid:016x}" not in found], stage.samples
-        )
-        todo = rounds[len(parts) - 1 :]
-        if todo:
-            yield from restarts.ask(Sync(state.policy_version), *place)
-        done = sum(len(part["uids"]) for part in parts)
-        for chunk in todo:
-            if run.stop.requested() is not None:
-                return {}
-            run.reporter.phase(f"screening, {done} of {len(prompts)} prompts")
-            keyed = [(prompt, self.cache.seed(prompt)) for prompt in chunk]
-            round_ = sample_round(run, stage, state, keyed, with_text=False)
-            deliveries, _ = yield from restarts.drive(round_, *place)
-            restarts.step_done()
-            failures.observe(deliveries)
-            by_uid = {item.group_id.uid: outcome_of(item) for item in deliveries}
-            outcomes = [by_uid[prompt.uid] for prompt in chunk]
-            self.cache.add(chunk, outcomes)
-            parts.append(self._part(outcomes, measured=True))
-            self.portions.add(parts[-1])
-            done += len(chunk)
-        return self._write(len(prompts), parts)
+        left = [one for one in prompts if f"{one.uid:016x}" not in found]
+        return parts, in_rounds(left, self.stage.samples)[len(parts) - 1 :]
 
-    def _part(self, outcomes: Sequence[GroupOutcome], measured: bool) -> dict[str, Any]:
+    def seed(self, prompt: Prompt) -> int:
+        return self.cache.seed(prompt)
+
+    def part(self, prompts: Sequence[Prompt], sampled: Sampled) -> dict[str, Any]:
+        by_uid = {item.group_id.uid: outcome_of(item) for item in sampled[0]}
+        outcomes = [by_uid[prompt.uid] for prompt in prompts]
+        self.cache.add(prompts, outcomes)
+        return self._part(outcomes)
+
+    @staticmethod
+    def _part(outcomes: Sequence[GroupOutcome]) -> dict[str, Any]:
         return {
             "uids": [f"{one.group_id.uid:016x}" for one in outcomes],
             "lines": "".join(map(measured_line, outcomes)),
-            "tokens": sum(sum(one.lengths) for one in outcomes) if measured else 0,
+            "tokens": sum(sum(one.lengths) for one in outcomes),
         }
 
-    def _write(self, n_prompts: int, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def write(self, n_prompts: int, parts: Parts) -> dict[str, Any]:
+        """The first part is what came from the cache.
+
+        Its tokens count as if they were sampled now, so that what goes by the run's tokens does not depend on the cache.
+        """
         lines = sorted(line for part in parts for line in part["lines"].splitlines(keepends=True))
         outcomes = [outcome_of_line(json.loads(line)) for line in lines]
         rates = [one.pass_rate for one in outcomes if one.pass_rate is not None]
@@ -146,6 +107,7 @@ class _Leader:
             "never_solved": sum(rate == 0 for rate in rates),
             "always_solved": sum(rate == 1 for rate in rates),
             "tokens": sum(part["tokens"] for part in parts),
+            "tokens_from_cache": parts[0]["tokens"],
         }
         summary = self.portions.finish("".join(lines), counts)
         self.run.reporter.message(

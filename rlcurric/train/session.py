@@ -167,7 +167,11 @@ class _Session:
                 self.cautions[stage.name] += check_stage(run, stage)
         if ranks.is_main:
             if self.start_from is not None:
-                self._fork(self.start_from)
+                from rlcurric.train.stages import refuse_lost_reference
+
+                origin = self._fork(self.start_from).checkpoint
+                assert origin is not None
+                refuse_lost_reference(run, origin)
             self.directory.lock()
             stack.callback(self.directory.unlock)
         watchdog.beat("opening the run directory")
@@ -496,7 +500,7 @@ def _context(
             reporter=reporter,
             stop=stop,
             tokenizer=tokenizer,
-            data=RunData(recipe, tokenizer, context),
+            data=RunData(recipe, tokenizer, context, parts.needs_demonstrations),
             parts=parts,
             engines=engines,
             failures=FailureBudget(grading.max_failures, grading.window),

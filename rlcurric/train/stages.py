@@ -6,6 +6,7 @@ from typing import Any
 
 from rlcurric.curriculum.measured import read_measured
 from rlcurric.recipe.stages import RlStage
+from rlcurric.train.checkpoint import Checkpoint
 from rlcurric.train.coordinator import conduct
 from rlcurric.train.failures import explain_memory
 from rlcurric.train.learner import Learner
@@ -13,9 +14,11 @@ from rlcurric.train.models import load_named, load_policy
 from rlcurric.train.pieces import PieceReader
 from rlcurric.train.prompt_value import STATE as VALUE_STATE
 from rlcurric.train.prompt_value import PromptValue, value_backbone
+from rlcurric.train.reference import PREFIX
 from rlcurric.train.rl import RlLeader
 from rlcurric.train.run import RunContext, RunState
 from rlcurric.train.space import check_space, checkpoint_bytes
+from rlcurric.train.walk import looked_at_again
 from rlcurric.train.worker import RlWorker
 from rlcurric.train.written import warm_start_file
 
@@ -104,6 +107,25 @@ def run_rl(run: RunContext, stage: RlStage, state: RunState) -> tuple[str, RunSt
     run.engines.leave()
     learner.close()  # before the next stage takes its memory
     return result
+
+
+def refuse_lost_reference(run: RunContext, checkpoint: Checkpoint) -> None:
+    """ValueError for a fork in the middle of an RL stage that turns a KL penalty on, measured against the weights that the
+    stage began with: the run that it is forked from did not keep them.
+    """
+    stage = run.recipe.stages[run.stage_index(checkpoint.manifest["stage"])]
+    if not isinstance(stage, RlStage) or stage.reference != "init":
+        return
+    state = looked_at_again(stage, RunState.from_json(checkpoint.state()))
+    if state.finished or not state.stage_step or not run.parts.objective(stage).kl.on:
+        return
+    pieces = PieceReader(checkpoint.path, checkpoint.manifest["files"])
+    if not any(name.startswith(PREFIX) for name in pieces.names()):
+        raise ValueError(
+            f"--from: {checkpoint.path} lies within the stage {stage.name}, whose KL penalty is new, and the weights that the "
+            f"stage began with (stages.{stage.name}.reference: init) were not kept. Set stages.{stage.name}.reference to base "
+            "or stage:NAME, or fork at the end of the stage before, so that this one begins again"
+        )
 
 
 def _value_model(run: RunContext, stage: RlStage, learner: Learner) -> PromptValue | None:

@@ -29,7 +29,6 @@ def check_stage(run: RunContext, stage: StageBase) -> list[str]:
     run.data.check_prompts(
         stage,
         run.parts.columns(stage),
-        run.parts.needs_demonstrations(stage),
         run.parts.columns(stage, graded=True),
     )
     doubtful = run.data.doubts(stage)
