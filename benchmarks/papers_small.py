@@ -22,6 +22,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -179,24 +180,28 @@ def quick() -> str:
 def tell_tlts(results: Sequence[Result]) -> str:
     """Accuracy and length at the end by seed, and the difference of the arms."""
     lines = [
-        "| seed | accuracy, decaying | accuracy, fixed | tokens, decaying | tokens, fixed |",
-        "|---|---|---|---|---|",
+        "| seed | accuracy, decaying | accuracy, fixed | tokens, decaying | tokens, fixed | "
+        "accuracy, fixed, where it wrote as many tokens |",
+        "|---|---|---|---|---|---|",
     ]
-    gains, ratios = [], []
+    gains, ratios, equal = [], [], []
     for seed, arms in _by_seed(results).items():
         ours, other = (arms[arm]["points"][-1] for arm in ("decaying", "fixed"))
         accuracy = [one["accuracy"]["mean"] for one in (ours, other)]
         length = [one["length"]["mean"] for one in (ours, other)]
         gains.append(accuracy[0] - accuracy[1])
         ratios.append(length[0] / length[1])
+        there = at_length(arms["fixed"]["points"], length[0])
+        equal.append(accuracy[0] - there)
         lines.append(
-            f"| {seed} | {accuracy[0]:.3f} | {accuracy[1]:.3f} | {length[0]:.1f} | {length[1]:.1f} |"
+            f"| {seed} | {accuracy[0]:.3f} | {accuracy[1]:.3f} | {length[0]:.1f} | {length[1]:.1f} | {there:.3f} |"
         )
     return "\n".join(
         [
             *lines,
             "",
-            f"Accuracy: {spread(gains, '+.3f')}; tokens, decaying over fixed: {spread(ratios, '.2f')}.",
+            f"Accuracy: {spread(gains, '+.3f')}; tokens, decaying over fixed: {spread(ratios, '.2f')}; "
+            f"accuracy at equal tokens: {spread(equal, '+.3f')}.",
         ]
     )
 
@@ -227,6 +232,15 @@ def _by_seed(results: Sequence[Result]) -> dict[int, dict[str, Result]]:
         found.setdefault(one["seed"], {})[one["arm"]] = one
     arms = CASES[results[0]["case"]]
     return {seed: found[seed] for seed in sorted(found) if len(found[seed]) == len(arms)}
+
+
+def at_length(points: Sequence[Mapping[str, Any]], length: float) -> float:
+    """Accuracy where a run's completions were that long, between its evaluations; NaN where they never were."""
+    found = [(point["length"]["mean"], point["accuracy"]["mean"]) for point in points]
+    for (before, left), (after, right) in pairwise(found):
+        if min(before, after) <= length <= max(before, after) and before != after:
+            return float(left + (right - left) * (length - before) / (after - before))
+    return math.nan
 
 
 def over(values: Mapping[str, float], names: Sequence[str]) -> float:
@@ -272,6 +286,8 @@ def plot(case: str, results: Sequence[Result], file: Path) -> None:
                     label=arm if place == 0 else None,
                 )
         axis.set(xlabel="steps since the first evaluation", ylabel=label)
+        if label.startswith("think rate"):
+            axis.set_ylim(-0.04, 1.04)
     axes[0].legend(fontsize=8)
     figure.savefig(file, dpi=110)
     plt.close(figure)
