@@ -65,7 +65,7 @@ QUICK = {
         ("autothink", ("cold_start", "balance", "reinforce", "prune")),
     )
 }
-EASY, HARD = ("sum-2",), ("sum-5", "sum-6")  # of autothink_small.yaml
+EASY, HARD = ("sum-2", "sum-3"), ("sum-5", "sum-6")  # of autothink_small.yaml
 
 Result = Mapping[str, Any]
 
