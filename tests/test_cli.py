@@ -240,6 +240,7 @@ GSM8K = (
 )
 
 
+@pytest.mark.slow
 def test_check_on_gsm8k_grades_every_gold_answer(
     data_dir: Path, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -368,6 +369,7 @@ def test_doctor_runs_an_engine(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(re.findall("^vllm", printed, re.MULTILINE)) == 1
 
 
+@pytest.mark.slow
 def test_verify_resume(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(["verify-resume", recipe, "--steps", "4", "--kill-at", "3"]) == 0
     assert "Equal bit for bit over 4 steps" in capsys.readouterr().out

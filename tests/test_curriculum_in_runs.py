@@ -529,6 +529,7 @@ def quantile(prompts, completions, lengths, **columns):
 """
 
 
+@pytest.mark.slow
 def test_two_ranks_decide_what_one_decides(folder: Path) -> None:
     """Groups lie with the rank that began them, predictions are split; the decisions are those of one rank.
 

@@ -162,6 +162,7 @@ def test_a_run_under_lora(whole: Path) -> None:
         assert (folder / "adapter" / "adapter_model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_resuming_under_lora_changes_nothing(whole: Path, tmp_path: Path) -> None:
     """Stopped after every step: in the SFT stage, at stage ends, in both RL stages; once in a new process."""
     run_dir = tmp_path / "run"
@@ -176,10 +177,9 @@ def test_resuming_under_lora_changes_nothing(whole: Path, tmp_path: Path) -> Non
 
 def test_a_checkpoint_without_an_adapter_is_no_start_for_lora(tmp_path: Path) -> None:
     rlcurric.train(tiny_recipe(), tmp_path / "plain", stop_at=3)
+    adapted = tiny_recipe(*OVERRIDES, "stages.first.reference=base")
     with pytest.raises(ValueError, match=r"was trained without model\.lora"):
-        rlcurric.train(
-            tiny_recipe(*OVERRIDES), tmp_path / "fork", start_from=str(tmp_path / "plain")
-        )
+        rlcurric.train(adapted, tmp_path / "fork", start_from=str(tmp_path / "plain"))
 
 
 @pytest.mark.parametrize(

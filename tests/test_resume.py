@@ -242,6 +242,7 @@ def test_the_table_of_a_fork_begins_where_its_ancestor_was_before_rl(
     assert all(one.accuracy_before is not None for one in ours)
 
 
+@pytest.mark.slow
 @pytest.mark.vllm
 def test_resuming_with_vllm_changes_nothing(tmp_path: Path) -> None:
     """The same with vLLM: engines one after another in this process, and one in a new process."""
@@ -259,6 +260,7 @@ def test_resuming_with_vllm_changes_nothing(tmp_path: Path) -> None:
     assert all(0 < row["parity/logprob/max_abs"] <= 1e-4 for row in rows)
 
 
+@pytest.mark.slow
 def test_two_ranks_train_three_steps(whole: Path, tmp_path: Path) -> None:
     """gloo, one engine a rank: the prompts of rank 0's decisions, parity on every rank, one run directory."""
     run_dir = tmp_path / "run"
