@@ -84,7 +84,9 @@ class Learner:
         right_N = uniforms(key_N, number_N, 0) < chance_N
         tokens_N = np.exp(normals(key_N, number_N, 2))  # of the standard length's logarithm
         names = [one.prompt.distribution for one in requests]
-        length_N = self._lengths(np.repeat(np.arange(len(names)), count_R), names, right_N, tokens_N, limit)
+        length_N = self._lengths(
+            np.repeat(np.arange(len(names)), count_R), names, right_N, tokens_N, limit
+        )
         cut_N = length_N > limit
         correct = (right_N & ~cut_N).astype(float).tolist()
         lengths, cut = np.minimum(length_N, limit).tolist(), cut_N.tolist()

@@ -64,7 +64,9 @@ class RecordedGroup:
             for k, number in enumerate(numbers)
         }
         total = len(seen.rewards) + seen.n_failed
-        return [judged.get(number) or unjudged(number, seen.policy_version) for number in range(total)]
+        return [
+            judged.get(number) or unjudged(number, seen.policy_version) for number in range(total)
+        ]
 
     def _judged(self, seen: GroupOutcome) -> list[int]:
         """Numbers of the samples that were judged."""
@@ -85,7 +87,9 @@ class RecordedGroup:
 
 def unjudged(number: int, version: int) -> SampleOutcome:
     """A sample that no grader could judge: it says nothing of its prompt."""
-    return SampleOutcome(number, 0.0, None, Status.ERROR, 0, truncated=False, policy_version=version)
+    return SampleOutcome(
+        number, 0.0, None, Status.ERROR, 0, truncated=False, policy_version=version
+    )
 
 
 @dataclass(frozen=True)
@@ -196,7 +200,7 @@ class Record:
         first = stage.steps[0]
         lines = [line for line in self.lines[first] if line["kind"] == "measured"]
         recorded = next(one for one in self.recipe.stages if one.name == stage.name)
-        warm = getattr(recorded, "curriculum").warm_start is not None
+        warm = recorded.curriculum.warm_start is not None
         found: dict[bool, list[GroupOutcome]] = {True: [], False: []}
         for number, line in enumerate(lines):
             screened = not (warm and number == 0)

@@ -29,7 +29,9 @@ from rlcurric.types import Batch, Delivery, PromptPool, Request, SampleOutcome, 
 
 Missing = Literal["skip", "model", "stop"]
 Kind = Literal["exact", "near", "modelled", "missing", "open"]
-DONORS = 8  # recorded groups of a distribution, nearest in time, among which a modelled outcome is drawn
+DONORS = (
+    8  # recorded groups of a distribution, nearest in time, among which a modelled outcome is drawn
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,10 @@ class Answers:
         name = request.prompt.distribution
         if kind == "exact" and group is not None:
             samples = group.after(request.phase)
-            wanted = [samples[k] if k < len(samples) else unjudged(k, self.version) for k in request.samples]
+            wanted = [
+                samples[k] if k < len(samples) else unjudged(k, self.version)
+                for k in request.samples
+            ]
             earlier = tuple(samples[: request.samples[0]]) if request.phase else ()
             return Delivery(request.group_id, name, tuple(wanted), earlier)
         known = group.after(len(group.looks)) if group is not None else []
@@ -141,7 +146,9 @@ class Answers:
         same = [
             one
             for one in self._record.by_uid.get(group_id.uid, ())
-            if abs(one.step - self.step) <= self._window and one.hint == hint and one.end is not None
+            if abs(one.step - self.step) <= self._window
+            and one.hint == hint
+            and one.end is not None
         ]
         if same:
             return "near", nearest_step(same, self.step)[0]
@@ -238,7 +245,7 @@ class _Stage:
         self.recipe, self.answers, self.found = recipe, answers, found
         self.controller: Controller = bind_controller(stage, recipe.base_dir, pool, seed)
         was = next(one for one in record.recipe.stages if one.name == recorded.name)
-        self._same_end = getattr(was, "until") == stage.until
+        self._same_end = was.until == stage.until
         self._names = list(pool.sizes)
         self._guessed = 0  # predictions that the record does not have
 
@@ -359,15 +366,27 @@ class _Stage:
         recorded = [one for one in self.record.groups.values() if one.step == step]
         names = dict.fromkeys([*self._names, *(one.distribution for one in recorded)])
         for name in names:
-            own = [one for one in delivered.values() if one.distribution == name and one.group_id in kinds]
+            own = [
+                one
+                for one in delivered.values()
+                if one.distribution == name and one.group_id in kinds
+            ]
             answered = [one for one in own if kinds[one.group_id] in ("exact", "near")]
             verdicts = [
-                [sample.correct for sample in (*one.earlier, *one.samples) if sample.correct is not None]
+                [
+                    sample.correct
+                    for sample in (*one.earlier, *one.samples)
+                    if sample.correct is not None
+                ]
                 for one in answered
             ]
             judged = [one for one in verdicts if one]
             count = {kind: sum(kinds[one.group_id] == kind for one in own) for kind in KINDS}
-            rates = [one.pass_rate for one in recorded if one.distribution == name and one.pass_rate is not None]
+            rates = [
+                one.pass_rate
+                for one in recorded
+                if one.distribution == name and one.pass_rate is not None
+            ]
             self.found.covered.append(
                 Covered(
                     stage=self.stage.name,

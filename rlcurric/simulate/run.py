@@ -135,9 +135,7 @@ class Walk:
             tokens = sum(sum(one.lengths) for one in found)
         self.step += steps
         self.tokens += tokens
-        return StageEnd(
-            self.seed, stage.name, stage.kind, steps, self.step, reason, {}, tokens
-        )
+        return StageEnd(self.seed, stage.name, stage.kind, steps, self.step, reason, {}, tokens)
 
 
 class StageWalk:

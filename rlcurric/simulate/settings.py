@@ -42,7 +42,7 @@ class Curve(Closed):
     guess: Share = 0.0  # chance of a right answer without understanding
     slip: Share = 0.02  # chance of a wrong one in spite of it
     # Logits that ability gains in a step that trains on nothing but prompts which are solved half the time.
-    rate: NonNegativeFloat = 0.1
+    rate: NonNegativeFloat = 0.05
     transfer: dict[str, float] = {}  # share of its gain that other distributions get
     forgetting: Share = 0.0  # share of what was gained since the start that is lost in every step
     length: Lengths = Lengths()
@@ -109,7 +109,11 @@ def load_learner(
             beside = [trained[k] for k in (place - 1, place + 1) if 0 <= k < len(trained)]
             plain |= {"difficulty": float(levels[place])}
             plain |= {"transfer": dict.fromkeys(beside, NEIGHBOURS)}
-        said = deep_merge(file.defaults, file.distributions[name] or {}) if name in file.distributions else file.defaults
+        said = (
+            deep_merge(file.defaults, file.distributions[name] or {})
+            if name in file.distributions
+            else file.defaults
+        )
         curves[name] = _validated(Curve, {**plain, **said}, f"{where}: distributions.{name}")
     for name, curve in curves.items():
         _check_transfer(curve, name, curves, where)

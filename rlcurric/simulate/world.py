@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rlcurric import seeds
 from rlcurric.build import distribution_specs
-from rlcurric.data import Row, load_available
+from rlcurric.data import DistributionSpec, Row, load_available, load_later
+from rlcurric.data.sources import StageSource
 from rlcurric.recipe.schema import Recipe
 from rlcurric.recipe.stages import RlStage, ScreenStage, StageBase
 from rlcurric.recipe.written import writer_of
@@ -141,11 +143,16 @@ def parse_rows(given: Sequence[str], names: Sequence[str]) -> tuple[int | None, 
 
 
 def read_world(
-    recipe: Recipe, names: Sequence[str], given: Sequence[str] = (), remote: bool = False
+    recipe: Recipe,
+    names: Sequence[str],
+    given: Sequence[str] = (),
+    remote: bool = False,
+    written: Path | None = None,
 ) -> World:
     """Rows of these distributions: read where they are on this machine, else as many stand-ins as `given` says.
 
-    `given`: what `--rows` says. `remote`: also read data sets of the hub.
+    `given`: what `--rows` says. `remote`: also read data sets of the hub. `written`: a run directory, whose stages may
+    have written rows.
     """
     every, named = parse_rows(given, names)
     hub = {} if remote else hub_datasets(recipe)
@@ -158,6 +165,13 @@ def read_world(
     found, failed = load_available(
         [one for one in distribution_specs(recipe) if one.name not in left_out]
     )
+    for name in [name for name in missing if writer_of(recipe, name) is not None]:
+        file = None if written is None else written_rows(recipe, name, written)
+        if file is not None and file.is_file():
+            source = StageSource(file.stem, str(file))
+            spec = DistributionSpec(name, source, 0, recipe.distributions[name].max_rows)
+            found[name] = load_later(spec, found.values())
+            del missing[name]
     missing |= {name: why for name, why in failed.items() if name in names}
     missing |= dict.fromkeys(named, "--rows says so")
     distributions, notes = {}, []
@@ -169,13 +183,22 @@ def read_world(
             continue
         rows = found[name].train
         if not rows:
-            raise ValueError(f"distributions.{name}: no row is left to train on; {found[name].counts}")
+            raise ValueError(
+                f"distributions.{name}: no row is left to train on; {found[name].counts}"
+            )
         distributions[name] = Rows(name, len(rows), rows)
         if recipe.distributions[name].overlong == "drop":
             notes.append(
                 f"rows of {name} that are too long for the context are not left out (overlong: drop): that takes the tokenizer"
             )
     return World(distributions, (*_told(distributions), *notes))
+
+
+def written_rows(recipe: Recipe, name: str, run: Path) -> Path:
+    """The file of the rows that a stage of a run has written for a distribution."""
+    writer = writer_of(recipe, name)
+    assert writer is not None
+    return run / "datasets" / f"{writer.name}.jsonl"
 
 
 def _told(distributions: Mapping[str, Rows]) -> list[str]:
