@@ -132,9 +132,17 @@ def _simulate(console: Console, recipe: Recipe, options: Options) -> int:
     with Doing(console) as doing:
         doing("reading rows")
         world = read_world(recipe, names, options.rows)
-        for number in range(options.seeds or SEEDS):
-            doing(f"seed {number + 1} of {options.seeds or SEEDS}")
-            results.append(Walk(recipe, world, spec, recipe.seed + number, options.steps).run())
+        seeds = options.seeds or SEEDS
+        for number in range(seeds):
+            seed = f"seed {number + 1} of {seeds}"
+
+            def hear(
+                row: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], seed: str = seed
+            ) -> None:
+                doing(f"{seed}, {row['stage']}, step {row['step']}")
+
+            walk = Walk(recipe, world, spec, recipe.seed + number, options.steps, hear)
+            results.append(walk.run())
     said = [*world.notes, *said, *assumptions(recipe)]
     warnings = simulation_sentences(recipe, results)
     _say(console, "note", said)

@@ -51,7 +51,7 @@ class Learner:
         """Expected share of right rollouts by distribution, over all its prompts, of `limit` new tokens at most."""
         return {
             name: float(self._chance(name, difficulty_N, 0.0).mean())
-            * (1 - self._cut(self._spec.curves[name], limit, right=True))
+            * (1 - self._cut(self._spec.curves[name], limit))
             for name, difficulty_N in self.difficulty.items()
             if len(difficulty_N)
         }
@@ -163,9 +163,9 @@ class Learner:
         return found
 
     @staticmethod
-    def _cut(curve: Curve, limit: int, right: bool) -> float:
-        """Chance that a rollout is cut off."""
-        median = (curve.length.median or UNSAID * limit) * (1.0 if right else curve.length.wrong)
+    def _cut(curve: Curve, limit: int) -> float:
+        """Chance that a right rollout is cut off."""
+        median = curve.length.median or UNSAID * limit
         if not curve.length.spread:
             return float(math.ceil(median) > limit)
         return 1 - NormalDist().cdf(math.log(limit / median) / curve.length.spread)
@@ -181,7 +181,8 @@ def _standard(seed: int, name: str, size: int, rank_N: np.ndarray | None) -> np.
 
 
 def _logistic(curve: Curve, ability: np.ndarray | float, difficulty_N: np.ndarray) -> np.ndarray:
-    understood_N = 1 / (1 + np.exp(-curve.discrimination * (ability - difficulty_N)))
+    logit_N = np.clip(curve.discrimination * (ability - difficulty_N), -500, 500)
+    understood_N = 1 / (1 + np.exp(-logit_N))
     found: np.ndarray = curve.guess + (1 - curve.guess - curve.slip) * understood_N
     return found
 

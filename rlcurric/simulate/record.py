@@ -45,43 +45,42 @@ class RecordedGroup:
 
         Which of them no grader could judge is not recorded: the last ones of their phase.
         """
-        seen = self.looks[phase] if phase < len(self.looks) else self.end
-        if seen is None:
-            seen = self.looks[-1] if self.looks else None
-        if seen is None:
+        seen = [*self.looks[: phase + 1]]
+        if phase >= len(self.looks) and self.end is not None:
+            seen.append(self.end)
+        if not seen:
             return []
-        numbers = self._judged(seen)
+        last = seen[-1]
         judged = {
             number: SampleOutcome(
                 number,
-                seen.rewards[k],
-                seen.correct[k] if k < len(seen.correct) else None,
+                last.rewards[k],
+                last.correct[k] if k < len(last.correct) else None,
                 Status.SCORED,
-                seen.lengths[k],
+                last.lengths[k],
                 truncated=False,
-                policy_version=seen.policy_version,
+                policy_version=last.policy_version,
             )
-            for k, number in enumerate(numbers)
+            for k, number in enumerate(self._judged(seen))
         }
-        total = len(seen.rewards) + seen.n_failed
+        total = len(last.rewards) + last.n_failed
         return [
-            judged.get(number) or unjudged(number, seen.policy_version) for number in range(total)
+            judged.get(number) or unjudged(number, last.policy_version) for number in range(total)
         ]
 
-    def _judged(self, seen: GroupOutcome) -> list[int]:
-        """Numbers of the samples that were judged."""
-        if self.selected and len(self.selected) == len(seen.rewards):
+    def _judged(self, seen: Sequence[GroupOutcome]) -> list[int]:
+        """Numbers of the samples that were judged, by what was known after every phase."""
+        last = seen[-1]
+        if self.selected and len(self.selected) == len(last.rewards):
             return [number for number, _ in self.selected]
         numbers: list[int] = []
         start = 0
-        for look in (*(one for one in self.looks if one is not seen), seen):
-            known = len(look.rewards) - len(numbers)
-            if known < 0 or start + known > len(look.rewards) + look.n_failed:
-                return list(range(len(seen.rewards)))  # verdicts were changed later
-            numbers += range(start, start + known)
-            start = len(look.rewards) + look.n_failed
-            if look is seen:
-                break
+        for look in seen:
+            new, total = len(look.rewards) - len(numbers), len(look.rewards) + look.n_failed
+            if new < 0 or start + new > total:  # verdicts were changed by a later phase
+                return list(range(len(last.rewards)))
+            numbers += range(start, start + new)
+            start = total
         return numbers
 
 

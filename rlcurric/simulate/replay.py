@@ -116,18 +116,21 @@ class Answers:
         name = request.prompt.distribution
         if kind == "exact" and group is not None:
             samples = group.after(request.phase)
-            wanted = [
-                samples[k] if k < len(samples) else unjudged(k, self.version)
+            rest: Kind = "open" if group.end is None else kind
+            wanted = tuple(
+                samples[k] if k < len(samples) else self._stand_in(rest, (), k)
                 for k in request.samples
-            ]
+            )
             earlier = tuple(samples[: request.samples[0]]) if request.phase else ()
-            return Delivery(request.group_id, name, tuple(wanted), earlier)
+            return Delivery(request.group_id, name, wanted, earlier)
         known = group.after(len(group.looks)) if group is not None else []
-        samples_ = tuple(self._stand_in(kind, known, number) for number in request.samples)
-        return Delivery(request.group_id, name, samples_)
+        stand_ins = tuple(self._stand_in(kind, known, number) for number in request.samples)
+        return Delivery(request.group_id, name, stand_ins)
 
     def _stand_in(self, kind: Kind, known: Sequence[SampleOutcome], number: int) -> SampleOutcome:
-        """A sample of another time, as if it were of now; half right where nothing is known but that it was admitted."""
+        """A sample of another time, as if it were of now; of a group that still waited at the record's end, of which it is
+        known that it was admitted, every other one right.
+        """
         if kind == "open":
             right = float(number % 2)
             return SampleOutcome(number, right, right, Status.SCORED, 0, False, self.version)

@@ -7,7 +7,7 @@ that ends them in a run.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from rlcurric.train.ends import Cause, Watched, cause_of
 from rlcurric.train.metrics import VerdictLog, batch_metrics
 from rlcurric.types import Batch, GroupId, GroupOutcome, Prompt, Request
 
+Row = Mapping[str, Any]
 STOPPED = "stopped"  # reason of a stage in which the run would end
 LIMIT = "--steps"
 HELD_OUT = 64  # prompts of an evaluation that asks for all: the pool stands in for what is held out
@@ -58,10 +59,17 @@ class Walk:
     """One seed's way through the stages."""
 
     def __init__(
-        self, recipe: Recipe, world: World, spec: LearnerSpec, seed: int, limit: int | None = None
+        self,
+        recipe: Recipe,
+        world: World,
+        spec: LearnerSpec,
+        seed: int,
+        limit: int | None = None,
+        hear: Callable[[Row, Sequence[Row]], None] | None = None,
     ) -> None:
-        """`limit`: steps of a stage at most."""
-        self.recipe, self.world, self.seed, self._limit = recipe, world, seed, limit
+        """`limit`: steps of a stage at most. `hear`: is told every step's metrics and decisions, as a run logs them."""
+        self.recipe, self.world, self.seed, self.limit = recipe, world, seed, limit
+        self.hear = hear
         columns = {name: curve.column for name, curve in spec.curves.items()}
         sizes = dict.fromkeys(spec.curves, HELD_OUT) | world.sizes
         self.learner = Learner(spec, sizes, seed, world.ranks(columns))
@@ -211,7 +219,8 @@ class StageWalk:
         walk, stage, controller = self.walk, self.stage, self.controller
         progress = Progress(walk.step, self.stage_step, stage.planned_steps, walk.tokens)
         count, verdicts = StepCount(list(self.pool.sizes)), VerdictLog()
-        controller.begin(walk.step, progress, walk.version)
+        version = walk.version
+        controller.begin(walk.step, progress, version)
         while not controller.ready():
             requests = controller.requests(self.learner.predict(controller.to_predict()))
             deliveries = self.learner.answer(requests, self.limit, walk.version)
@@ -226,6 +235,9 @@ class StageWalk:
         walk.version += bool(batch.groups)
         tokens = sum(count.tokens.values())
         row: dict[str, Any] = {
+            "step": walk.step + 1,
+            "stage": stage.name,
+            "policy_version": version,
             **batch_metrics(batch),
             **verdicts.metrics(),
             **controller.metrics(),
@@ -238,8 +250,11 @@ class StageWalk:
         cause = self._close(row, tokens, count.drawn)
         for said in controller.watch(row.get("eval/accuracy/mean")):
             self._warnings.append(Said(walk.step, said.guard, said.message))
+        lines = controller.decisions()
+        if walk.hear is not None:
+            walk.hear(row, lines)
         walk.result.shares += count.shares(
-            controller.decisions(),
+            lines,
             row,
             self._solve_rates(),
             {
@@ -277,7 +292,7 @@ class StageWalk:
             stage.until, row, tokens=tokens, rows=drawn, pool=rows, seconds=0.0
         )
         cause = cause_of(stage.until, self.watched)
-        if cause is None and self.walk._limit is not None and self.stage_step >= self.walk._limit:
+        if cause is None and self.walk.limit is not None and self.stage_step >= self.walk.limit:
             cause = Cause(LIMIT, {"steps": self.stage_step})
         if cause is not None and asked.at_end and not due:
             row |= self._evaluated()
