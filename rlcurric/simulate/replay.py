@@ -213,6 +213,12 @@ def replay(
         curriculum = one.run(curriculum)
         if found.stages[-1].ended:
             break
+    there = {matching(recipe, record, one).name for one in record.stages}
+    mine = [one.name for one in recipe.stages if isinstance(one, RlStage)]
+    if absent := [name for name in mine if name not in there]:
+        found.notes.append(
+            f"stages that the record does not have are left out: {', '.join(absent)}"
+        )
     return found
 
 
@@ -249,7 +255,7 @@ class _Stage:
         self.controller: Controller = bind_controller(stage, recipe.base_dir, pool, seed)
         was = next(one for one in record.recipe.stages if one.name == recorded.name)
         self._same_end = was.until == stage.until
-        self._names = list(pool.sizes)
+        self._names, self._rows = list(pool.sizes), sum(pool.sizes.values())
         self._guessed = 0  # predictions that the record does not have
 
     def run(self, curriculum: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -294,14 +300,17 @@ class _Stage:
         named = self.stage.curriculum.warm_start
         if named is not None and not warm and not named.startswith("stage:"):
             warm = read_measured(Path(self.recipe.base_dir, named), first - 2, version)
-        controller.learn_measured(warm if named is not None else [])
-        if not controller.screening:
+        warm = warm if named is not None else []
+        controller.learn_measured(warm)
+        samples = controller.screening
+        if not samples:
             return
         controller.learn_measured(screened)
-        if not screened:
+        known = sum(len(one.correct) >= samples for one in (*warm, *screened))
+        if known < self._rows:
             self.found.notes.append(
-                f"stage {self.stage.name}: its pool filter screens every prompt before the first step, and the record has no "
-                "screening: nothing is known beforehand"
+                f"stage {self.stage.name}: its pool filter screens {self._rows} prompts by {samples} samples before the first "
+                f"step, and the record knows {known} of them"
             )
 
     def _step(self, step: int) -> bool:

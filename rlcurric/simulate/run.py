@@ -27,7 +27,7 @@ from rlcurric.schedules import Progress
 from rlcurric.simulate.learner import Learner
 from rlcurric.simulate.settings import LearnerSpec
 from rlcurric.simulate.steps import Said, StageEnd, StepCount, StepShare
-from rlcurric.simulate.world import World, WorldPool
+from rlcurric.simulate.world import GRADED, World, WorldPool
 from rlcurric.train.ends import Cause, Watched, cause_of
 from rlcurric.train.metrics import VerdictLog, batch_metrics
 from rlcurric.types import Batch, GroupId, GroupOutcome, Prompt, Request
@@ -132,8 +132,8 @@ class Walk:
         """A stage that chooses nothing: its steps count, and a screening measures."""
         steps, tokens, reason = 0, 0, "done"
         if isinstance(stage, SupervisedStage):
-            steps = supervised_steps(stage, self.world) or 0
-            reason = "steps"
+            known = supervised_steps(stage, self.world)
+            steps, reason = (0, "not known") if known is None else (known, "steps")
         if isinstance(stage, ScreenStage):
             pool = self.world.pool(stage, self.learner)
             found = self.measure(
@@ -153,9 +153,7 @@ class StageWalk:
         self.walk, self.stage, self.learner = walk, stage, walk.learner
         self.pool: WorldPool = walk.world.pool(stage, walk.learner)
         self.limit = stage.rollout.max_new_tokens
-        self.controller: Controller = bind_controller(
-            stage, walk.recipe.base_dir, self.pool, walk.seed
-        )
+        self.controller = _controller(walk, stage, self.pool)
         self.stage_step, self.watched = 0, Watched()
         self._tokens = 0
         self._warnings: list[Said] = []
@@ -331,6 +329,19 @@ class StageWalk:
     def _solve_rates(self) -> dict[str, float]:
         rates = self.learner.solve_rates(self.limit)
         return {name: rates[name] for name in self.pool.sizes}
+
+
+def _controller(walk: Walk, stage: RlStage, pool: WorldPool) -> Controller:
+    """The stage's curriculum; ValueError for one that stand-ins cannot serve."""
+    try:
+        return bind_controller(stage, walk.recipe.base_dir, pool, walk.seed)
+    except ValueError as error:
+        if assumed := [name for name, one in pool.rows.items() if one.rows is None]:
+            raise ValueError(
+                f"{error}. The rows of {', '.join(assumed)} are not on this machine, and those assumed in their place have no "
+                f"column but {GRADED!r}"
+            ) from None
+        raise
 
 
 def supervised_steps(stage: SupervisedStage, world: World) -> int | None:
