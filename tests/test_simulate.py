@@ -372,7 +372,7 @@ def test_rows_that_are_there_are_the_run_s(tmp_path: Path) -> None:
     assert (np.diff(one.difficulty["here"][order]) >= 0).all()
     assert one.difficulty["here"].mean() == pytest.approx(-2, abs=0.1)
     with pytest.raises(
-        ValueError, match="here.jsonl, line .*a number is required in the column 'question'"
+        ValueError, match=r"here.jsonl, line .*a number is required in the column 'question'"
     ):
         world.ranks({"here": "question"})
     pool = world.pool(recipe.stages[0], one)

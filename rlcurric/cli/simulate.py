@@ -172,11 +172,7 @@ def _replay(console: Console, recipe: Recipe, options: Options, run: Path) -> in
     seed = record.recipe.seed
     with Doing(console) as doing:
         doing("reading rows")
-        pools = replay_pools(
-            recipe,
-            record,
-            lambda: read_world(recipe, sampled_by(recipe), remote=True, written=run),
-        )
+        pools, notes = replay_pools(recipe, run)
         found = []
         for number in range(options.seeds or 1):
             doing(f"replaying {len(record.lines)} steps")
@@ -186,7 +182,7 @@ def _replay(console: Console, recipe: Recipe, options: Options, run: Path) -> in
         if len(found) > 1:
             _say(console, f"seed {seed + number}", ["the run's own" if not number else "another"])
         _show(console, replay_tables(one, given))
-        _say(console, "note", replay_sentences(one, window, missing))
+        _say(console, "note", [*notes, *replay_sentences(one, window, missing)])
     if options.output is not None:
         rows = [
             {"seed": seed + number, **row}
@@ -199,7 +195,7 @@ def _replay(console: Console, recipe: Recipe, options: Options, run: Path) -> in
             "missing": missing,
             "identical": found[0].identical,
             "first_difference": found[0].first_difference,
-            "notes": [*dict.fromkeys(note for one in found for note in one.notes)],
+            "notes": [*notes, *dict.fromkeys(note for one in found for note in one.notes)],
             "stages": [vars(stage) for stage in found[0].stages],
         }
         _write(console, options.output, rows, about)
@@ -244,11 +240,8 @@ def _say(console: Console, head: str, sentences: Iterable[str]) -> None:
 def _show(console: Console, tables: Iterable[Table]) -> None:
     """Tables in a terminal; elsewhere columns without rules."""
     for one in tables:
-        shown = RichTable(
-            title=escape(one.title),
-            title_justify="left",
-            box=box.HEAVY_HEAD if console.is_terminal else None,
-        )
+        console.print(f"\n{escape(one.title)}", highlight=False, soft_wrap=True)
+        shown = RichTable(box=box.HEAVY_HEAD if console.is_terminal else None)
         for place, column in enumerate(one.columns):
             shown.add_column(escape(column), justify="right" if place else "left")
         for row in one.rows:

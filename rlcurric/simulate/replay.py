@@ -24,7 +24,7 @@ from rlcurric.recipe.schema import Recipe
 from rlcurric.recipe.stages import RlStage
 from rlcurric.schedules import Progress
 from rlcurric.simulate.record import Record, RecordedGroup, RecordedStage, nearest_step, unjudged
-from rlcurric.simulate.world import WorldPool
+from rlcurric.simulate.world import read_world, sampled_by
 from rlcurric.types import Batch, Delivery, PromptPool, Request, SampleOutcome, Status
 
 Missing = Literal["skip", "model", "stop"]
@@ -46,7 +46,7 @@ class Covered:
     asked: int  # groups
     recorded_asked: int
     exact: int  # the group that the run sampled, at this step
-    near: int  # the prompt, at another step of the window
+    near: int  # the prompt, at another step of the window or on another visit
     modelled: int
     missing: int
     open: int  # it still waited when the record ended
@@ -209,6 +209,7 @@ def replay(
     curriculum: dict[str, Any] | None = None
     for recorded in record.stages:
         stage = matching(recipe, record, recorded)
+        found.notes += _strangers(record, recorded, pools[stage.name])
         one = _Stage(record, recorded, stage, recipe, pools[stage.name], answers, seed, found)
         curriculum = one.run(curriculum)
         if found.stages[-1].ended:
@@ -431,17 +432,35 @@ def _draws(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return found
 
 
-def replay_pools(recipe: Recipe, record: Record, world_of: Any) -> dict[str, PromptPool]:
-    """The prompts of every RL stage as the run had them."""
+def replay_pools(recipe: Recipe, run: Path) -> tuple[dict[str, PromptPool], list[str]]:
+    """The prompts of every RL stage as the run had them, and what is assumed of them."""
     stages = [one for one in recipe.stages if isinstance(one, RlStage)]
     if any(recipe.distributions[name].overlong == "drop" for one in stages for name in one.mixture):
         from rlcurric.build import RunData  # which rows fit, the tokenizer says
         from rlcurric.train.models import context_length, model_config, tokenizer_of
 
         data = RunData(recipe, tokenizer_of(recipe), context_length(recipe, model_config(recipe)))
-        return {one.name: data.pool(one) for one in stages}
-    world = world_of()
-    return {
-        one.name: WorldPool({name: world.distributions[name] for name in one.mixture})
-        for one in stages
-    }
+        return {one.name: data.pool(one) for one in stages}, []
+    world = read_world(recipe, sampled_by(recipe), remote=True, written=run)
+    return {one.name: world.pool(one) for one in stages}, list(world.notes)
+
+
+def _strangers(record: Record, recorded: RecordedStage, pool: PromptPool) -> list[str]:
+    """A sentence for every distribution whose rows are not those that the run drew from."""
+    drawn: dict[str, set[tuple[int, str]]] = {}
+    for step in recorded.steps:
+        for line in record.lines[step]:
+            for one in line["groups"] if line["kind"] == "draw" else ():
+                drawn.setdefault(one["distribution"], set()).add((one["index"], one["uid"]))
+    said = []
+    for name, rows in drawn.items():
+        size = pool.sizes.get(name, 0)
+        here = sum(
+            index < size and f"{pool.candidate(name, index).uid:016x}" == uid for index, uid in rows
+        )
+        if size and here < len(rows):
+            said.append(
+                f"stage {recorded.name}: {len(rows) - here} of the {len(rows)} prompts that the run drew from {name} are not "
+                "where they were: the recipe's rows are not the run's, and its decisions cannot come out again"
+            )
+    return said

@@ -73,8 +73,8 @@ class World:
             found[name] = middle_M[place_N] / len(value_N)
         return found
 
-    def pool(self, stage: StageBase, learner: Learner) -> WorldPool:
-        """The prompts of a stage."""
+    def pool(self, stage: StageBase, learner: Learner | None = None) -> WorldPool:
+        """The prompts of a stage; without a learner stand-ins have no column."""
         return WorldPool({name: self.distributions[name] for name in stage.mixture}, learner)
 
 
