@@ -12,6 +12,7 @@ from rlcurric.curriculum.measured import STAGE as MEASURED
 from rlcurric.curriculum.measured import read_measured
 from rlcurric.recipe.load import load_recipe
 from rlcurric.recipe.schema import Recipe
+from rlcurric.recipe.stages import RlStage
 from rlcurric.train.rundir import DECISIONS, EVENTS, METRICS, read_jsonl
 from rlcurric.types import GroupId, GroupOutcome, SampleOutcome, Status
 
@@ -191,6 +192,15 @@ class Record:
         earlier = [one for one in self.versions if one < step]
         return self.versions[max(earlier)] + 1 if earlier else 0
 
+    def recipe_stage(self, name: str) -> RlStage:
+        """A stage as the run's recipe has it."""
+        found = next((one for one in self.recipe.stages if one.name == name), None)
+        if not isinstance(found, RlStage):
+            raise ValueError(
+                f"{self.path}: {DECISIONS} is of a stage {name!r}, which recipe.yaml does not have as one of kind rl"
+            )
+        return found
+
     def measured(self, stage: RecordedStage) -> tuple[list[GroupOutcome], list[GroupOutcome]]:
         """What was known of prompts before a stage's first step: by its warm start, and by its screening.
 
@@ -198,7 +208,7 @@ class Record:
         """
         first = stage.steps[0]
         lines = [line for line in self.lines[first] if line["kind"] == "measured"]
-        recorded = next(one for one in self.recipe.stages if one.name == stage.name)
+        recorded = self.recipe_stage(stage.name)
         warm = recorded.curriculum.warm_start is not None
         found: dict[bool, list[GroupOutcome]] = {True: [], False: []}
         for number, line in enumerate(lines):

@@ -254,8 +254,7 @@ class _Stage:
         self.record, self.recorded, self.stage = record, recorded, stage
         self.recipe, self.answers, self.found = recipe, answers, found
         self.controller: Controller = bind_controller(stage, recipe.base_dir, pool, seed)
-        was = next(one for one in record.recipe.stages if one.name == recorded.name)
-        self._same_end = was.until == stage.until
+        self._same_end = record.recipe_stage(recorded.name).until == stage.until
         self._names, self._rows = list(pool.sizes), sum(pool.sizes.values())
         self._guessed = 0  # predictions that the record does not have
 
