@@ -326,13 +326,13 @@ SCREENED = {"pool": {"name": "screened", "samples": 4}, "scorer": "mopps"}
 
 
 def test_screening_measures_the_pool_first() -> None:
-    """Its tokens count; prompts that are always solved are left out."""
-    mastered = learner(easy={"difficulty": -90.0, "slip": 0.0})
+    """Its tokens count; prompts that are never solved stay out."""
+    hopeless = learner(hard={"difficulty": 90.0})
     plain, screened = (
-        walked(recipe_of(stage(curriculum=one)), mastered, rows=20) for one in ({}, SCREENED)
+        walked(recipe_of(stage(curriculum=one)), hopeless, rows=20) for one in ({}, SCREENED)
     )
     asked = [
-        sum(one.asked for one in result.shares if one.distribution == "easy")
+        sum(one.asked for one in result.shares if one.distribution == "hard")
         for result in (plain, screened)
     ]
     assert asked[0] > 8 and asked[1] == 0
