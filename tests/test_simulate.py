@@ -326,7 +326,7 @@ SCREENED = {"pool": {"name": "screened", "samples": 4}, "scorer": "mopps"}
 
 
 def test_screening_measures_the_pool_first() -> None:
-    """Its tokens count; prompts that are never solved stay out."""
+    """Its tokens count; prompts that are never solved stay out, but for a few that are looked at again."""
     hopeless = learner(hard={"difficulty": 90.0})
     plain, screened = (
         walked(recipe_of(stage(curriculum=one)), hopeless, rows=20) for one in ({}, SCREENED)
@@ -335,7 +335,7 @@ def test_screening_measures_the_pool_first() -> None:
         sum(one.asked for one in result.shares if one.distribution == "hard")
         for result in (plain, screened)
     ]
-    assert asked[0] > 8 and asked[1] == 0
+    assert asked[0] > 8 and asked[1] < 3
     assert screened.ends[0].tokens - sum(one.tokens for one in screened.shares) > 60 * 4 * 10
     assert plain.ends[0].tokens == sum(one.tokens for one in plain.shares)
 

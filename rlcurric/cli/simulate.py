@@ -81,13 +81,16 @@ def _check(options: Options) -> None:
         raise ValueError(
             f"--missing: unknown {options.missing!r}. {nearest(options.missing, MISSING)}"
         )
-    of_simulation = (
+    of_simulation: tuple[tuple[str, object], ...] = (
         ("--learner", options.learner),
         ("--from", options.origin),
         ("--steps", options.steps),
         ("--rows", options.rows or None),
     )
-    of_replay = (("--missing", options.missing), ("--window", options.window))
+    of_replay: tuple[tuple[str, object], ...] = (
+        ("--missing", options.missing),
+        ("--window", options.window),
+    )
     for option, value in of_simulation if options.replay is not None else ():
         if value is not None:
             raise ValueError(

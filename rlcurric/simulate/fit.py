@@ -97,7 +97,8 @@ def _most_likely(
 
 def _lengths(groups: Sequence[RecordedGroup]) -> Lengths:
     """Median of right rollouts, spread of the logarithm, and how much longer wrong ones are."""
-    right, wrong = [], []
+    right: list[float] = []
+    wrong: list[float] = []
     for one in groups:
         assert one.end is not None
         for correct, length in zip(one.end.correct, one.end.lengths, strict=False):

@@ -23,7 +23,7 @@ class Table:
 
     title: str
     columns: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
 
 
 def simulation_tables(recipe: Recipe, world: World, results: Sequence[SeedResult]) -> list[Table]:
@@ -310,7 +310,7 @@ def _recorded(own: Sequence[Covered]) -> str:
     return f"{sum(rate * count for rate, count in known) / groups:.3f}" if groups else "-"
 
 
-def _by_slice(own: Sequence[Covered]) -> list[tuple[str, ...]]:
+def _by_slice(own: Sequence[Covered]) -> Sequence[tuple[str, ...]]:
     steps = sorted({one.step for one in own})
     rows = []
     for part in range(SLICES):
