@@ -42,6 +42,10 @@ COMMANDS = {
         *("recipe", "overrides", "overlay", "checkpoint", "stage"),
         *("prompts", "samples", "output", "report"),
     ],
+    "simulate": [
+        *("recipe", "overrides", "overlay", "learner", "from_", "replay", "missing", "window"),
+        *("seeds", "rows", "steps", "output"),
+    ],
     "doctor": ["engine", "run_dir"],
     "launch": [
         *("command", "config", "processes", "nodes", "node_rank", "rendezvous", "stop_grace"),

@@ -79,8 +79,8 @@ UNPLANNED = 1000  # steps over which schedules are tried where none bound the st
 PROBES = 8  # stretches of a stage at whose ends schedules are tried
 
 
-def read_distributions(recipe: Recipe) -> dict[str, Distribution]:
-    """The recipe's rows, split; without those that its stages write."""
+def distribution_specs(recipe: Recipe) -> list[DistributionSpec]:
+    """Where the recipe's rows come from, without those that its stages write."""
     specs = []
     for name, spec in recipe.distributions.items():
         if writer_of(recipe, name) is not None:
@@ -91,7 +91,12 @@ def read_distributions(recipe: Recipe) -> dict[str, Distribution]:
             args = validated(factory, spec.source.args, where, given=("base_dir",))
             source = make_source(spec.source.name, args, recipe.base_dir)
         specs.append(DistributionSpec(name, source, spec.held_out, spec.max_rows))
-    return load_distributions(specs)
+    return specs
+
+
+def read_distributions(recipe: Recipe) -> dict[str, Distribution]:
+    """The recipe's rows, split; without those that its stages write."""
+    return load_distributions(distribution_specs(recipe))
 
 
 class RunData:

@@ -261,6 +261,76 @@ def preflight(
 
 
 @app.command()
+def simulate(
+    recipe: RecipeArg,
+    overrides: OverridesArg = None,
+    overlay: OverlayOption = None,
+    learner: Annotated[
+        Path | None,
+        typer.Option(help="YAML: ability, difficulty, learning rate of every distribution."),
+    ] = None,
+    from_: Annotated[
+        Path | None,
+        typer.Option("--from", help="Start at the pass rates that a run recorded.", metavar="RUN"),
+    ] = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option(
+            help="No simulated learner: the recipe's curriculum on what a run recorded.",
+            metavar="RUN",
+        ),
+    ] = None,
+    missing: Annotated[
+        str | None,
+        typer.Option(
+            help="In a replay, where the record has no answer: skip, model or stop. [skip]"
+        ),
+    ] = None,
+    window: Annotated[
+        int | None,
+        typer.Option(
+            help="In a replay, steps by which a prompt's recorded visit may be away. [10]", min=0
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="From the recipe's on. [3; in a replay 1]", min=1)
+    ] = None,
+    rows: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Sizes of distributions that are not on this machine; NAME=N: of this one. [1000]",
+            metavar="N|NAME=N",
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Of an RL stage, at most. Default: until it ends.", min=1)
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Write every step there.", metavar="FILE.csv|FILE.json"),
+    ] = None,
+) -> int:
+    """Try a recipe's curriculum without a model: what it samples, what starves, when stages end.
+
+    Against a simulated learner, or on the decisions and outcomes that a run recorded.
+    """
+    from rlcurric.cli.simulate import Options, run_simulate
+
+    options = Options(
+        learner=learner,
+        origin=from_,
+        replay=replay,
+        missing=missing,
+        window=window,
+        seeds=seeds,
+        rows=tuple(rows or ()),
+        steps=steps,
+        output=output,
+    )
+    return run_simulate(recipe, overrides or [], overlay, options)
+
+
+@app.command()
 def doctor(
     engine: Annotated[str, typer.Option(help="auto, torch or vllm.")] = "auto",
     run_dir: Annotated[

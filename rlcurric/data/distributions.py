@@ -75,6 +75,23 @@ def load_distributions(specs: Iterable[DistributionSpec]) -> dict[str, Distribut
     return {one.spec.name: _finish(one, held_out) for one in read}
 
 
+def load_available(
+    specs: Iterable[DistributionSpec],
+) -> tuple[dict[str, Distribution], dict[str, str]]:
+    """The same for those that can be read here, and why the others cannot, by name.
+
+    What one holds out that cannot be read stays in the rows of the others.
+    """
+    read, failed = [], {}
+    for spec in specs:
+        try:
+            read.append(_read(spec))
+        except ValueError as error:
+            failed[spec.name] = str(error)
+    held_out = {row.content for one in read for row in one.held_out}
+    return {one.spec.name: _finish(one, held_out) for one in read}, failed
+
+
 def load_later(spec: DistributionSpec, known: Iterable[Distribution]) -> Distribution:
     """A distribution that could not be read with the `known` ones; what they hold out is in none of its rows."""
     held_out = {row.content for one in known for row in one.held_out}

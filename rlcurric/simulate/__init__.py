@@ -1,0 +1,1 @@
+"""A recipe's curriculum against a simulated learner, and on what another run recorded. No torch."""
