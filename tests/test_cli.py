@@ -42,6 +42,11 @@ COMMANDS = {
         *("recipe", "overrides", "overlay", "checkpoint", "stage"),
         *("prompts", "samples", "output", "report"),
     ],
+    "plan": [
+        *("recipe", "overrides", "overlay", "run_dir", "gpus", "memory", "sharding", "measured"),
+        *("throughput", "completion_tokens", "prompt_tokens", "rows", "admitted"),
+        *("model_config", "as_json"),
+    ],
     "doctor": ["engine", "run_dir"],
     "launch": [
         *("command", "config", "processes", "nodes", "node_rank", "rendezvous", "stop_grace"),

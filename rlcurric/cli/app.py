@@ -279,7 +279,9 @@ def plan(
     ] = None,
     measured: Annotated[
         Path | None,
-        typer.Option(help="A run directory: its lengths, admitted groups and seconds.", metavar="RUN"),
+        typer.Option(
+            help="A run directory: its lengths, admitted groups and seconds.", metavar="RUN"
+        ),
     ] = None,
     throughput: Annotated[
         float | None,

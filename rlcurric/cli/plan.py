@@ -59,13 +59,17 @@ def run_plan(recipe: str, overrides: Sequence[str], overlay: str | None, options
     else:
         tell(plan, make_console())
     if plan.problems:
-        raise ValueError("this run does not fit:\n" + "\n".join(f"  {one}" for one in plan.problems))
+        raise ValueError(
+            "this run does not fit:\n" + "\n".join(f"  {one}" for one in plan.problems)
+        )
     return 0
 
 
 def _device(options: Options) -> Device:
     if options.gpus and options.memory is None:
-        raise ValueError("--gpus needs --memory GIB, the memory of one of them, e.g. --gpus 8 --memory 80")
+        raise ValueError(
+            "--gpus needs --memory GIB, the memory of one of them, e.g. --gpus 8 --memory 80"
+        )
     sharding = options.sharding or ("ddp" if options.gpus > 1 else "none")
     if sharding not in SHARDINGS:
         raise ValueError(f"--sharding: unknown {sharding!r}. {nearest(sharding, SHARDINGS)}")
@@ -84,13 +88,15 @@ def _measured(options: Options) -> Measured | None:
     if options.measured is None:
         return None
     if options.throughput is not None:
-        raise ValueError("--measured has a throughput of its own; leave --throughput out, or --measured")
+        raise ValueError(
+            "--measured has a throughput of its own; leave --throughput out, or --measured"
+        )
     from rlcurric.report.tables import read_run
 
     run = read_run(options.measured)
     if not run.metrics:
         raise ValueError(f"--measured: the run {options.measured} has no step yet")
-    return Measured(run)
+    return Measured(run.path, run.recipe, run.metrics)
 
 
 def _known(recipe: Recipe, options: Options) -> Known:
@@ -120,11 +126,11 @@ def _known(recipe: Recipe, options: Options) -> Known:
 def _rows(recipe: Recipe, options: Options) -> dict[str, StageRows]:
     """From the data, or as the command line says."""
     if options.prompt_tokens is not None:
-        return assumed_rows(
-            recipe, options.prompt_tokens, options.completion_tokens, options.rows
-        )
+        return assumed_rows(recipe, options.prompt_tokens, options.completion_tokens, options.rows)
     if options.rows is not None:
-        raise ValueError("--rows stands beside --prompt-tokens, where no data are read; give both or none")
+        raise ValueError(
+            "--rows stands beside --prompt-tokens, where no data are read; give both or none"
+        )
     from rlcurric.build import RunData
     from rlcurric.train.models import context_length, model_config, tokenizer_of
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +20,7 @@ from rlcurric.recipe.stages import (
     SupervisedStage,
     TrainingStage,
 )
-from rlcurric.schedules import Progress, value_at
+from rlcurric.schedules import Progress
 from rlcurric.types import GroupId, GroupOutcome, SampleOutcome, Status
 
 NOTHING = 0.05  # groups that are missing on average
@@ -156,14 +155,18 @@ def _rl_step(stage: RlStage, rows: StageRows, parts: Composition, assumed: Assum
             missing = wanted - held
             if missing < NOTHING:
                 break
-            whole = math.ceil(missing)  # a mean of whole numbers: so many in some steps, fewer in others
+            whole = math.ceil(
+                missing
+            )  # a mean of whole numbers: so many in some steps, fewer in others
             opened = parts.plan.groups(math.ceil(whole * chosen.oversample)) * missing / whole
             on = opened * shares.goes_on
             if chosen.plan.name == "lilo":
                 on = min(on, missing)
             groups += opened
             samples += opened * shares.first + on * (size - shares.first)
-            held += min(on, opened * shares.stays)  # what goes on is what varies, and so is admitted first
+            held += min(
+                on, opened * shares.stays
+            )  # what goes on is what varies, and so is admitted first
         batch, carried = min(wanted, held), max(0.0, held - wanted)
     if chosen.refill_fallback == "train_gated":
         batch = min(wanted, carried + groups)

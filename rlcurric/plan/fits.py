@@ -37,7 +37,11 @@ def problems(stage: StageBase, setup: Setup) -> list[str]:
         )
     worst = peak(phases_of(stage, setup))
     if worst.total > device.usable:
-        whose = f"a GPU of {gib(device.memory)}" if device.gpus else f"this machine's {gib(device.memory)}"
+        whose = (
+            f"a GPU of {gib(device.memory)}"
+            if device.gpus
+            else f"this machine's {gib(device.memory)}"
+        )
         remedy = _remedy(stage, setup)
         found.append(
             f"stage {stage.name}: {worst.name} needs {gib(worst.total)} of {whose} ({_named(worst)}). {remedy}"
@@ -67,7 +71,15 @@ def _named(phase: Phase) -> str:
     """Its largest parts."""
     parts = {
         name: getattr(phase, name)
-        for name in ("weights", "gradients", "optimizer", "activations", "cache", "logprobs", "other")
+        for name in (
+            "weights",
+            "gradients",
+            "optimizer",
+            "activations",
+            "cache",
+            "logprobs",
+            "other",
+        )
     }
     largest = sorted(parts.items(), key=lambda item: -item[1])[:3]
     return ", ".join(f"{name} {gib(value)}" for name, value in largest if value)
@@ -110,7 +122,11 @@ def _changes(stage: StageBase, setup: Setup) -> Iterator[Change]:
         lora = Lora()
         model = setup.model.model_copy(update={"lora": lora})
         trained = setup.shape.adapter(lora)
-        yield f"model.lora={{rank: {lora.rank}}}", stage, replace(setup, model=model, trained=trained)
+        yield (
+            f"model.lora={{rank: {lora.rank}}}",
+            stage,
+            replace(setup, model=model, trained=trained),
+        )
 
 
 def _smaller_batches(stage: StageBase, setup: Setup, where: str) -> Iterator[Change]:
@@ -152,12 +168,16 @@ def _sequences(stage: StageBase, setup: Setup) -> float | None:
     """Of full length that vLLM's cache holds; None where there is no such cache."""
     if setup.engine != "vllm":
         return None
-    rollout = next((one for one in phases_of(stage, setup) if one.name in ("rollout", "evaluate")), None)
+    rollout = next(
+        (one for one in phases_of(stage, setup) if one.name in ("rollout", "evaluate")), None
+    )
     if rollout is None:
         return None
     width = BF16 if setup.numbers.autocast else setup.numbers.width
     length = setup.rows.prompt.longest + stage.rollout.max_new_tokens
-    return rollout.cache * stage.rollout.vllm.tensor_parallel / (kv_bytes(setup.shape, width) * length)
+    return (
+        rollout.cache * stage.rollout.vllm.tensor_parallel / (kv_bytes(setup.shape, width) * length)
+    )
 
 
 def _an_engine_samples(stage: StageBase, setup: Setup) -> float:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rlcurric.plan.counts import PerStep
+from rlcurric.recipe.schema import Recipe
 from rlcurric.recipe.stages import RlStage, StageBase, TrainingStage
-from rlcurric.report.tables import RunTables
 
 Rows = Sequence[Mapping[str, Any]]
 SAMPLING = ("rl", "rejection", "screen")
@@ -33,7 +34,9 @@ class Pace:
 class Measured:
     """A finished or running run."""
 
-    run: RunTables
+    path: Path
+    recipe: Recipe
+    metrics: Rows
 
     def completion(self, stage: StageBase) -> tuple[float, str] | None:
         """Mean tokens of what was sampled for training in the stage of that name, else in all of its kind."""
@@ -73,25 +76,25 @@ class Measured:
         )
 
     def _rows(self, stage: StageBase) -> tuple[Rows, str]:
-        kinds = {one.name: one.kind for one in self.run.recipe.stages}
+        kinds = {one.name: one.kind for one in self.recipe.stages}
         like = stage.kind if stage.kind not in SAMPLING else "rl"
         for what, chosen in (
-            (f"stage {stage.name}", [r for r in self.run.metrics if r["stage"] == stage.name]),
-            (f"stages of kind {like}", [r for r in self.run.metrics if kinds[r["stage"]] == like]),
+            (f"stage {stage.name}", [r for r in self.metrics if r["stage"] == stage.name]),
+            (f"stages of kind {like}", [r for r in self.metrics if kinds[r["stage"]] == like]),
         ):
             if chosen:
-                return chosen, f"measured in {what} of {self.run.path}"
+                return chosen, f"measured in {what} of {self.path}"
         return [], ""
 
     def _completions(self, rows: Rows) -> float:
         """Of one evaluation: prompts as the rows' stages ask for them, at most."""
-        stage = next(one for one in self.run.recipe.stages if one.name == rows[0]["stage"])
+        stage = next(one for one in self.recipe.stages if one.name == rows[0]["stage"])
         assert isinstance(stage, TrainingStage)
         asked = stage.evaluation
         return asked.prompts * len(stage.evaluated_on) * (1 + asked.samples)
 
     def _passes(self, rows: Rows) -> int:
-        stage = next(one for one in self.run.recipe.stages if one.name == rows[0]["stage"])
+        stage = next(one for one in self.recipe.stages if one.name == rows[0]["stage"])
         return stage.optim.epochs if isinstance(stage, RlStage) else 1
 
 

@@ -103,7 +103,9 @@ def layer_bytes(shape: Shape, numbers: Numbers) -> int:
     width, inner, q, kv = shape.width, shape.inner, shape.q, shape.kv
     if numbers.autocast:
         return 24 * width + 8 * inner + 14 * q + 4 * kv
-    expanded = 0 if numbers.cuda else 2 * q  # keys and values for every query head: the CPU's kernel has no grouped form
+    expanded = (
+        0 if numbers.cuda else 2 * q
+    )  # keys and values for every query head: the CPU's kernel has no grouped form
     return numbers.width * (6 * width + 4 * inner + 5 * q + expanded + 3 * kv)
 
 

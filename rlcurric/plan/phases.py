@@ -50,12 +50,16 @@ class Phase:
     """Bytes of a rank at the peak of a phase."""
 
     name: str  # rollout, scoring, update, step, save
-    weights: float = 0.0  # with ZeRO's second copy, the reference, an engine's and what is gathered or cast
+    weights: float = (
+        0.0  # with ZeRO's second copy, the reference, an engine's and what is gathered or cast
+    )
     gradients: float = 0.0
     optimizer: float = 0.0
     activations: float = 0.0
     cache: float = 0.0  # keys and values of completions under way
-    logprobs: float = 0.0  # the output head's tiles, and log-probs of all words that an engine keeps
+    logprobs: float = (
+        0.0  # the output head's tiles, and log-probs of all words that an engine keeps
+    )
     other: float = 0.0  # a value model, copies of a checkpoint in host memory
 
     @property
@@ -117,12 +121,16 @@ def _reinforced(stage: RlStage, setup: Setup) -> Iterator[Phase]:
         other=value + _host_copies(setup),
     )
     replicated = device.sharding not in ("zero3", "fsdp2")
-    if device.sharding.startswith("zero"):  # which moves the model whole to the device before it is divided
+    if device.sharding.startswith(
+        "zero"
+    ):  # which moves the model whole to the device before it is divided
         yield Phase("start", weights=numbers.width * setup.n)
     if setup.engine != "replay":
         yield _rollout(stage, setup, lasting, replicated)
     tokens = max(stage.optim.tokens_per_microbatch, _longest(stage, setup.rows))
-    window = setup.counts.per_step.trained_rows * (setup.rows.prompt.mean + setup.counts.assumed.completion)
+    window = setup.counts.per_step.trained_rows * (
+        setup.rows.prompt.mean + setup.counts.assumed.completion
+    )
     window /= device.world * stage.optim.minibatches
     tokens = min(tokens, max(int(window), _longest(stage, setup.rows)))
     if setup.rescored:
@@ -219,7 +227,9 @@ def _rollout(stage: StageBase, setup: Setup, lasting: Phase, replicated: bool) -
 def _samples_at_once(setup: Setup) -> int:
     """That a rank's engine may sample together."""
     counts = setup.counts
-    rounds = counts.per_step.samples or counts.samples or counts.evaluated / max(1, counts.evaluations)
+    rounds = (
+        counts.per_step.samples or counts.samples or counts.evaluated / max(1, counts.evaluations)
+    )
     return int(rounds / setup.device.world)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,11 +158,22 @@ def make_plan(recipe: Recipe, known: Known, given: Given) -> Plan:
 
 def _assumed(recipe: Recipe, stage: StageBase, rows: StageRows, given: Given) -> Assumed:
     """Lengths and admitted groups: as stated, as measured, as the rows show what an earlier stage imitates, or at most."""
-    completion, source = float(stage.rollout.max_new_tokens), "at most: rollout.max_new_tokens"
-    before = recipe.stages[: recipe.stages.index(stage)]
-    if rows.imitated is not None and any(isinstance(one, SftStage) for one in (*before, stage)):
-        completion = min(completion, rows.imitated.mean)
-        source = "as long as the rows' demonstrations, which an sft stage imitates"
+    most = float(stage.rollout.max_new_tokens)
+    completion, source = most, "at most: rollout.max_new_tokens"
+    if rows.imitated is not None:
+        shown = min(most, rows.imitated.mean / (2 if stage.kind == "dpo" else 1))
+        trained = [one for one in recipe.stages[: recipe.stages.index(stage) + 1] if _trains(one)]
+        if trained and isinstance(trained[-1], SftStage):
+            completion, source = (
+                shown,
+                "as long as the rows' demonstrations, which an sft stage imitates",
+            )
+        else:
+            completion = math.sqrt(shown * most)
+            source = (
+                "between as long as the rows' demonstrations and rollout.max_new_tokens: the geometric mean, off by a factor of "
+                f"{math.sqrt(most / shown):.1f} at most"
+            )
     admitted: tuple[float | None, str] | None = None
     if given.measured is not None:
         found = given.measured.completion(stage)
@@ -172,6 +184,10 @@ def _assumed(recipe: Recipe, stage: StageBase, rows: StageRows, given: Given) ->
     if given.admitted is not None and isinstance(stage, RlStage):
         admitted = given.admitted, "stated"
     return Assumed(completion, source, *(admitted or ()))
+
+
+def _trains(stage: StageBase) -> bool:
+    return isinstance(stage, TrainingStage)
 
 
 def _pace(stage: StageBase, given: Given) -> Pace | None:

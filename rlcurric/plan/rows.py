@@ -31,8 +31,12 @@ class StageRows:
 
     sizes: Mapping[str, int]  # training rows by distribution
     prompt: Lengths
-    imitated: Lengths | None  # demonstrations; of pairs both completions together. None: rows have none
-    row: Lengths  # prompt and what is imitated, of a pair the longer completion; without: the prompt
+    imitated: (
+        Lengths | None
+    )  # demonstrations; of pairs both completions together. None: rows have none
+    row: (
+        Lengths  # prompt and what is imitated, of a pair the longer completion; without: the prompt
+    )
     held_out: int = 0  # prompts of an evaluation
     written: bool = False  # by an earlier stage of the same run: counts are at most
 
@@ -59,7 +63,9 @@ def _looked_at(data: RunData, stage: StageBase, pool: Pool, held_out: int) -> St
     values = pool.variables.at(data.ends(stage)[0])
     tables = {}
     for name, size in pool.sizes.items():
-        places = range(size) if size <= LOOKED_AT else [k * size // LOOKED_AT for k in range(LOOKED_AT)]
+        places = (
+            range(size) if size <= LOOKED_AT else [k * size // LOOKED_AT for k in range(LOOKED_AT)]
+        )
         lines = []
         for place in places:
             row = pool.rows[name][place]

@@ -101,7 +101,9 @@ def _worked(one: StagePlan) -> list[str]:
     return [
         counts.name,
         counts.kind,
-        "" if counts.steps is None else f"{'up to ' if counts.may_end_earlier else ''}{counts.steps:,}",
+        ""
+        if counts.steps is None
+        else f"{'up to ' if counts.may_end_earlier else ''}{counts.steps:,}",
         _count(counts.samples) if counts.samples else "",
         f"{counts.assumed.completion:.1f}" if samples else "",
         f"{step.refill:.2f}" if counts.kind == "rl" else "",
@@ -113,14 +115,21 @@ def _worked(one: StagePlan) -> list[str]:
 
 
 def _memory(plan: Plan) -> Lines:
-    heads = ("stage, phase", *(HEADINGS.get(name, name) for name in PARTS), "total", "of the device")
+    heads = (
+        "stage, phase",
+        *(HEADINGS.get(name, name) for name in PARTS),
+        "total",
+        "of the device",
+    )
     rows = []
     for stage in plan.stages:
         for phase in stage.phases:
             mark = " (peak)" if phase == stage.peak else ""
             cells = [gib(value) if (value := getattr(phase, name)) else "" for name in PARTS]
             share = f"{phase.total / plan.device.memory:.1%}"
-            rows.append([f"{stage.counts.name}, {phase.name}{mark}", *cells, gib(phase.total), share])
+            rows.append(
+                [f"{stage.counts.name}, {phase.name}{mark}", *cells, gib(phase.total), share]
+            )
     return Lines("Memory of a rank", heads, rows)
 
 
@@ -128,7 +137,12 @@ def _time(plan: Plan) -> Lines:
     rows = []
     for one in plan.stages:
         if one.seconds is not None:
-            parts = (one.seconds.sampling, one.seconds.training, one.seconds.evaluation, one.seconds.other)
+            parts = (
+                one.seconds.sampling,
+                one.seconds.training,
+                one.seconds.evaluation,
+                one.seconds.other,
+            )
             told = [duration(part) if part else "" for part in (*parts, one.seconds.total)]
             rows.append([one.counts.name, *told])
     known = [one.seconds.total for one in plan.stages if one.seconds is not None]
