@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 from pathlib import Path
@@ -32,6 +33,7 @@ from rlcurric.recipe.settings import Architecture, Lora
 from rlcurric.recipe.stages import RlStage
 from rlcurric.report.tables import RunTables
 from rlcurric.schedules import Progress
+from rlcurric.train.reporter import Silent
 from rlcurric.types import Candidate, Delivery, Prompt, SampleOutcome, Status
 from tests.tiny import tiny_recipe
 
@@ -388,11 +390,26 @@ def test_ranks_that_batches_and_engines_cannot_be_divided_by_are_refused() -> No
 # --- the command, against a real run
 
 
+class Left(Silent):
+    """Counts the models that are alive when a stage begins."""
+
+    def __init__(self) -> None:
+        self.models: dict[str, int] = {}
+
+    def stage(self, name: str, *_: Any) -> None:
+        modules = (one for one in gc.get_objects() if isinstance(one, torch.nn.Module))
+        self.models[name] = sum(hasattr(one, "lm_head") for one in modules)
+
+
+LEFT = Left()
+
+
 @pytest.fixture(scope="module")
 def trained_run(tmp_path_factory: pytest.TempPathFactory) -> RunTables:
     """The tiny recipe, trained."""
     folder = tmp_path_factory.mktemp("plan") / "run"
-    rlcurric.train(tiny_recipe(), folder)
+    gc.collect()  # models of other tests
+    rlcurric.train(tiny_recipe(), folder, reporter=LEFT)
     return rlcurric.read_run(folder)
 
 
@@ -429,6 +446,11 @@ def test_a_real_run_takes_the_tokens_that_were_planned(trained_run: RunTables, p
     told = sum(row["tokens/generated/sum"] for row in rows["first"])
     assert again.assumed.completion == pytest.approx(told / drawn)
     assert f"measured in stage first of {trained_run.path}" == again.assumed.completion_from
+
+
+def test_a_stage_begins_without_the_memory_of_the_one_before(trained_run: RunTables) -> None:
+    """The plan counts one model, not two."""
+    assert LEFT.models == {"cold": 0, "first": 0, "second": 0}
 
 
 def test_a_checkpoint_is_as_large_as_planned(trained_run: RunTables, plan: Plan) -> None:

@@ -133,9 +133,17 @@ def _rows(recipe: Recipe, options: Options) -> dict[str, StageRows]:
         )
     from rlcurric.build import RunData
     from rlcurric.train.models import context_length, model_config, tokenizer_of
+    from rlcurric.train.named import downloads
 
-    tokenizer = tokenizer_of(recipe)
-    return rows_of(RunData(recipe, tokenizer, context_length(recipe, model_config(recipe))), recipe)
+    try:
+        tokenizer, context = tokenizer_of(recipe), context_length(recipe, model_config(recipe))
+        return rows_of(RunData(recipe, tokenizer, context), recipe)
+    except (OSError, ValueError) as error:
+        if not downloads(recipe):
+            raise
+        raise ValueError(
+            f"{error}\nTo plan without tokenizer and data: --prompt-tokens N --completion-tokens N"
+        ) from None
 
 
 def _shape(recipe: Recipe, config: Path | None) -> Shape:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from rlcurric.build.curriculum import bind_curriculum
 from rlcurric.curriculum.composition import Composition
@@ -52,6 +52,9 @@ class PerStep:
     rows: float = 0.0  # of the training set
 
 
+StepSeconds = Callable[[PerStep], float] | None  # of all ranks; None: unknown
+
+
 @dataclass(frozen=True)
 class StageCounts:
     """Of a whole stage."""
@@ -67,15 +70,22 @@ class StageCounts:
     trained: float  # tokens
     evaluations: int
     evaluated: float  # completions of all evaluations
+    evaluated_at_most: (
+        float  # if every distribution had as many held-out rows as the recipe asks for
+    )
     evaluated_tokens: float
     screened: float  # tokens sampled before the first step
     assumed: Assumed
 
 
 def count(
-    stage: StageBase, rows: StageRows, assumed: Assumed, base_dir: str, seconds: Any = None
+    stage: StageBase,
+    rows: StageRows,
+    assumed: Assumed,
+    base_dir: str,
+    seconds: StepSeconds = None,
 ) -> StageCounts:
-    """Expectations for a stage. `seconds`: of a step, from PerStep, where that is known (until.gpu_hours needs it)."""
+    """Expectations for a stage. `seconds`: of all ranks in a step, where that is known (until.gpu_hours needs it)."""
     if isinstance(stage, RejectionStage | ScreenStage):
         samples = prompts_asked(rows, stage.prompts) * stage.samples
         return _counted(stage, None, "", PerStep(), samples, rows, assumed)
@@ -98,8 +108,8 @@ def count(
         {
             key
             for _, one in stage.until.levels()
-            for key in ("plateau", "pass_rate", "truncated")
-            if getattr(one, key) is not None
+            for key in ("plateau", "pass_rate", "truncated", "gpu_hours")
+            if getattr(one, key) is not None and (key != "gpu_hours" or seconds is None)
         }
     )
     return _counted(stage, steps, ", ".join(earlier), step, screened, rows, assumed)
@@ -116,7 +126,7 @@ def _counted(
 ) -> StageCounts:
     """`once`: completions that are sampled once, and not in every step."""
     number = steps or 0
-    evaluations, each = 0, 0.0
+    evaluations, each, most = 0, 0, 0
     if isinstance(stage, TrainingStage):
         asked = stage.evaluation
         evaluations = number // asked.every if asked.every else 0
@@ -124,6 +134,7 @@ def _counted(
         evaluations += asked.at_end and not due
         ways = 1 + (len(stage.prompt.modes) if asked.hybrid else 0)
         each = rows.held_out * (1 + asked.samples * ways)
+        most = asked.prompts * len(stage.evaluated_on) * (1 + asked.samples * ways)
     samples = step.samples * number + (0 if steps else once)
     return StageCounts(
         name=stage.name,
@@ -137,6 +148,7 @@ def _counted(
         trained=step.trained * number,
         evaluations=evaluations,
         evaluated=evaluations * each,
+        evaluated_at_most=evaluations * most,
         evaluated_tokens=evaluations * each * assumed.completion,
         screened=once * assumed.completion if steps else 0.0,
         assumed=assumed,
@@ -253,7 +265,7 @@ def selected_share(stage: RlStage, parts: Composition) -> float:
     return sum(shares) / len(shares)
 
 
-def steps_of(stage: TrainingStage, step: PerStep, rows: StageRows, seconds: Any) -> int:
+def steps_of(stage: TrainingStage, step: PerStep, rows: StageRows, seconds: StepSeconds) -> int:
     """Steps after which the stage is over for certain; ValueError where only the clock ends it and nothing is known of that."""
     bound = _bound(stage.until, stage, step, rows, seconds)
     if bound is None:
@@ -265,7 +277,11 @@ def steps_of(stage: TrainingStage, step: PerStep, rows: StageRows, seconds: Any)
 
 
 def _bound(
-    until: Until, stage: TrainingStage, step: PerStep, rows: StageRows, seconds: Any
+    until: Until,
+    stage: TrainingStage,
+    step: PerStep,
+    rows: StageRows,
+    seconds: StepSeconds,
 ) -> int | None:
     bounds: list[int | None] = [until.steps]
     tokens = step.generated if isinstance(stage, RlStage) else step.trained

@@ -106,10 +106,9 @@ def _changes(stage: StageBase, setup: Setup) -> Iterator[Change]:
         rows, parts = stage.batch_size // setup.device.world, stage.micro_batches
         for count in (one for one in range(parts + 1, rows + 1) if rows % one == 0):
             yield f"{where}.micro_batches={count}", _with(stage, micro_batches=count), setup
-    else:
-        yield from _smaller_batches(stage, setup, where)
     if isinstance(stage, RlStage):
         yield from _smaller_windows(stage, setup, where)
+    yield from _smaller_batches(stage, setup, where)
     if not setup.model.gradient_checkpointing:
         model = setup.model.model_copy(update={"gradient_checkpointing": True})
         yield "model.gradient_checkpointing=true", stage, replace(setup, model=model)

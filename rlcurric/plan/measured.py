@@ -21,13 +21,17 @@ class Pace:
 
     sampled: float = 0.0  # a token of a completion for training
     trained: float = 0.0  # a trained token
-    evaluated: float = 0.0  # a completion of an evaluation
+    evaluated: float = 0.0  # a completion that evaluations may have at most
     other: float = 0.0  # a step
     source: str = ""
 
     def of_step(self, step: PerStep) -> float:
         """Without evaluations."""
         return self.sampled * step.generated + self.trained * step.trained + self.other
+
+    def of_ranks(self, world: int, step: PerStep) -> float:
+        """The same of all ranks together."""
+        return world * self.of_step(step)
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class Measured:
         like = stage.kind if stage.kind not in SAMPLING else "rl"
         for what, chosen in (
             (f"stage {stage.name}", [r for r in self.metrics if r["stage"] == stage.name]),
-            (f"stages of kind {like}", [r for r in self.metrics if kinds[r["stage"]] == like]),
+            (f"stages of kind {like}", [r for r in self.metrics if kinds.get(r["stage"]) == like]),
         ):
             if chosen:
                 return chosen, f"measured in {what} of {self.path}"

@@ -84,6 +84,7 @@ class Setup:
     reference: bool  # a KL penalty keeps one
     rescored: bool  # log-probs before the update: several updates, a reference, or an objective that needs them
     value_model: int = 0  # parameters of a value model of its own
+    copied: bool = True  # whether a checkpoint was saved before the stage's last step
 
     @property
     def n(self) -> int:
@@ -126,7 +127,7 @@ def _reinforced(stage: RlStage, setup: Setup) -> Iterator[Phase]:
     ):  # which moves the model whole to the device before it is divided
         yield Phase("start", weights=numbers.width * setup.n)
     if setup.engine != "replay":
-        yield _rollout(stage, setup, lasting, replicated)
+        yield _rollout(stage, setup, lasting, replicated, held_.gradients)
     tokens = max(stage.optim.tokens_per_microbatch, _longest(stage, setup.rows))
     window = setup.counts.per_step.trained_rows * (
         setup.rows.prompt.mean + setup.counts.assumed.completion
@@ -149,6 +150,11 @@ def _supervised(stage: SupervisedStage, setup: Setup) -> Iterator[Phase]:
     rows = max(1, stage.batch_size // (world * stage.micro_batches))
     sequences = 2 * rows if isinstance(stage, DpoStage) else rows
     tokens = sequences * setup.rows.row.longest
+    if (
+        isinstance(stage, DpoStage) and stage.reference != "init"
+    ):  # scores every pair once, then goes
+        both = replace(lasting, weights=lasting.weights + numbers.width * shape.n, optimizer=0.0)
+        yield replace(_forward(plain, both, tokens), logprobs=trl_head(shape, tokens, numbers))
     yield _update(plain, lasting, held_, tokens, trl_head(shape, tokens, numbers))
     yield _step(plain, lasting, held_)
     if stage.evaluation.at_end or stage.evaluation.every:
@@ -195,8 +201,10 @@ def _forward(setup: Setup, lasting: Phase, tokens: int) -> Phase:
     )
 
 
-def _rollout(stage: StageBase, setup: Setup, lasting: Phase, replicated: bool) -> Phase:
-    """The engine at work, beside what the learner keeps."""
+def _rollout(
+    stage: StageBase, setup: Setup, lasting: Phase, replicated: bool, gradients: float = 0.0
+) -> Phase:
+    """The engine at work, beside what the learner keeps. The run wants room for vLLM and the gradients to come at once."""
     shape, numbers, rollout = setup.shape, setup.numbers, stage.rollout
     if setup.engine == "vllm":
         width = BF16 if numbers.autocast else numbers.width
@@ -207,7 +215,11 @@ def _rollout(stage: StageBase, setup: Setup, lasting: Phase, replicated: bool) -
             else rollout.vllm.cpu_kv_cache_gib * 2**30
         )
         return replace(
-            lasting, name="rollout", weights=lasting.weights + weights, cache=max(0.0, cache)
+            lasting,
+            name="rollout",
+            weights=lasting.weights + weights,
+            gradients=gradients if numbers.cuda else 0.0,
+            cache=max(0.0, cache),
         )
     batch = min(rollout.torch.max_batch, max(1, _samples_at_once(setup)))
     length, new = _longest(stage, setup.rows), rollout.max_new_tokens
@@ -250,7 +262,7 @@ def _largest(shape: Shape) -> int:
 
 def _host_copies(setup: Setup) -> float:
     """Of a checkpoint, kept from save to save in host memory, which on a CPU is the same memory."""
-    if setup.numbers.cuda:
+    if setup.numbers.cuda or not setup.copied:
         return 0.0
     width = setup.numbers.width
     return width * (setup.shape.n + (3 if setup.reference else 2) * setup.trained)

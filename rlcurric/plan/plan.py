@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rlcurric.plan import fits
-from rlcurric.plan.counts import Assumed, PerStep, StageCounts, count
+from rlcurric.plan.counts import Assumed, StageCounts, count
 from rlcurric.plan.measured import Measured, Pace, stated
 from rlcurric.plan.phases import Device, Phase, Setup, phases_of
 from rlcurric.plan.rows import StageRows
@@ -110,15 +111,14 @@ def make_plan(recipe: Recipe, known: Known, given: Given) -> Plan:
     """The plan; ValueError where a number that it needs is not known."""
     lora = recipe.model.lora
     trained = known.shape.n if lora is None else known.shape.adapter(lora)
-    stages, problems, cautions = [], [], []
+    stages: list[StagePlan] = []
+    problems: list[str] = []
+    cautions: list[str] = []
     for stage in recipe.stages:
         rows = known.rows[stage.name]
         pace = _pace(stage, given)
-        of_step: Callable[[PerStep], float] | None = None
-        if pace is not None:
-            paced, world = pace, given.device.world
-            of_step = lambda step, p=paced, w=world: p.of_step(step) * w  # noqa: E731
-        counts = count(stage, rows, _assumed(recipe, stage, rows, given), recipe.base_dir, of_step)
+        seconds = partial(pace.of_ranks, given.device.world) if pace is not None else None
+        counts = count(stage, rows, _assumed(recipe, stage, rows, given), recipe.base_dir, seconds)
         setup = Setup(
             shape=known.shape,
             trained=trained,
@@ -130,6 +130,7 @@ def make_plan(recipe: Recipe, known: Known, given: Given) -> Plan:
             reference=known.reference.get(stage.name, False),
             rescored=known.rescored.get(stage.name, False),
             value_model=known.value_model.get(stage.name, 0),
+            copied=_copied(recipe, stages, counts),
         )
         problems += fits.problems(stage, setup)
         cautions += fits.cautions(stage, setup)
@@ -202,10 +203,19 @@ def _seconds(counts: StageCounts, pace: Pace | None) -> Seconds | None:
     return Seconds(
         sampling=pace.sampled * (counts.generated + counts.screened),
         training=pace.trained * counts.trained,
-        evaluation=pace.evaluated * counts.evaluated,
+        evaluation=pace.evaluated * counts.evaluated_at_most,
         other=pace.other * (counts.steps or 0),
         source=pace.source,
     )
+
+
+def _copied(recipe: Recipe, before: Sequence[StagePlan], counts: StageCounts) -> bool:
+    """Whether a save in the background has copied a checkpoint before the last step of the stage is done."""
+    if any(one.counts.kind == "rl" for one in before):
+        return True
+    every, first = recipe.run.checkpoints.every, sum(one.counts.steps or 0 for one in before)
+    last = first + (counts.steps or 0)
+    return bool(every) and (last - 1) // every > first // every
 
 
 def _engine(stage: StageBase, device: Device) -> str:

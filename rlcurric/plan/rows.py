@@ -12,7 +12,8 @@ from rlcurric.recipe.written import writer_of
 
 if TYPE_CHECKING:
     from rlcurric.build import RunData
-    from rlcurric.data import Pool
+    from rlcurric.data import Pool, Renderer, Row
+    from rlcurric.data.templates import Values
 
 LOOKED_AT = 512  # rows of a distribution that are rendered, evenly spaced
 
@@ -59,7 +60,6 @@ def rows_of(data: RunData, recipe: Recipe) -> dict[str, StageRows]:
 
 
 def _looked_at(data: RunData, stage: StageBase, pool: Pool, held_out: int) -> StageRows:
-    columns = ("chosen", "rejected") if isinstance(stage, DpoStage) else ("demonstration",)
     values = pool.variables.at(data.ends(stage)[0])
     tables = {}
     for name, size in pool.sizes.items():
@@ -69,11 +69,7 @@ def _looked_at(data: RunData, stage: StageBase, pool: Pool, held_out: int) -> St
         lines = []
         for place in places:
             row = pool.rows[name][place]
-            if stage.kind in ("sft", "dpo") or _imitable(row.columns):
-                pairs = [pool.renderer.imitation(row, name, column, values) for column in columns]
-                lines.append((len(pairs[0][0]), [len(completion) for _, completion in pairs]))
-            else:
-                lines.append((len(pool.renderer.prompt(row, name, values)[0]), []))
+            lines.append(_line(stage, pool.renderer, row, name, values))
         tables[name] = lines
     shares = [stage.mixture[name] for name in tables]
 
@@ -93,8 +89,23 @@ def _looked_at(data: RunData, stage: StageBase, pool: Pool, held_out: int) -> St
     )
 
 
-def _imitable(columns: Mapping[str, object]) -> bool:
-    return isinstance(columns.get("demonstration"), str) and bool(columns["demonstration"])
+def _line(
+    stage: StageBase, renderer: Renderer, row: Row, name: str, values: Values
+) -> tuple[int, list[int]]:
+    """Tokens of a row's prompt, and of what is imitated; of other stages the demonstration, where there is one."""
+    columns = ("chosen", "rejected") if isinstance(stage, DpoStage) else ("demonstration",)
+    if stage.kind in ("sft", "dpo"):
+        pairs = [renderer.imitation(row, name, column, values) for column in columns]
+        return len(pairs[0][0]), [len(completion) for _, completion in pairs]
+    prompt, _ = renderer.prompt(row, name, values)
+    if not isinstance(row.columns.get("demonstration"), str):
+        return len(prompt), []
+    try:
+        return len(prompt), [len(renderer.demonstration(row, name))]
+    except (
+        ValueError
+    ):  # the stage never encodes it: a character without a token is no mistake there
+        return len(prompt), []
 
 
 def _written(
