@@ -13,7 +13,9 @@ from rich.console import Console
 from safetensors import safe_open
 
 import rlcurric
+from rlcurric.assets import folder
 from rlcurric.cli import _run
+from rlcurric.cli.plan import Options, known_of
 from rlcurric.plan.counts import PerStep
 from rlcurric.plan.measured import Measured, stated
 from rlcurric.plan.phases import Device
@@ -53,10 +55,8 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> RunTables:
 
 def planned(run: RunTables, **given: Any) -> Plan:
     """The plan of a run's own recipe with its own rows."""
-    from rlcurric.cli.plan import Options, _known
-
-    chosen = Given(Device(0, 16 * GIB, "none"), run.path, **given)
-    return make_plan(run.recipe, _known(run.recipe, Options()), chosen)
+        chosen = Given(Device(0, 16 * GIB, "none"), run.path, **given)
+    return make_plan(run.recipe, known_of(run.recipe, Options()), chosen)
 
 
 def measured_of(run: RunTables) -> Measured:
@@ -178,10 +178,9 @@ def test_mistakes_are_told_in_one_sentence(
     assert said in capsys.readouterr().err
 
 
-def test_a_model_of_the_hub_is_planned_by_its_config_alone(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Without network: what is required is said, and with it the plan is made without data."""
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of Qwen2.5-1.5B."""
     config = {
         "model_type": "qwen2",
         "hidden_size": 1536,
@@ -192,17 +191,39 @@ def test_a_model_of_the_hub_is_planned_by_its_config_alone(
         "vocab_size": 151_936,
         "tie_word_embeddings": True,
     }
-    file = tmp_path / "config.json"
+    file = tmp_path_factory.mktemp("model") / "config.json"
     file.write_text(json.dumps(config))
+    return file
+
+
+def test_a_model_of_the_hub_is_planned_by_its_config_alone(
+    config_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without network: what is required is said, and with it the plan is made without data."""
     words = ["plan", "gsm8k_grpo", "--gpus", "8", "--memory", "80", "--prompt-tokens", "150"]
     assert _run(words) == 2
     assert "--model-config FILE" in capsys.readouterr().err
-    code = _run([*words, "--model-config", str(file), "--completion-tokens", "300", "--json"])
+    code = _run([*words, "--model-config", str(config_file), "--completion-tokens", "300", "--json"])
     found = json.loads(capsys.readouterr().out)
     assert code == 0 and found["shape"]["n"] == 1_543_714_304
     assert found["stages"][0]["engine"] == "vllm"
     step = found["stages"][0]["counts"]["per_step"]
     assert step["generated"] == step["samples"] * 300
+
+
+def test_every_shipped_recipe_has_a_plan(config_file: Path) -> None:
+    """Without network: neither a model nor data."""
+    options = Options(prompt_tokens=150, completion_tokens=300, rows=1000, model_config=config_file)
+    given = Given(Device(8, 80 * GIB, "fsdp2"), config_file.parent / "run", completion=300.0)
+    names = sorted(path.stem for path in folder("recipes").glob("*.yaml"))
+    assert "demo" in names
+    for name in names:
+        recipe = load_recipe(name)
+        found = make_plan(recipe, known_of(recipe, options), given)
+        assert [one.counts.name for one in found.stages] == [one.name for one in recipe.stages]
+        for one in found.stages:
+            assert one.counts.generated + one.counts.trained > 0, (name, one.counts)
+            assert one.peak.total > one.peak.weights > 0, (name, one.counts.name)
 
 
 def test_without_data_what_they_would_say_is_asked_for() -> None:
@@ -224,8 +245,6 @@ def test_the_table_of_a_terminal_has_every_stage(plan: Plan) -> None:
 
 
 def test_known_values_are_what_the_objectives_say(trained_run: RunTables) -> None:
-    from rlcurric.cli.plan import Options, _known
-
-    known: Known = _known(load_recipe(trained_run.path / "recipe.yaml"), Options())
+        known: Known = known_of(load_recipe(trained_run.path / "recipe.yaml"), Options())
     assert known.rescored == {"first": False, "second": True}  # two updates a step
     assert known.reference == {"first": False, "second": False}

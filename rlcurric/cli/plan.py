@@ -53,7 +53,7 @@ def run_plan(recipe: str, overrides: Sequence[str], overlay: str | None, options
         throughput=options.throughput,
         measured=_measured(options),
     )
-    plan = make_plan(resolved, _known(resolved, options), given)
+    plan = make_plan(resolved, known_of(resolved, options), given)
     if options.as_json:
         print(json.dumps(as_dict(plan), indent=1))
     else:
@@ -99,7 +99,7 @@ def _measured(options: Options) -> Measured | None:
     return Measured(run.path, run.recipe, run.metrics)
 
 
-def _known(recipe: Recipe, options: Options) -> Known:
+def known_of(recipe: Recipe, options: Options) -> Known:
     """What the recipe's files say. No weights are read."""
     from rlcurric.build.objectives import bind_objective
     from rlcurric.train.named import name_environment
