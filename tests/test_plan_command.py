@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> RunTables:
 
 def planned(run: RunTables, **given: Any) -> Plan:
     """The plan of a run's own recipe with its own rows."""
-        chosen = Given(Device(0, 16 * GIB, "none"), run.path, **given)
+    chosen = Given(Device(0, 16 * GIB, "none"), run.path, **given)
     return make_plan(run.recipe, known_of(run.recipe, Options()), chosen)
 
 
@@ -203,7 +204,9 @@ def test_a_model_of_the_hub_is_planned_by_its_config_alone(
     words = ["plan", "gsm8k_grpo", "--gpus", "8", "--memory", "80", "--prompt-tokens", "150"]
     assert _run(words) == 2
     assert "--model-config FILE" in capsys.readouterr().err
-    code = _run([*words, "--model-config", str(config_file), "--completion-tokens", "300", "--json"])
+    code = _run(
+        [*words, "--model-config", str(config_file), "--completion-tokens", "300", "--json"]
+    )
     found = json.loads(capsys.readouterr().out)
     assert code == 0 and found["shape"]["n"] == 1_543_714_304
     assert found["stages"][0]["engine"] == "vllm"
@@ -236,7 +239,7 @@ def test_without_data_what_they_would_say_is_asked_for() -> None:
 
 
 def test_the_table_of_a_terminal_has_every_stage(plan: Plan) -> None:
-    console = Console(width=220, force_terminal=True, record=True, file=open("/dev/null", "w"))
+    console = Console(width=220, force_terminal=True, record=True, file=io.StringIO())
     tell(plan, console)
     said = console.export_text()
     assert "Memory of a rank" in said and "log-probs" in said and "KV cache" in said
@@ -245,6 +248,6 @@ def test_the_table_of_a_terminal_has_every_stage(plan: Plan) -> None:
 
 
 def test_known_values_are_what_the_objectives_say(trained_run: RunTables) -> None:
-        known: Known = known_of(load_recipe(trained_run.path / "recipe.yaml"), Options())
+    known: Known = known_of(load_recipe(trained_run.path / "recipe.yaml"), Options())
     assert known.rescored == {"first": False, "second": True}  # two updates a step
     assert known.reference == {"first": False, "second": False}
