@@ -1,13 +1,15 @@
 """What `rlcurric plan` says against what runs take: peak memory by stage and phase, and tokens.
 
     python benchmarks/plan.py [--cases demo demo_25M ...] [--threads 1] [--again]
+    python benchmarks/plan.py --profiler [--cases demo]
     python benchmarks/plan.py --quick
 
 Every case runs in a process of its own, on the CPU, a few steps of each stage: first the same recipe once as a warm-up, so
 that libraries are loaded and their memory is not counted, then the run that is measured. Two numbers are taken between
 any two things that a run reports (a stage, a phase), both beyond what there was before the run: the peak of the resident memory, and
 the most bytes that the C allocator had given out, looked at every millisecond. Tensors on a CPU are allocated by it. The
-tokens are those of metrics.jsonl. The demo's tokens over whole runs are those of benchmarks/results/demo_seeds.
+tokens are those of metrics.jsonl. With `--profiler` it is torch's own counter in place of the allocator's: every
+allocation of a tensor, none missed however short it lives, at a gigabyte of memory for a million of them; no warm-up is needed. The demo's tokens over whole runs are those of benchmarks/results/demo_seeds.
 
 Resumable: a case whose result is in benchmarks/results/plan.json with the same settings is not measured again unless
 `--again` is given. The tiny overlays need RLCURRIC_TINY_MODEL (recipes/overlays/tiny.yaml).
@@ -103,21 +105,23 @@ CASES = {
 def main() -> None:
     options = parsed()
     if options.worker:
+        work = profiled if options.profiler else watched
         options.worker.write_text(json.dumps(work(CASES[options.cases[0]])))
         return
     known = json.loads(options.output.read_text()) if options.output.exists() else {}
-    for name in options.cases:
+    keys = {name: f"{name}, profiler" if options.profiler else name for name in options.cases}
+    for name, key in keys.items():
         settings = {
             "case": [str(part) for part in vars(CASES[name]).values()],
             "threads": options.threads,
         }
-        if options.again or known.get(name, {}).get("settings") != settings:
-            print(f"{name} ...", flush=True, file=sys.stderr)
+        if options.again or known.get(key, {}).get("settings") != settings:
+            print(f"{key} ...", flush=True, file=sys.stderr)
             found = {"planned": planned(CASES[name]), "measured": measured(name, options)}
-            known[name] = {"settings": settings, **about(), **found}
+            known[key] = {"settings": settings, **about(), **found}
             if not options.quick:
                 options.output.write_text(json.dumps(known, indent=1) + "\n")
-    print(tables({name: known[name] for name in options.cases}))
+    print(tables({key: known[key] for key in keys.values()}))
 
 
 def parsed() -> argparse.Namespace:
@@ -127,6 +131,7 @@ def parsed() -> argparse.Namespace:
     add = parser.add_argument
     add("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     add("--threads", type=int, default=1)
+    add("--profiler", action="store_true", help="torch's counter of tensors, not the allocator's")
     add("--again", action="store_true", help="measure what is known too")
     add("--quick", action="store_true", help="the demo alone; writes no result")
     add("--output", type=Path, default=RESULTS)
@@ -162,6 +167,7 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "result.json"
         command = [sys.executable, __file__, "--cases", name, "--worker", str(file)]
+        command += ["--profiler"] if options.profiler else []
         subprocess.run(command, env=environment(options.threads), check=True)
         found: dict[str, Any] = json.loads(file.read_text())
     return found
@@ -246,8 +252,8 @@ class Marks:
         self._going = False
 
 
-def work(case: Case) -> dict[str, Any]:
-    """Peaks by stage and phase, and tokens."""
+def watched(case: Case) -> dict[str, Any]:
+    """Peaks by stage and phase of allocator and resident memory, and tokens."""
     import torch
 
     import rlcurric
@@ -265,6 +271,68 @@ def work(case: Case) -> dict[str, Any]:
         marks.close()
         tokens = tokens_of(rlcurric.read_run(run))
     return {"peaks": marks.peaks, "tokens": tokens}
+
+
+class ProfilerMarks(Marks):
+    """The same places, as events of torch's profiler."""
+
+    def __init__(self) -> None:
+        self._stage, self._phase = "", "start"
+
+    def _mark(self) -> None: ...
+
+    def stage(self, name: str, kind: str, *more: Any) -> None:
+        super().stage(name, kind, *more)
+        self._tell()
+
+    def phase(self, name: str) -> None:
+        super().phase(name)
+        self._tell()
+
+    def step(self, row: Mapping[str, Any]) -> None:
+        super().step(row)
+        self._tell()
+
+    def _tell(self) -> None:
+        from torch.profiler import record_function
+
+        with record_function(f"{MARK}{self._stage}, {self._phase}"):
+            pass
+
+
+MARK = "rlcurric plan: "
+
+
+def profiled(case: Case) -> dict[str, Any]:
+    """Peaks by stage and phase of what torch's allocator has given out, and tokens."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    import rlcurric
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    with tempfile.TemporaryDirectory() as folder:
+        marks, overrides = ProfilerMarks(), list(case.overrides)
+        run = Path(folder) / "run"
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+            rlcurric.train(
+                case.recipe, run, overrides=overrides, overlay=case.overlay, reporter=marks
+            )
+        tokens = tokens_of(rlcurric.read_run(run))
+    events = [
+        (one.start_ns(), one.name(), one.nbytes())
+        for one in found.profiler.kineto_results.events()
+        if one.name() == "[memory]" or one.name().startswith(MARK)
+    ]
+    peaks: dict[str, dict[str, int]] = {}
+    place, now = ", start", 0
+    for _, name, size in sorted(events, key=lambda one: one[0]):
+        if name.startswith(MARK):
+            place = name.removeprefix(MARK)
+        now += size if name == "[memory]" else 0
+        known = peaks.setdefault(place, {"given": 0, "rss": 0})
+        known["given"] = max(known["given"], now)
+    return {"peaks": peaks, "tokens": tokens}
 
 
 def tokens_of(run: Any) -> dict[str, dict[str, float]]:
