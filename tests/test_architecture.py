@@ -3,7 +3,7 @@
 Layers, each importing only what stands below it and its own package:
 
     base <- objective, curriculum, rewards, recipe, rollout, data <- build, testing <- train
-         <- eval, report, simulate <- cli <- root
+         <- eval, plan, report, simulate <- cli <- root
 
 `base` is the plain modules named in BASE; `root` is `rlcurric/__init__.py` and `__main__.py`.
 Imports inside functions and under TYPE_CHECKING count like any other.
@@ -36,6 +36,7 @@ RANK = {
     "testing": 2,
     "train": 3,
     "eval": 4,
+    "plan": 4,
     "report": 4,
     "simulate": 4,
     "cli": 5,

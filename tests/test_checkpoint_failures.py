@@ -27,7 +27,7 @@ import shutil, subprocess, sys
 from pathlib import Path
 import rlcurric
 from rlcurric.errors import RunError
-from rlcurric.train import saves, space
+from rlcurric.train import room, saves
 from rlcurric.train.reporter import Silent
 from tests.tiny import tiny_recipe
 
@@ -94,7 +94,7 @@ def test_a_full_disk_does_not_end_training(whole: Path, tmp_path: Path) -> None:
     """The save of step 3 fails as the disk refuses it; that of step 4, an end of a stage, is written."""
     program = f"""
 saves.shortage = lambda *_: None  # nobody asked before
-space.SLACK = 0
+room.SLACK = 0
 disk = mount("size=40m")
 train(disk / "run", Fills(disk, 3, 4))
 shutil.copytree(disk / "run", {str(tmp_path / "out")!r})
@@ -118,7 +118,7 @@ def test_a_disk_that_is_full_at_the_end_of_a_stage_ends_the_run_and_it_goes_on_l
     whole: Path, tmp_path: Path
 ) -> None:
     program = f"""
-space.SLACK = 1 << 20
+room.SLACK = 1 << 20
 disk = mount("size=40m")
 train(disk / "run", Fills(disk, 4, 99))
 (disk / "ballast").unlink()
@@ -140,7 +140,7 @@ shutil.copytree(disk / "run", {str(tmp_path / "out")!r})
 def test_a_disk_that_is_full_at_the_end_of_a_cold_start(tmp_path: Path) -> None:
     """The trainer of that stage writes by itself."""
     program = """
-space.SLACK = 0
+room.SLACK = 0
 from rlcurric.train import sft
 sft.shortage = lambda *_: None
 disk = mount("size=40m")
@@ -160,7 +160,7 @@ def test_too_little_space_is_told_before_the_first_step(tmp_path: Path) -> None:
     program = """
 disk = mount("size=4m")
 train(disk / "run")
-space.SLACK = 1 << 20
+room.SLACK = 1 << 20
 train(disk / "run2", stop_at=1)
 """
     said = on_small_disk(program, tmp_path)

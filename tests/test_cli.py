@@ -46,6 +46,11 @@ COMMANDS = {
         *("recipe", "overrides", "overlay", "learner", "from_", "replay", "missing", "window"),
         *("seeds", "rows", "steps", "output"),
     ],
+    "plan": [
+        *("recipe", "overrides", "overlay", "run_dir", "gpus", "memory", "sharding", "measured"),
+        *("throughput", "completion_tokens", "prompt_tokens", "rows", "admitted"),
+        *("model_config", "as_json"),
+    ],
     "doctor": ["engine", "run_dir"],
     "launch": [
         *("command", "config", "processes", "nodes", "node_rank", "rendezvous", "stop_grace"),

@@ -331,6 +331,76 @@ def simulate(
 
 
 @app.command()
+def plan(
+    recipe: RecipeArg,
+    overrides: OverridesArg = None,
+    overlay: OverlayOption = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Whose disk is looked at. Default: runs/NAME.")
+    ] = None,
+    gpus: Annotated[int, typer.Option(help="GPUs, one a rank; 0: the CPU.", min=0)] = 0,
+    memory: Annotated[
+        float | None,
+        typer.Option(help="GiB of one GPU. Without GPUs: default, what is free here.", min=0.001),
+    ] = None,
+    sharding: Annotated[
+        str | None,
+        typer.Option(help="ddp, zero1, zero2, zero3 or fsdp2. Default: ddp for several GPUs."),
+    ] = None,
+    measured: Annotated[
+        Path | None,
+        typer.Option(
+            help="A run directory: its lengths, admitted groups and seconds.", metavar="RUN"
+        ),
+    ] = None,
+    throughput: Annotated[
+        float | None,
+        typer.Option(
+            help="Tokens a second of whole steps: generated ones, on written rows trained ones.",
+            min=0.001,
+        ),
+    ] = None,
+    completion_tokens: Annotated[
+        float | None, typer.Option(help="Mean length of a completion.", min=1)
+    ] = None,
+    prompt_tokens: Annotated[
+        int | None, typer.Option(help="Read no data: every prompt has so many tokens.", min=1)
+    ] = None,
+    rows: Annotated[
+        int | None,
+        typer.Option(help="With --prompt-tokens: training rows of a distribution.", min=1),
+    ] = None,
+    admitted: Annotated[
+        float | None,
+        typer.Option(help="Share of the groups that gates admit.", min=0.001, max=1),
+    ] = None,
+    model_config: Annotated[
+        Path | None,
+        typer.Option(help="A config.json in place of the model's own.", metavar="FILE"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> int:
+    """Steps, tokens, memory by phase, disk and time, before anything is loaded; exit code 2 for what cannot fit."""
+    from rlcurric.cli.plan import Options, run_plan
+
+    options = Options(
+        run_dir=run_dir,
+        gpus=gpus,
+        memory=memory,
+        sharding=sharding,
+        measured=measured,
+        throughput=throughput,
+        completion_tokens=completion_tokens,
+        prompt_tokens=prompt_tokens,
+        rows=rows,
+        admitted=admitted,
+        model_config=model_config,
+        as_json=as_json,
+    )
+    return run_plan(recipe, overrides or [], overlay, options)
+
+
+@app.command()
 def doctor(
     engine: Annotated[str, typer.Option(help="auto, torch or vllm.")] = "auto",
     run_dir: Annotated[

@@ -25,8 +25,7 @@ def character_tokenizer(characters: str, tags: Sequence[str] = ()) -> PreTrained
     from transformers import PreTrainedTokenizerFast
 
     _check_vocabulary(characters, tags)
-    vocabulary = {token: number for number, token in enumerate((PAD, EOS, *tags, *characters))}
-    backend = Tokenizer(models.WordLevel(vocabulary))
+    backend = Tokenizer(models.WordLevel(vocabulary(characters, tags)))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     backend.decoder = decoders.Fuse()
     backend.add_special_tokens([PAD, EOS])
@@ -37,6 +36,11 @@ def character_tokenizer(characters: str, tags: Sequence[str] = ()) -> PreTrained
         eos_token=EOS,
         clean_up_tokenization_spaces=False,
     )
+
+
+def vocabulary(characters: str, tags: Sequence[str] = ()) -> dict[str, int]:
+    """The id of every token of a character tokenizer."""
+    return {token: number for number, token in enumerate((PAD, EOS, *tags, *characters))}
 
 
 @dataclass(frozen=True)

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
-from pathlib import Path
 from typing import Any
 
-from rlcurric.recipe.stages import TrainingStage
+from rlcurric.train import room
 from rlcurric.train.adapters import is_adapted
 from rlcurric.train.checkpoint import CheckpointStore
 from rlcurric.train.hostmemory import read_room
+from rlcurric.train.room import checkpoint_size, free_bytes, gigabytes, most_checkpoints
 from rlcurric.train.run import RunContext
-
-SLACK = (
-    16 << 20
-)  # bytes of a checkpoint beside its tensors, and what the run's logs may take meanwhile
-MOMENTS = 2  # tensors of AdamW's state for each that is trained
 
 
 def checkpoint_bytes(model: Any, reference: bool, value_bytes: int = 0) -> int:
@@ -25,7 +19,7 @@ def checkpoint_bytes(model: Any, reference: bool, value_bytes: int = 0) -> int:
     trained = sum(_bytes(one) for one in parameters if one.requires_grad)
     adapter = trained if is_adapted(model) else 0
     merged = sum(map(_bytes, parameters)) - adapter
-    return merged + adapter + MOMENTS * trained + (trained if reference else 0) + value_bytes
+    return checkpoint_size(merged, trained, adapter, reference, value_bytes)
 
 
 def check_space(run: RunContext, needed: int) -> None:
@@ -40,42 +34,22 @@ def shortage(store: CheckpointStore, needed: int) -> str | None:
     """Why a checkpoint of so many bytes cannot be written; None if it can."""
     store.finish()  # what is being removed is room
     free = free_bytes(store.folder)
-    if needed + SLACK <= free:
+    if needed + room.SLACK <= free:
         return None
-    return f"no space: {gigabytes(needed + SLACK)} are needed in {store.folder}, {gigabytes(free)} are free"
-
-
-def free_bytes(folder: Path) -> int:
-    """Free space where a folder is, or would be made."""
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
-
-
-def gigabytes(count: int) -> str:
-    return f"{count / 1e9:.3g} GB" if count >= 1e8 else f"{count / 1e6:.3g} MB"
+    return f"no space: {gigabytes(needed + room.SLACK)} are needed in {store.folder}, {gigabytes(free)} are free"
 
 
 def _look(run: RunContext, needed: int) -> str | None:
-    store, keep = run.store, run.recipe.run.checkpoints.keep_last
+    store, recipe = run.store, run.recipe
     free = free_bytes(store.folder)
-    if needed + SLACK > free:
-        return (
-            f"A checkpoint of this run takes about {gigabytes(needed + SLACK)}, and {gigabytes(free)} are free in "
-            f"{store.folder}. Free space there, or choose a --run-dir on a larger disk"
-            f"{'' if run.recipe.model.lora else '; under model.lora a checkpoint is smaller'}."
-        )
-    stages = [one for one in run.recipe.stages if isinstance(one, TrainingStage)]
-    ends = len(stages) + sum(one.best is not None for one in stages)
-    most = max(keep + 1 + ends - len(store.all()), 1)
-    if most * needed + SLACK > free:
-        _warn(
-            run,
-            "disk_space",
-            f"up to {most} more checkpoints of about {gigabytes(needed)} will lie in {store.folder} "
-            f"(run.checkpoints.keep_last={keep}, one being written, {ends} ends of stages and best ones), and {gigabytes(free)} are free: "
-            "saves will fail unless you free space or lower run.checkpoints.keep_last",
-        )
+    problem = room.too_large(needed, free, store.folder, recipe.model.lora is not None)
+    if problem is not None:
+        return problem
+    most, ends = most_checkpoints(recipe)
+    more, keep = max(most - len(store.all()), 1), recipe.run.checkpoints.keep_last
+    warning = room.too_many(needed, more, ends, free, store.folder, keep)
+    if warning is not None:
+        _warn(run, "disk_space", warning)
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     copies, memory = needed * here // run.ranks.world, read_room()[0]
     if copies > memory:

@@ -80,6 +80,7 @@ def run_supervised(
         trainer = _make_trainer(run, stage, model, follower, task)
         resume_from = _trainer_checkpoint(run, trainer) if resumed else None
         trainer.train(resume_from_checkpoint=resume_from)
+    run.engines.leave()
     run.ranks.barrier()  # a trainer looks into its folder until it returns, on every rank
     if run.ranks.is_main:
         shutil.rmtree(trainer.args.output_dir, ignore_errors=True)

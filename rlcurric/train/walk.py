@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, assert_never
 
@@ -40,6 +41,7 @@ def walk(
         if not over:
             _announce(run, stage, state, index, cautions.get(stage.name, ()))
             status, state = run_stage(run, stage, state)
+            _free_memory()
             if status == "stopped":
                 _event(run, "stopped", state, reason=run.stop.reason)
                 return "stopped", state
@@ -62,6 +64,15 @@ def walk(
         state = state.enter(stages[index].name)
     _event(run, "done", state)
     return "done", state
+
+
+def _free_memory() -> None:
+    """What a stage leaves in reference cycles, such as a trainer's model and moments, before the next one loads its own."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def run_stage(run: RunContext, stage: Stage, state: RunState) -> tuple[str, RunState]:
