@@ -42,6 +42,7 @@ COMMANDS = {
         *("recipe", "overrides", "overlay", "checkpoint", "stage"),
         *("prompts", "samples", "output", "report"),
     ],
+    "report": ["run", "output", "groups", "serve", "port"],
     "doctor": ["engine", "run_dir"],
     "launch": [
         *("command", "config", "processes", "nodes", "node_rank", "rendezvous", "stop_grace"),

@@ -170,7 +170,7 @@ def _stages(recorded: Recorded, outcomes: Outcomes) -> tuple[StageSpan, ...]:
     if recorded.recipe is not None:
         known = {one.name: (one.kind, one.planned_steps) for one in recorded.recipe.stages}
     else:
-        known = {name: ("", None) for name in spans}
+        known = dict.fromkeys(spans, ("", None))
     return tuple(
         StageSpan(
             name=name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
@@ -91,6 +92,6 @@ def _suspects(
             "is its answer right?"
         )
     ends = [rate for rate in rates if rate in (0.0, 1.0)]
-    flips = sum(a != b for a, b in zip(ends, ends[1:], strict=False))
+    flips = sum(a != b for a, b in itertools.pairwise(ends))
     if flips >= FLIPS:
         yield f"went from no sample passing to every one, or back, {flips} times: does its grader agree with itself?"

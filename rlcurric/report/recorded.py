@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
@@ -116,7 +117,7 @@ def _steps(rows: list[Row], gaps: list[Gap]) -> list[Row]:
     steps = sorted(by_step)
     absent = [
         f"{a + 1}" if b - a == 2 else f"{a + 1} to {b - 1}"
-        for a, b in zip(steps, steps[1:], strict=False)
+        for a, b in itertools.pairwise(steps)
         if b - a > 1
     ]
     if absent:
@@ -151,7 +152,9 @@ def _info(path: Path, gaps: list[Gap]) -> Row:
 
 def _reason(error: OSError) -> str:
     return (
-        "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+        "is missing"
+        if isinstance(error, FileNotFoundError)
+        else f"cannot be read ({error.strerror})"
     )
 
 

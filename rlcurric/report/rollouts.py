@@ -140,9 +140,9 @@ def _tell_missing(
     if recipe is None or not recipe.run.rollouts.every:
         return
     every, keep = recipe.run.rollouts.every, recipe.run.rollouts.keep
-    due = [
-        row["step"] for row in metrics if row["step"] % every == 0 and row.get("stage") in rl
-    ][-keep:]
+    due = [row["step"] for row in metrics if row["step"] % every == 0 and row.get("stage") in rl][
+        -keep:
+    ]
     have = {file.stem for file in files}
     absent = [step for step in due if f"step-{step:06d}" not in have]
     if not absent:
@@ -161,7 +161,9 @@ def _evenly(n: int, limit: int) -> list[int]:
 
 def _groups(table: pa.Table) -> dict[tuple[str, int], tuple[str, bool]]:
     """Groups of a file in its order: distribution, and whether some samples passed and some did not."""
-    columns = [table.column(name).to_pylist() for name in ("uid", "visit", "distribution", "correct")]
+    columns = [
+        table.column(name).to_pylist() for name in ("uid", "visit", "distribution", "correct")
+    ]
     found: dict[tuple[str, int], tuple[str, set[float]]] = {}
     for uid, visit, name, correct in zip(*columns, strict=True):
         found.setdefault((str(uid), int(visit)), (str(name), set()))[1].add(number_of(correct))
@@ -267,7 +269,9 @@ def shortened(text: str, room: int) -> str:
     if len(text) <= room:
         return text
     head, tail = room * 2 // 3, room // 3
-    return f"{text[:head]}\n[... {len(text) - head - tail:,} characters left out ...]\n{text[-tail:]}"
+    return (
+        f"{text[:head]}\n[... {len(text) - head - tail:,} characters left out ...]\n{text[-tail:]}"
+    )
 
 
 def _mapping(text: Any) -> Mapping[str, Any]:

@@ -1,0 +1,136 @@
+"""Figures that tell whether the optimisation is sound: mismatch, KL, entropy, gradients, clipping, memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import plotly.graph_objects as go
+
+from rlcurric.report.digest import Digest, Series
+from rlcurric.report.drawing import escaped, figure, line
+from rlcurric.report.plot import Plot
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One small figure: every metric below its prefixes."""
+
+    key: str
+    title: str
+    note: str
+    prefixes: tuple[str, ...]
+    log: bool = False
+    absent: str = ""
+    page: str = "health"
+
+
+PANELS = (
+    Panel(
+        "loss",
+        "Loss",
+        "Of each kind of stage its own; that of a policy gradient does not fall as a model learns.",
+        ("loss/",),
+    ),
+    Panel(
+        "gradient",
+        "Gradient norm",
+        "Before clipping. Spikes mean that single batches pull hard.",
+        ("grad/",),
+        absent="No gradient norms were recorded.",
+    ),
+    Panel(
+        "entropy",
+        "Entropy of the policy",
+        "Nats per token. A fall to 0 means that nothing is explored any more.",
+        ("entropy/",),
+        absent="No entropy was recorded.",
+    ),
+    Panel(
+        "kl",
+        "KL divergence",
+        "To the policy that sampled, and to the reference where there is one.",
+        ("kl/",),
+        absent="No KL divergence was recorded.",
+    ),
+    Panel(
+        "clip",
+        "Clip fractions",
+        "Share of tokens whose ratio left the clipping range. 0 where a step makes one update.",
+        ("clip/",),
+        absent="No clip fractions were recorded.",
+    ),
+    Panel(
+        "mismatch",
+        "Mismatch of trainer and engine",
+        "Log-probs of the same tokens by the trainer and by the engine that sampled them: distance in nats, logarithmic.",
+        ("mismatch/abs/", "mismatch/k3/", "parity/logprob/"),
+        log=True,
+        absent="No mismatch was recorded: the run had no stage of RL, or its metrics are lost.",
+    ),
+    Panel(
+        "mismatch_ratio",
+        "Importance ratio of trainer to engine",
+        "Mean ratio and share of effective samples: 1 where both agree.",
+        ("mismatch/ratio", "mismatch/ess/"),
+    ),
+    Panel(
+        "stabilisers", "Stabilisers", "What each one did to the tokens of a step.", ("stabiliser/",)
+    ),
+    Panel("learning_rate", "Learning rate", "Of the last update of a step.", ("optim/learning",)),
+    Panel("value_model", "Value model of prompts", "Its own loss and error.", ("value/",)),
+    Panel(
+        "memory",
+        "Memory of the host",
+        "Bytes that rank 0 and its processes hold, and that the host has left.",
+        ("memory/host/",),
+        page="time",
+    ),
+    Panel(
+        "saving",
+        "Saving checkpoints",
+        "Seconds that training waited, and that a save took from its beginning to its end.",
+        ("checkpoint/wait/", "checkpoint/copy/", "checkpoint/write/"),
+        page="time",
+    ),
+    Panel(
+        "guards",
+        "What the guard-rails watch",
+        "Shares and entropies between 0 and 1; warnings are among the events.",
+        (
+            *("curriculum/guards/sampling_entropy", "curriculum/guards/excluded_share"),
+            "curriculum/guards/late_share",
+        ),
+        page="curriculum",
+    ),
+)
+
+
+def health_plots(digest: Digest) -> list[Plot]:
+    return [_draw(digest, panel) for panel in PANELS]
+
+
+def _draw(digest: Digest, panel: Panel) -> Plot:
+    traces: list[go.Scatter] = []
+    found = {
+        key: digest.series(key)
+        for key in digest.columns
+        if key.startswith(panel.prefixes) and digest.series(key)
+    }
+    for place, (key, series) in enumerate(found.items()):
+        if panel.log:
+            positive = series.values > 0
+            series = Series(series.steps[positive], series.values[positive])
+        if series:
+            options: dict[str, Any] = {
+                "raw": len(found) <= 3,
+                "width": 2 if len(found) < 4 else 1.6,
+            }
+            traces += line(series, escaped(_name(key)), place, **options)
+    drawn = figure(digest, traces, log=panel.log)
+    return Plot(panel.key, panel.page, panel.title, panel.note, drawn, panel.absent)
+
+
+def _name(key: str) -> str:
+    """A key without its area and without the reduction that nearly all have."""
+    return " ".join(key.split("/")[1:]).removesuffix(" mean").replace("_", " ") or key
