@@ -45,13 +45,18 @@ def is_thinned(digest: Digest) -> int:
 
 
 def moving(values: np.ndarray) -> np.ndarray:
-    """Moving average for the eye over about a twentieth of the points."""
-    keep = 1 - 2 / (max(5, len(values) // 20) + 1)
-    result = np.empty(len(values))
-    average = values[0] if len(values) else 0.0
-    for at, value in enumerate(values):
-        average = keep * average + (1 - keep) * value
-        result[at] = average
+    """Mean over the neighbours on both sides, a twentieth of the points in all: no lag. NaN parts the line."""
+    reach = max(2, len(values) // 40)
+    known = ~np.isnan(values)
+    result = np.full(len(values), np.nan)
+    for part in np.split(np.arange(len(values)), np.flatnonzero(~known)):
+        places = part[known[part]]
+        if not len(places):
+            continue
+        sums = np.concatenate([[0.0], np.cumsum(values[places])])
+        at = np.arange(len(places))
+        low, high = np.maximum(at - reach, 0), np.minimum(at + reach + 1, len(places))
+        result[places] = (sums[high] - sums[low]) / (high - low)
     return result
 
 
@@ -90,8 +95,9 @@ def line(
                 x=_f4(x), y=_f4(y), mode="lines", line=faint, opacity=0.28, hoverinfo="skip"
             ).update(name=f"{name}, each step", legendgroup=name, showlegend=False)
         )
-    shown = Series(series.steps, moving(series.values)) if noisy else series
-    x, y = parted(shown)
+    x, y = parted(series)
+    if noisy:
+        y = moving(y)
     mode = "lines+markers" if markers or len(x) < 3 else "lines"
     traces.append(
         go.Scatter(x=_f4(x), y=_f4(y), mode=mode, line=stroke, name=name, legendgroup=name).update(
@@ -123,7 +129,12 @@ def figure(
         yaxis={"title": {"text": y}, "type": "log" if log else "linear"},
     )
     if percent:
-        made.update_yaxes(tickformat=".0%", rangemode="tozero")
+        made.update_yaxes(tickformat=".2~%", rangemode="tozero")
+    if log:
+        made.update_yaxes(exponentformat="power", dtick=1, minor={"showgrid": False})
+    heights = [one.y for one in traces if isinstance(one, go.Scatter)]
+    if heights and not any(isinstance(y[0], str) or np.nan_to_num(y).any() for y in heights):
+        made.update_yaxes(range=[0, 1])  # a flat line at zero
     if bands:
         add_bands(made, digest.stages, low, high)
     return made

@@ -17,6 +17,7 @@ _WARNINGS = {
     *("guard", "short_batch", "empty_step", "caution", "disk_space", "host_memory", "low_memory"),
     *("tracker_failed", "latest_corrected", "stopped", "recipe_changed", "rolled_back"),
 }
+_APART = ("time", "event", "step", "stage_step")
 _DETAIL_LIMIT = 600  # characters
 
 
@@ -24,7 +25,7 @@ _DETAIL_LIMIT = 600  # characters
 class Event:
     """One line of events.jsonl."""
 
-    time: str  # as it was written; "" where it has none
+    time: str  # of the host's clock, to the second; "" where it has none
     step: int
     kind: str
     severity: Severity
@@ -44,9 +45,9 @@ def severity_of(kind: str) -> Severity:
 
 def _event(row: Mapping[str, Any]) -> Event:
     kind = str(row.get("event", ""))
-    detail = {key: value for key, value in row.items() if key not in ("time", "event", "step")}
+    detail = {key: value for key, value in row.items() if key not in _APART}
     return Event(
-        time=str(row.get("time", "")),
+        time=str(row.get("time", "")).replace("T", " ")[:19],
         step=int(row["step"]),
         kind=kind,
         severity=severity_of(kind),
@@ -64,10 +65,10 @@ def _told(kind: str, detail: Mapping[str, Any]) -> str:
     if kind == "short_batch":
         return f"{detail.get('groups')} of {detail.get('asked')} groups were found for the batch"
     if kind == "stage_ended":
-        return (
-            f"stage {detail.get('stage')}: steps {detail.get('first_step')} to {detail.get('last_step')}, "
-            f"ended by {detail.get('reason')}"
-        )
+        first, last = detail.get("first_step"), detail.get("last_step")
+        took = isinstance(first, int) and isinstance(last, int) and first <= last
+        steps = f"steps {first} to {last}" if took else "no steps"
+        return f"stage {detail.get('stage')}: {steps}, ended by {detail.get('reason')}"
     return ", ".join(f"{key} {_value(value)}" for key, value in detail.items() if value is not None)
 
 

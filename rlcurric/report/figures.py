@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 
 import numpy as np
 import plotly.graph_objects as go
@@ -118,13 +118,21 @@ def _pass_map(digest: Digest) -> Plot:
                 zmin=0,
                 zmax=1,
                 colorscale=[[at / 4, f"var(--h{at})"] for at in range(5)],
-                colorbar={"title": {"text": "pass rate"}, "tickformat": ".0%", "thickness": 12},
+                colorbar={
+                    "title": {"text": "pass rate", "side": "right"},
+                    "tickformat": ".0%",
+                    "tickvals": [0, 0.5, 1],
+                    "thickness": 12,
+                    "len": 1,
+                    "outlinewidth": 0,
+                },
                 hovertemplate="%{y}, step %{x}: %{z:.0%} of %{customdata:.0f} samples<extra></extra>",
             )
         )
     made = figure(digest, traces, height=max(180, 90 + 34 * len(found)))
     if made is not None:
         made.update_yaxes(autorange="reversed", type="category", automargin=True)
+        made.update_layout(hovermode="closest")
     every = f"a column is {size:.0f} steps" if size > 1 else "a column is a step"
     return Plot(
         "pass_map",
@@ -147,7 +155,7 @@ def _reward(digest: Digest) -> Plot:
         "reward",
         "learning",
         "Reward and its parts",
-        "Means over the rollouts that were trained on: the reward, verified correctness, and every component before its weight. Thick: moving average.",
+        "Means over the rollouts that were trained on: the reward (total), verified correctness, and every component before its weight.",
         figure(digest, traces, y="reward", height=340),
         "No rewards were recorded: the run had no stage of RL, or its metrics are lost.",
         wide=True,
@@ -345,24 +353,20 @@ _TOKENS = {
 }
 
 
-def _panels(
-    page: str, panels: Mapping[str, tuple[str, str, dict[str, str]]]
-) -> list[Callable[[Digest], Plot]]:
-    """Figures of a few metrics each: key -> title, note, name -> metric."""
+def _several(page: str) -> list[Callable[[Digest], Plot]]:
+    """Figures of one metric each."""
 
     def drawn(key: str) -> Callable[[Digest], Plot]:
-        title, note, metrics = panels[key]
+        title, note, name, metric = _SINGLE[page][key]
 
         def draw(digest: Digest) -> Plot:
-            traces: list[go.Scatter] = []
-            for place, (name, metric) in enumerate(metrics.items()):
-                if digest.series(metric):
-                    traces += line(digest.series(metric), name, place, raw=True)
-            return Plot(key, page, title, note, figure(digest, traces))
+            series = digest.series(metric)
+            traces = line(series, name, raw=True, smooth=key != "coverage") if series else []
+            return Plot(key, page, title, note, figure(digest, traces, y=name))
 
         return draw
 
-    return [drawn(key) for key in panels]
+    return [drawn(key) for key in _SINGLE[page]]
 
 
 def _events(digest: Digest) -> Plot:
@@ -386,6 +390,7 @@ def _events(digest: Digest) -> Plot:
     made = figure(digest, traces, height=90 + 26 * max(3, len(kinds)))
     if made is not None:
         made.update_yaxes(type="category", automargin=True, autorange="reversed")
+        made.update_layout(hovermode="closest")
     return Plot(
         "events",
         "events",
@@ -400,43 +405,42 @@ def _events(digest: Digest) -> Plot:
 _MARKS = {"failure": "x", "warning": "diamond", "note": "circle"}
 
 
-def _several() -> Iterator[Callable[[Digest], Plot]]:
-    yield from _panels(
-        "curriculum",
-        {
-            "informative": (
-                "Groups that carry signal",
-                "Share of the groups that ended in which some samples passed and some did not.",
-                {"informative": "curriculum/informative"},
-            ),
-            "refill": (
-                "The price of a trained group",
-                "Samples that were drawn for each group that was trained on: refused groups and refills count.",
-                {"samples": "curriculum/samples/per_trained_group"},
-            ),
-            "coverage": (
-                "Part of the pool that was visited",
-                "Share of all training prompts that were sampled at least once.",
-                {"visited": "curriculum/coverage"},
-            ),
-            "calibration": (
-                "How well pass rates were foreseen",
-                "Mean distance of the pass rates that the scorer expected from those that came.",
-                {"distance": "curriculum/calibration/mae"},
-            ),
-        },
-    )
-    yield from _panels(
-        "time",
-        {
-            "throughput": (
-                "Throughput",
-                "Generated tokens by all seconds of the step.",
-                {"tokens a second": "throughput/generated/tokens_per_s"},
-            ),
-        },
-    )
-
+_SINGLE = {  # page -> key -> title, note, name of the values, metric
+    "curriculum": {
+        "informative": (
+            "Groups that carry signal",
+            "Share of the groups that ended in which some samples passed and some did not.",
+            "share",
+            "curriculum/informative",
+        ),
+        "refill": (
+            "The price of a trained group",
+            "Samples that were drawn for each group that was trained on: refused groups and refills count.",
+            "samples",
+            "curriculum/samples/per_trained_group",
+        ),
+        "coverage": (
+            "Part of the pool that was visited",
+            "Share of all training prompts that were sampled at least once.",
+            "share",
+            "curriculum/coverage",
+        ),
+        "calibration": (
+            "How well pass rates were foreseen",
+            "Mean distance of the pass rates that the scorer expected from those that came.",
+            "distance",
+            "curriculum/calibration/mae",
+        ),
+    },
+    "time": {
+        "throughput": (
+            "Throughput",
+            "Generated tokens by all seconds of the step.",
+            "tokens a second",
+            "throughput/generated/tokens_per_s",
+        ),
+    },
+}
 
 _DRAWN: tuple[Callable[[Digest], Plot], ...] = (
     _accuracy,
@@ -450,8 +454,9 @@ _DRAWN: tuple[Callable[[Digest], Plot], ...] = (
     _length_histogram,
     _held_out_kinds,
     _dispositions,
-    *_several(),
+    *_several("curriculum"),
     _time,
     _tokens,
+    *_several("time"),
     _events,
 )

@@ -21,6 +21,9 @@ class Panel:
     note: str
     prefixes: tuple[str, ...]
     log: bool = False
+    smooth: bool = True
+    scale: float = 1.0  # what values are multiplied with
+    y: str = ""
     absent: str = ""
     page: str = "health"
 
@@ -63,10 +66,19 @@ PANELS = (
     Panel(
         "mismatch",
         "Mismatch of trainer and engine",
-        "Log-probs of the same tokens by the trainer and by the engine that sampled them: distance in nats, logarithmic.",
-        ("mismatch/abs/", "mismatch/k3/", "parity/logprob/"),
+        "Log-probs of the trained tokens by the trainer and by the engine that sampled them: distance in nats, and k3.",
+        ("mismatch/abs/", "mismatch/k3/"),
         log=True,
+        y="nats, logarithmic",
         absent="No mismatch was recorded: the run had no stage of RL, or its metrics are lost.",
+    ),
+    Panel(
+        "parity",
+        "Parity of trainer and engine",
+        "The same before any update of the step: beyond its thresholds the run would have stopped.",
+        ("parity/logprob/",),
+        log=True,
+        y="nats, logarithmic",
     ),
     Panel(
         "mismatch_ratio",
@@ -77,13 +89,22 @@ PANELS = (
     Panel(
         "stabilisers", "Stabilisers", "What each one did to the tokens of a step.", ("stabiliser/",)
     ),
-    Panel("learning_rate", "Learning rate", "Of the last update of a step.", ("optim/learning",)),
+    Panel(
+        "learning_rate",
+        "Learning rate",
+        "Of the last update of a step.",
+        ("optim/learning",),
+        smooth=False,
+    ),
     Panel("value_model", "Value model of prompts", "Its own loss and error.", ("value/",)),
     Panel(
         "memory",
         "Memory of the host",
-        "Bytes that rank 0 and its processes hold, and that the host has left.",
+        "What rank 0 and its processes hold (rss), and what the host has left.",
         ("memory/host/",),
+        smooth=False,
+        scale=1e-9,
+        y="GB",
         page="time",
     ),
     Panel(
@@ -91,6 +112,8 @@ PANELS = (
         "Saving checkpoints",
         "Seconds that training waited, and that a save took from its beginning to its end.",
         ("checkpoint/wait/", "checkpoint/copy/", "checkpoint/write/"),
+        smooth=False,
+        y="seconds",
         page="time",
     ),
     Panel(
@@ -101,6 +124,7 @@ PANELS = (
             *("curriculum/guards/sampling_entropy", "curriculum/guards/excluded_share"),
             "curriculum/guards/late_share",
         ),
+        smooth=False,
         page="curriculum",
     ),
 )
@@ -121,16 +145,30 @@ def _draw(digest: Digest, panel: Panel) -> Plot:
         if panel.log:
             positive = series.values > 0
             series = Series(series.steps[positive], series.values[positive])
+        series = Series(series.steps, series.values * panel.scale)
         if series:
             options: dict[str, Any] = {
                 "raw": len(found) <= 3,
                 "width": 2 if len(found) < 4 else 1.6,
+                "smooth": panel.smooth,
             }
             traces += line(series, escaped(_name(key)), place, **options)
-    drawn = figure(digest, traces, log=panel.log)
+    drawn = figure(digest, traces, y=panel.y, log=panel.log)
     return Plot(panel.key, panel.page, panel.title, panel.note, drawn, panel.absent)
 
 
 def _name(key: str) -> str:
     """A key without its area and without the reduction that nearly all have."""
-    return " ".join(key.split("/")[1:]).removesuffix(" mean").replace("_", " ") or key
+    words = [one for one in key.split("/")[1:] if one not in ("guards", "s")]
+    return _NAMES.get(key) or " ".join(words).removesuffix(" mean").replace("_", " ") or key
+
+
+_NAMES = {
+    "memory/host/rss_bytes": "held",
+    "memory/host/available_bytes": "left",
+    "mismatch/abs/mean": "mean distance",
+    "mismatch/abs/max": "largest distance",
+    "parity/logprob/mean_abs": "mean distance",
+    "parity/logprob/max_abs": "largest distance",
+    "parity/logprob/k3": "k3",
+}

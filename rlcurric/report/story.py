@@ -199,9 +199,9 @@ def _preferred(digest: Digest) -> Iterator[Finding]:
                 page="curriculum",
             )
         least = min(shares, key=lambda name: sum(shares[name]))
-        if sum(shares[least]) / 2 < 0.5 / len(shares):
-            mean = sum(shares[least]) / 2
-            yield Finding(f"It sampled {least} least: {mean:.1%}.", page="curriculum")
+        mean = sum(shares[least]) / 2
+        if len(shares) > 2 and mean < 0.5 / len(shares):
+            yield Finding(f"{stage.name} sampled {least} least: {mean:.1%}.", page="curriculum")
     yield from _groups(digest)
 
 

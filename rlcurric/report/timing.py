@@ -106,7 +106,7 @@ def _causes(
     if said:
         yield f"What grew: {', '.join(said)}"
     drivers = list(_drivers(digest, first, last))
-    yield from drivers or ["The work of a step did not grow: the machine gave less"]
+    yield from drivers or ["the work of a step did not grow, so the machine gave less"]
 
 
 def _drivers(digest: Digest, first: np.ndarray, last: np.ndarray) -> Iterator[str]:

@@ -36,21 +36,21 @@ function merged(base, over) {
   return result;
 }
 
-function look() {
+function look(height) {
   const axis = { gridcolor: "var(--grid)", linecolor: "var(--line)", zerolinecolor: "var(--line)", tickcolor: "var(--line)", automargin: true, title: { standoff: 8, font: { size: 12, color: "var(--muted)" } } };
   return {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: getComputedStyle(document.body).fontFamily, size: 12.5, color: "var(--ink)" },
-    margin: { l: 8, r: 10, t: 24, b: 8 }, hovermode: "closest",
+    margin: { l: 8, r: 10, t: 24, b: 8 }, hovermode: "x unified",
     hoverlabel: { bgcolor: "var(--card)", bordercolor: "var(--line)", font: { color: "var(--ink)", size: 12.5 }, namelength: 40 },
-    legend: { orientation: "h", x: 0, xanchor: "left", y: -0.16, yanchor: "top", yref: "paper", font: { size: 12 }, bgcolor: "rgba(0,0,0,0)" },
+    legend: { orientation: "h", x: 0, xanchor: "left", y: -46 / (height - 84), yanchor: "top", traceorder: "normal", font: { size: 12 }, bgcolor: "rgba(0,0,0,0)" },
     xaxis: { ...axis, showgrid: false, ticks: "outside", ticklen: 4, showline: true }, yaxis: { ...axis, ticks: "" },
   };
 }
 
 function show(node, figure) {
   const style = getComputedStyle(document.documentElement);
-  Plotly.react(node, painted(figure.data, style), painted(merged(look(), figure.layout), style), CONFIG);
+  Plotly.react(node, painted(figure.data, style), painted(merged(look(figure.layout.height), figure.layout), style), CONFIG);
 }
 
 const visible = (node) => node.offsetParent !== null;

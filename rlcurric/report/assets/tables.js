@@ -12,7 +12,7 @@ function spark(values) {
   const width = 90, height = 18;
   const svg = document.createElementNS(SVG, "svg");
   for (const [name, value] of [["class", "spark"], ["width", width], ["height", height], ["role", "img"]]) svg.setAttribute(name, value);
-  svg.setAttribute("aria-label", values.map((one) => `${Math.round(100 * one)} %`).join(", "));
+  svg.setAttribute("aria-label", values.map((one) => `${Math.round(100 * one)}%`).join(", "));
   const at = (place) => [values.length > 1 ? (place * width) / (values.length - 1) : width / 2, height - 1 - values[place] * (height - 2)];
   if (values.length > 1) {
     const line = document.createElementNS(SVG, "polyline");
@@ -55,7 +55,8 @@ function chosenPrompts() {
 }
 
 function promptRow(one) {
-  const title = element("td", { class: "title" }, element("div", { class: "mono", text: one.title || "(no rollout of it was logged)" }), element("span", { class: "sub mono", text: one.uid }));
+  const title = element("td", { class: "title" }, element("span", { class: "mono", text: one.title || one.uid }));
+  title.title = one.title ? `prompt ${one.uid}` : "No rollout of it was logged, so its text is not known.";
   const shown = groupsOf.get(one.uid);
   if (shown) {
     const button = element("button", { type: "button", text: shown.length > 1 ? `${shown.length} groups` : "rollouts" });
@@ -65,9 +66,9 @@ function promptRow(one) {
   const history = element("td");
   if (one.rates.length) {
     history.append(spark(one.rates));
-    history.title = one.steps.map((step, at) => `step ${step}: ${Math.round(100 * one.rates[at])} %`).join("\n");
+    history.title = one.steps.map((step, at) => `step ${step}: ${Math.round(100 * one.rates[at])}%`).join("\n");
   }
-  const last = one.rates.length ? `${Math.round(100 * one.rates[one.rates.length - 1])} %` : "–";
+  const last = one.rates.length ? `${Math.round(100 * one.rates[one.rates.length - 1])}%` : "–";
   return element("tr", {}, title, element("td", { text: one.distribution }),
     element("td", {}, element("span", { class: `pill ${TONES[one.state] || ""}`, text: one.state || "not judged" })),
     element("td", { class: "number", text: one.visits }), element("td", { class: "number", text: one.samples }), element("td", { class: "number", text: last }), history,
