@@ -131,7 +131,7 @@ def figure(
     if percent:
         made.update_yaxes(tickformat=".2~%", rangemode="tozero")
     if log:
-        made.update_yaxes(exponentformat="power", dtick=1, minor={"showgrid": False})
+        made.update_yaxes(exponentformat="power", nticks=7)
     heights = [one.y for one in traces if isinstance(one, go.Scatter)]
     if heights and not any(isinstance(y[0], str) or np.nan_to_num(y).any() for y in heights):
         made.update_yaxes(range=[0, 1])  # a flat line at zero

@@ -324,7 +324,7 @@ def _time(digest: Digest) -> Plot:
         "time",
         "time",
         "Time by phase",
-        "Seconds of a step. `other` is what no phase accounts for; `checkpoint` is waiting for saves between steps.",
+        "Seconds of a step. “other” is what no phase accounts for, “checkpoint” is waiting for saves between steps.",
         made,
         "No times were recorded.",
         wide=True,

@@ -17,8 +17,8 @@ SOLVED = 0.9  # pass rate of a visit from which on a prompt counts as solved
 LOST = 0.5  # pass rate of its last visit below which a prompt that was solved counts as forgotten
 FAILED_SHARE = 0.5  # of its samples that no grader could judge: a suspect
 NEVER_SAMPLES = 8  # without one that passes ...
-NEVER_EASY = 0.8  # ... where its distribution passed so often in the same steps: a suspect
-FLIPS = 3  # changes between no sample and every sample passing from visit to visit: a suspect
+NEVER_EASY = 0.75  # ... in steps in which its distribution passed at least so often: a suspect
+FLIPS = 4  # changes between no sample and every sample passing from visit to visit: a suspect
 
 MEANING: Mapping[State, str] = {
     "unsolved": "no sample of it ever passed",
@@ -65,7 +65,7 @@ def _story(history: History, rate_at: Mapping[int, float]) -> PromptStory:
     judged = [visit for visit in history.visits if not isnan(visit.pass_rate)]
     rates = tuple(visit.pass_rate for visit in judged)
     samples = sum(visit.samples for visit in judged)
-    around = [rate_at[visit.step] for visit in judged if visit.step in rate_at]
+    easy = sum(one.samples for one in judged if rate_at.get(one.step, 0.0) >= NEVER_EASY)
     return PromptStory(
         uid=history.uid,
         distribution=history.distribution,
@@ -74,22 +74,19 @@ def _story(history: History, rate_at: Mapping[int, float]) -> PromptStory:
         steps=tuple(visit.step for visit in judged),
         pass_rates=rates,
         state=state_of(rates),
-        suspects=tuple(_suspects(history, rates, samples, around)),
+        suspects=tuple(_suspects(history, rates, samples, easy)),
     )
 
 
-def _suspects(
-    history: History, rates: Sequence[float], samples: int, around: Sequence[float]
-) -> Iterable[str]:
+def _suspects(history: History, rates: Sequence[float], samples: int, easy: int) -> Iterable[str]:
     failed = sum(visit.failed for visit in history.visits)
     asked = samples + failed
     if failed >= 2 and failed / asked >= FAILED_SHARE:
         yield f"no grader could judge {failed} of its {asked} samples"
-    easy = sum(around) / len(around) if around else 0.0
-    if samples >= NEVER_SAMPLES and not any(rates) and easy >= NEVER_EASY:
+    if easy >= NEVER_SAMPLES and not any(rates):
         yield (
-            f"none of {samples} samples passed, while its distribution passed {easy:.0%} of its own in the same steps: "
-            "is its answer right?"
+            f"none of its {samples} samples passed, {easy} of them in steps in which at least {NEVER_EASY:.0%} of its "
+            "distribution did: is its answer right?"
         )
     ends = [rate for rate in rates if rate in (0.0, 1.0)]
     flips = sum(a != b for a, b in itertools.pairwise(ends))
