@@ -221,6 +221,9 @@ class _Writer:
         row: dict[str, Any] = {"step": step, "stage": "rl", "stage_step": step - self.made.warm}
         row |= batch_metrics(Batch(step, tuple(groups)))
         row |= {f"curriculum/probability/{name}": p for name, p in probabilities.items()}
+        for name in dict.fromkeys(one.distribution for one in groups):
+            rates = [one.pass_rate for one in groups if one.distribution == name]
+            row[f"curriculum/pass_rate/{name}"] = sum(filter(None, rates)) / len(rates)
         row |= {"tokens/generated/sum": generated, "tokens/total/sum": self.total}
         row |= {"parity/tokens/sum": generated // 2, "grad/norm": 0.5, "entropy/policy/mean": 0.3}
         row |= {"mismatch/abs/mean": 1e-6, "mismatch/k3/mean": 1e-9, "kl/ref_k3/mean": 0.01 * done}

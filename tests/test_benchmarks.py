@@ -25,6 +25,7 @@ ROOT = Path(__file__).parent.parent
         "checkpoint",
         "chaos",
         "ranks",
+        "report",
         pytest.param("sync", marks=pytest.mark.vllm),
     ],
 )
