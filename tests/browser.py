@@ -40,6 +40,7 @@ class Watched:
 def watched(browser: Browser | BrowserContext) -> Watched:
     """A new page that keeps errors, warnings and requests."""
     seen = Watched(browser.new_page())
+    seen.page.set_default_timeout(300_000)  # ms: a busy machine is no failure
     seen.page.on(
         "console",
         lambda said: (

@@ -37,7 +37,7 @@ HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=al
 
 
 def hostile(step: int, distribution: str, tokens: int) -> str:
-    return f"{HOSTILE} of step {step}"
+    return f"{HOSTILE} of step-{step}"
 
 
 @pytest.fixture(scope="session")
@@ -116,7 +116,7 @@ def test_every_logged_rollout_is_counted_and_whole_groups_are_shown(digest: Dige
     assert (sample.files, sample.rollouts, sample.groups) == (40, 960, 240)
     assert sum(len(one) for one in sample.lengths.values()) == 960
     assert len(sample.shown) == 240 and {one.size for one in sample.shown} == {4}
-    assert sample.shown[0].rollouts[0].completion == f"{HOSTILE} of step 11"
+    assert sample.shown[0].rollouts[0].completion == f"{HOSTILE} of step-11"
     assert sample.shown[0].rollouts[0].breakdown.keys() == {"verifier", "format"}
 
 
@@ -269,7 +269,7 @@ def test_a_page_is_one_file_and_keeps_model_text_as_text(page: Elements, digest:
     assert "img" not in page.names
     assert all(one.startswith("#") or one == "data:," for one in page.outside)
     shown = page.data["data-rollouts"]
-    assert shown[0]["rollouts"][0]["completion"] == f"{HOSTILE} of step 11"
+    assert shown[0]["rollouts"][0]["completion"] == f"{HOSTILE} of step-11"
     assert len(page.data["data-prompts"]) == len(digest.prompts)
 
 
