@@ -2,8 +2,9 @@
 
     python benchmarks/report.py [--steps 1000] [--quick]
 
-The run is made up (`made_runs.py`): 1,000 steps of 13 groups of 8 rollouts from eight distributions of 2,000 prompts,
-every rollout logged, its completion of 1,000 characters. The command runs in a process of its own, as a user calls it. Writes benchmarks/results/report.json.
+The run is made up (`made_runs.py`): 1,000 steps of 13 groups of 8 rollouts from eight distributions, every rollout logged,
+its completion of 1,000 characters. To be quick it is 40 copies of 25 steps, every fourth with other prompts. The command
+runs in a process of its own, as a user calls it. Writes benchmarks/results/report.json.
 """
 
 from __future__ import annotations
@@ -17,18 +18,26 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # for benchmarks.made_runs
 
-from benchmarks.made_runs import Made, write_run  # noqa: E402
+from benchmarks.made_runs import Made, recipe_of, write_run  # noqa: E402
+from rlcurric.recipe.load import dump_yaml  # noqa: E402
+from rlcurric.train.rundir import read_jsonl  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "report.json"
 GOAL_MB, GOAL_GB = 15.0, 2.0
+BLOCK = 25  # steps that are simulated; the others are their copies
+SAME = 4  # copies that share their prompts
 
 
 def long_text(step: int, distribution: str, tokens: int) -> str:
@@ -36,6 +45,34 @@ def long_text(step: int, distribution: str, tokens: int) -> str:
     return (
         f"step {step} of {distribution}: " + "1 + 2 = 3, so the next one is 4. " * 30 + str(tokens)
     )
+
+
+def enlarge(run: Path, made: Made, times: int) -> None:
+    """Append copies of the RL steps until there are `times` as many."""
+    whole = replace(made, steps=made.steps * times)
+    (run / "recipe.yaml").write_text(dump_yaml(recipe_of(whole)))
+    for name in ("metrics.jsonl", "decisions.jsonl"):
+        rows = [row for row in read_jsonl(run / name) if row["step"] > made.warm]
+        with (run / name).open("a") as file:
+            for copy in range(1, times):
+                for row in rows:
+                    for group in row.get("groups", ()):
+                        group["uid"] = other(group["uid"], copy)
+                    file.write(json.dumps({**row, "step": row["step"] + copy * made.steps}) + "\n")
+    for source in sorted((run / "rollouts").glob("*.parquet")):
+        table = pq.read_table(source)
+        step, uids = table.column("step")[0].as_py(), table.column("uid").to_pylist()
+        for copy in range(1, times):
+            at = step + copy * made.steps
+            uids = [other(uid, copy) for uid in uids]
+            moved = table.set_column(0, "step", pa.array([at] * len(uids)))
+            moved = moved.set_column(moved.column_names.index("uid"), "uid", pa.array(uids))
+            pq.write_table(moved, source.with_name(f"step-{at:06d}.parquet"))
+
+
+def other(uid: str, copy: int) -> str:
+    """Another prompt every fourth copy, else the same."""
+    return uid if copy % SAME else f"{int(uid, 16) * 0x9E3779B97F4A7C15 % 2**64:016x}"
 
 
 def measure(run: Path, page: Path) -> dict[str, Any]:
@@ -59,16 +96,17 @@ def measure(run: Path, page: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--quick", action="store_true", help="20 steps, nothing is written")
+    parser.add_argument("--quick", action="store_true", help="50 steps, nothing is written")
     options = parser.parse_args()
-    steps = 20 if options.quick else options.steps
-    made = Made(steps=steps, groups=13, group_size=8, distributions=8, prompts=2000, evaluate=20)
+    made = Made(steps=BLOCK, groups=13, group_size=8, distributions=8, prompts=2000, evaluate=20)
+    times = 2 if options.quick else max(1, options.steps // BLOCK)
     with tempfile.TemporaryDirectory() as folder:
         run = write_run(Path(folder) / "run", made, long_text)
+        enlarge(run, made, times)
         files = [file for file in run.rglob("*") if file.is_file()]
         found = {
-            "steps": made.warm + made.steps,
-            "rollouts": made.steps * made.groups * made.group_size,
+            "steps": made.warm + made.steps * times,
+            "rollouts": made.steps * times * made.groups * made.group_size,
             "run_mb": round(sum(file.stat().st_size for file in files) / 1e6, 1),
             "files": len(files),
             **measure(run, Path(folder) / "report.html"),

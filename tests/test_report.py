@@ -229,10 +229,31 @@ def test_long_texts_keep_their_ends() -> None:
 
 
 def test_json_in_a_script_begins_no_tag_and_holds_no_nan() -> None:
-    value = {"a": [HOSTILE, float("nan"), float("inf")], "b": "\ud800"}
+    value = {"a": [HOSTILE, float("nan"), float("inf")], "b": "ä"}
     text = script_json(value)
-    assert not set("<>&\u2028") & set(text) and text.isascii()
-    assert json.loads(text) == {"a": [HOSTILE, None, None], "b": "\ud800"}
+    assert not set("<>&") & set(text) and "ä" in text
+    assert json.loads(text) == {"a": [HOSTILE, None, None], "b": "ä"}
+
+
+def test_a_run_in_its_first_stage_lacks_nothing(copy: Path) -> None:
+    """Without a step of RL there are no decisions yet, and no rollouts."""
+    rows = (copy / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (copy / "metrics.jsonl").write_text("".join(rows[:2]))
+    (copy / "decisions.jsonl").unlink()
+    shutil.rmtree(copy / "rollouts")
+    assert digest_run(copy).gaps == ()
+
+
+def test_texts_are_shortened_until_all_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bytes, so that a page of Chinese is no larger than one of English."""
+    made = Made(warm=1, steps=2, groups=2, group_size=2)
+    run = write_run(tmp_path / "long", made, lambda step, name, tokens: "长" * 1000)
+    monkeypatch.setattr("rlcurric.report.rollouts.TEXT", 12_000)
+    sample = digest_run(run).rollouts
+    texts = [one.completion for group in sample.shown for one in group.rollouts]
+    assert len(texts) == 8 and 300 <= sample.clipped < 500
+    assert sum(text.count("长") * 3 for text in texts) <= 12_000
+    assert all("characters left out" in text for text in texts)
 
 
 class Elements(HTMLParser):

@@ -112,10 +112,7 @@ def digest_run(run_dir: str | Path, groups: int = GROUPS) -> Digest:
     """
     recorded = read_recorded(run_dir)
     gaps = list(recorded.gaps)
-    if recorded.recipe is not None and not any(one.kind == "rl" for one in recorded.recipe.stages):
-        expected: list[Gap] = []  # a run without RL decides nothing
-    else:
-        expected = gaps
+    expected = gaps if _decides(recorded) else []
     outcomes, unreadable = fold(read_lines(recorded.path, DECISIONS, expected, _NO_DECISIONS))
     if unreadable:
         gaps.append(Gap(DECISIONS, f"{unreadable} groups cannot be read and are left out"))
@@ -142,6 +139,14 @@ def digest_run(run_dir: str | Path, groups: int = GROUPS) -> Digest:
 
 
 _NO_DECISIONS = "pass rates by prompt, and what became of groups"
+
+
+def _decides(recorded: Recorded) -> bool:
+    """Whether there should be decisions: a step of RL was taken, or nobody can tell."""
+    if recorded.recipe is None or not recorded.metrics:
+        return True
+    rl = {stage.name for stage in recorded.recipe.stages if stage.kind == "rl"}
+    return any(row.get("stage") in rl for row in recorded.metrics)
 
 
 def _columns(rows: Sequence[Row]) -> dict[str, np.ndarray]:

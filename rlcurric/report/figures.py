@@ -14,6 +14,7 @@ from rlcurric.report.plot import Plot
 from rlcurric.report.timing import phase_columns
 
 COLUMNS = 240  # of a heat map or of bars at most
+EVENTS = 800  # of a severity that are drawn at most: the last ones
 HISTOGRAM = 40  # bars of the histogram of lengths
 OUTCOME_PAINT = {
     "correct": "var(--good)",
@@ -374,7 +375,7 @@ def _events(digest: Digest) -> Plot:
     kinds = list(dict.fromkeys(one.kind for one in digest.events))
     traces = []
     for severity, ink in paint.items():
-        members = [one for one in digest.events if one.severity == severity]
+        members = [one for one in digest.events if one.severity == severity][-EVENTS:]
         if members:
             traces.append(
                 go.Scatter(
@@ -395,7 +396,7 @@ def _events(digest: Digest) -> Plot:
         "events",
         "events",
         "Events over steps",
-        "All of events.jsonl, by kind.",
+        f"By kind; of each severity the last {EVENTS} at most.",
         made,
         "No events were recorded.",
         wide=True,

@@ -95,8 +95,8 @@ def render(digest: Digest, live: str = "") -> str:
 
 
 def script_json(value: Any) -> str:
-    """JSON that may stand inside a script element: ASCII, no tag, no comment, no NaN."""
-    text = json.dumps(_finite(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    """JSON that may stand inside a script element: no tag and no comment begins in it, and no NaN is in it."""
+    text = json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for sign in "<>&":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return text

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +22,10 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 GROUPS = 240  # shown at most
-TEXT = 2_500_000  # characters of completions shown at most, over all groups
-SHORTEST, LONGEST = 600, 12_000  # bounds of what is shown of one completion
-PROMPT = 6_000  # characters shown of a prompt
-TITLE = 160  # characters of a prompt kept for the table of prompts
+TEXT = 3_000_000  # bytes of completions shown, over all groups
+SHORTEST, LONGEST = 300, 12_000  # bounds in characters of what is shown of one completion
+PROMPT = 3_000  # characters shown of a prompt
+TITLE = 120  # characters of a prompt kept for the table of prompts
 MEMBERS = 16  # shown of one group at most
 KINDS = ("correct", "wrong", "truncated", "not judged")
 
@@ -210,29 +209,45 @@ def _add_titles(titles: dict[str, str], parquet: pq.ParquetFile) -> None:
 def _show(
     picked: Sequence[tuple[Path, Sequence[tuple[str, int]]]], limit: int
 ) -> tuple[tuple[ShownGroup, ...], int]:
-    """The chosen groups with their texts; how many characters of a completion are shown (0: all of them)."""
-    kept = _thin([(file, key) for file, keys in picked for key in keys], limit)
+    """The chosen groups with their texts; beyond how many characters a completion is shortened (0: none is)."""
+    places = [(file, key) for file, keys in picked for key in keys]
     by_file: dict[Path, list[tuple[str, int]]] = {}
-    for file, key in kept:
-        by_file.setdefault(file, []).append(key)
-    room = max(SHORTEST, min(LONGEST, TEXT // max(1, 8 * len(kept))))
-    cut: Counter[str] = Counter()
+    for at in _evenly(len(places), limit):
+        by_file.setdefault(places[at][0], []).append(places[at][1])
     groups: list[ShownGroup] = []
     for file, keys in by_file.items():
-        with _open(file) as parquet:
-            rows = _read(parquet, _SHOWN).to_pylist()
+        try:
+            with _open(file) as parquet:
+                rows = _read(parquet, _SHOWN).to_pylist()
+        except OSError:  # a run that goes on has dropped it meanwhile
+            continue
         step = int(re.findall(r"\d+", file.stem)[0])
-        for key in keys:
-            members = [row for row in rows if (row["uid"], row["visit"]) == key]
-            groups.append(_group(step, members, room, cut))
-    return tuple(groups), room if cut["clipped"] else 0
+        groups += [
+            _group(step, [row for row in rows if (row["uid"], row["visit"]) == key]) for key in keys
+        ]
+    room = _room([one.completion for group in groups for one in group.rollouts])
+    cut = any(len(one.completion) > room for group in groups for one in group.rollouts)
+    return tuple(_within(group, room) for group in groups), room if cut else 0
 
 
-def _thin(places: list[Any], limit: int) -> list[Any]:
-    return [places[at] for at in _evenly(len(places), limit)]
+def _room(texts: Sequence[str]) -> int:
+    """The most characters that each text may have, so that all of them stay within TEXT."""
+    sizes = np.array([(len(text), len(text.encode("utf-8", "replace"))) for text in texts])
+    room = LONGEST
+    while room > SHORTEST and len(sizes):
+        characters, size = sizes.T
+        if (size * np.minimum(1, room / np.maximum(1, characters))).sum() <= TEXT:
+            break
+        room = max(SHORTEST, room * 4 // 5)
+    return room
 
 
-def _group(step: int, rows: Sequence[Row], room: int, cut: Counter[str]) -> ShownGroup:
+def _within(group: ShownGroup, room: int) -> ShownGroup:
+    shown = (replace(one, completion=shortened(one.completion, room)) for one in group.rollouts)
+    return replace(group, rollouts=tuple(shown))
+
+
+def _group(step: int, rows: Sequence[Row]) -> ShownGroup:
     first = rows[0]
     return ShownGroup(
         step=step,
@@ -242,16 +257,14 @@ def _group(step: int, rows: Sequence[Row], room: int, cut: Counter[str]) -> Show
         distribution=first["distribution"],
         prompt=shortened(str(first.get("prompt", "")), PROMPT),
         size=len(rows),
-        rollouts=tuple(_rollout(row, room, cut) for row in rows[:MEMBERS]),
+        rollouts=tuple(map(_rollout, rows[:MEMBERS])),
     )
 
 
-def _rollout(row: Row, room: int, cut: Counter[str]) -> ShownRollout:
-    text = str(row.get("completion", ""))
-    cut["clipped"] += len(text) > room
+def _rollout(row: Row) -> ShownRollout:
     return ShownRollout(
         sample=row.get("sample", 0),
-        completion=shortened(text, room),
+        completion=str(row.get("completion", "")),
         reward=row.get("reward"),
         correct=row["correct"],
         breakdown=_mapping(row.get("breakdown")),

@@ -75,7 +75,7 @@ function drawMetric() {
   if (!key) return;
   const x = floats(metrics.steps), y = floats(metrics.columns[key]);
   const kept = [...x.keys()].filter((at) => !Number.isNaN(y[at]));
-  const trace = { x: kept.map((at) => x[at]), y: kept.map((at) => y[at]), mode: kept.length < 60 ? "lines+markers" : "lines", name: key, line: { color: "var(--c1)", width: 1.6 }, type: "scatter" };
+  const trace = { x: kept.map((at) => x[at]), y: kept.map((at) => y[at]), mode: kept.length < 60 ? "lines+markers" : "lines", name: key.replaceAll("<", "&lt;"), line: { color: "var(--c1)", width: 1.6 }, type: "scatter" };
   show(byId("metric-plot"), { data: [trace], layout: { height: 320, xaxis: { title: { text: "step" } } } });
 }
 
