@@ -482,7 +482,7 @@ def test_the_command_refuses_what_it_cannot_do(
 @pytest.fixture
 def server(copy: Path) -> Iterator[ReportServer]:
     with ReportServer(copy, 0, groups=2) as serving:
-        thread = threading.Thread(target=serving.serve_forever)
+        thread = threading.Thread(target=serving.serve_forever, daemon=True)
         thread.start()
         yield serving
         serving.shutdown()

@@ -197,14 +197,14 @@ def test_a_served_page_tells_that_the_run_went_on(
 ) -> None:
     live = Path(shutil.copytree(run, tmp_path / "run"))
     with ReportServer(live, 0, groups=2) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         seen = watched(browser)
         seen.page.goto(server.url)
         assert not seen.page.locator("#news").is_visible()
         with (live / "metrics.jsonl").open("a") as file:
             file.write(json.dumps({"step": 51, "stage": "rl", "grad/norm": 0.5}) + "\n")
-        seen.page.locator("#news button").click(timeout=60_000)
+        seen.page.locator("#news button").click()
         seen.page.get_by_text("up to step 51").wait_for()
         seen.page.close()
         server.shutdown()

@@ -123,7 +123,7 @@ def _policy(scripts: Any, connect: str) -> Markup:
 
 
 def _first_page(digest: Digest, story: Story) -> dict[str, Any]:
-    before, after, _ = before_and_after(digest, "eval/accuracy/mean")
+    before, after, step = before_and_after(digest, "eval/accuracy/mean")
     failures = sum(one.severity == "failure" for one in digest.events)
     warnings = sum(one.severity == "warning" for one in digest.events)
     tiles = [
@@ -146,19 +146,24 @@ def _first_page(digest: Digest, story: Story) -> dict[str, Any]:
         "stages": _stages(digest),
         "sparks": {name: _spark(*digest.pass_rates(name)) for name in digest.distributions},
         "learned_from": LEARNED,
-        "before_rl": any(one.kind == "rl" and one.first is not None for one in digest.stages),
+        "before_rl": step is not None
+        and any(
+            one.kind == "rl" and one.first is not None and step < one.first for one in digest.stages
+        ),
     }
 
 
 def _stages(digest: Digest) -> list[dict[str, Any]]:
     shown = []
-    for one in digest.stages:
+    begun = [one.first is not None or bool(one.reason) for one in digest.stages]
+    for at, one in enumerate(digest.stages):
         steps = 0 if one.first is None or one.last is None else one.last - one.first + 1
         if steps:
             of = f" of {one.planned}" if one.planned and one.planned != steps else ""
             words = f"steps {one.first} to {one.last}{of}"
         else:
-            words = "took no steps" if one.reason else "not begun"
+            earlier = any(begun[at:])  # this run was forked from another behind it
+            words = "took no steps" if one.reason else "not in this run" if earlier else "not begun"
         if one.reason and one.reason not in ("steps", "done"):
             words += f", ended by {one.reason}"
         grow = max(1, steps) ** 0.6  # long ones do not push the others out
