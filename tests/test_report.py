@@ -155,6 +155,7 @@ def history(*visits: tuple[float, int, int]) -> History:
         ([(0.0, 4, 0), (0.0, 4, 0)], 0.9, "none of its 8 samples passed"),
         ([(0.0, 4, 0), (0.0, 4, 0)], 0.5, None),  # a hard one among hard ones
         ([(0.0, 4, 0), (0.25, 4, 0)], 0.9, None),
+        ([(0.0, 8, 0)], 0.9, None),  # once is chance
         ([(float("nan"), 0, 4), (1.0, 2, 2)], 0.9, "no grader could judge 6 of its 8 samples"),
         ([(1.0, 7, 1)], 0.9, None),
         ([(0.0, 4, 0), (1.0, 4, 0)] * 2 + [(0.0, 4, 0)], 0.5, "back, 4 times"),

@@ -124,6 +124,7 @@ def _policy(scripts: Any, connect: str) -> Markup:
 
 def _first_page(digest: Digest, story: Story) -> dict[str, Any]:
     before, after, step = before_and_after(digest, "eval/accuracy/mean")
+    rl = [one.first for one in digest.stages if one.kind == "rl" and one.first is not None]
     failures = sum(one.severity == "failure" for one in digest.events)
     warnings = sum(one.severity == "warning" for one in digest.events)
     tiles = [
@@ -146,10 +147,7 @@ def _first_page(digest: Digest, story: Story) -> dict[str, Any]:
         "stages": _stages(digest),
         "sparks": {name: _spark(*digest.pass_rates(name)) for name in digest.distributions},
         "learned_from": LEARNED,
-        "before_rl": step is not None
-        and any(
-            one.kind == "rl" and one.first is not None and step < one.first for one in digest.stages
-        ),
+        "before_rl": step is not None and bool(rl) and step < min(rl),
     }
 
 
@@ -252,7 +250,7 @@ def _launches(digest: Digest) -> list[dict[str, str]]:
         gpus = one.get("gpus") or []
         shown.append(
             {
-                "time": str(one.get("time", "")),
+                "time": str(one.get("time", "")).replace("T", " ")[:19],
                 "hardware": f"{one.get('machine', '')}, {one.get('cpus', '?')} CPUs, GPUs: {', '.join(map(str, gpus)) or 'none'}, "
                 f"ranks: {one.get('ranks', '?')}, sharding: {one.get('sharding', '?')}",
                 "versions": ", ".join(f"{name} {value}" for name, value in versions.items())

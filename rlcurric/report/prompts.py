@@ -16,7 +16,7 @@ STATES: tuple[State, ...] = get_args(State)
 SOLVED = 0.9  # pass rate of a visit from which on a prompt counts as solved
 LOST = 0.5  # pass rate of its last visit below which a prompt that was solved counts as forgotten
 FAILED_SHARE = 0.5  # of its samples that no grader could judge: a suspect
-NEVER_SAMPLES = 8  # without one that passes ...
+NEVER_SAMPLES = 8  # of two visits or more, without one that passes ...
 NEVER_EASY = 0.75  # ... in steps in which its distribution passed at least so often: a suspect
 FLIPS = 4  # changes between no sample and every sample passing from visit to visit: a suspect
 
@@ -83,7 +83,7 @@ def _suspects(history: History, rates: Sequence[float], samples: int, easy: int)
     asked = samples + failed
     if failed >= 2 and failed / asked >= FAILED_SHARE:
         yield f"no grader could judge {failed} of its {asked} samples"
-    if easy >= NEVER_SAMPLES and not any(rates):
+    if easy >= NEVER_SAMPLES and len(rates) >= 2 and not any(rates):
         yield (
             f"none of its {samples} samples passed, {easy} of them in steps in which at least {NEVER_EASY:.0%} of its "
             "distribution did: is its answer right?"
