@@ -187,10 +187,13 @@ class _Writer:
             )
             members.append(
                 Rollout(
-                    *(group_id, number, draw.integers(3, 99, tokens), np.full(tokens, -0.5, "f4")),
-                    np.full(tokens, step - 1),
-                    "length" if cut else "stop",
-                    self.text(step, self.names[name], tokens),
+                    group_id=group_id,
+                    sample=number,
+                    completion_ids_T=draw.integers(3, 99, tokens),
+                    rollout_logprobs_T=np.full(tokens, -0.5, "f4"),
+                    policy_version_T=np.full(tokens, step - 1),
+                    finish_reason="length" if cut else "stop",
+                    text=self.text(step, self.names[name], tokens),
                 )
             )
         return AdmittedGroup(group_id, prompt, tuple(samples)), members, prompt

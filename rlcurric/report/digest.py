@@ -125,7 +125,7 @@ def digest_run(run_dir: str | Path, groups: int = GROUPS) -> Digest:
         condition=recorded.condition,
         recipe=recipe,
         info=recorded.info,
-        stages=_stages(recorded, outcomes),
+        stages=_stages(recorded),
         stage_of=tuple(str(row.get("stage", "")) for row in recorded.metrics),
         steps=np.array([row["step"] for row in recorded.metrics], dtype=np.int64),
         columns=columns,
@@ -162,7 +162,7 @@ def _columns(rows: Sequence[Row]) -> dict[str, np.ndarray]:
     return found
 
 
-def _stages(recorded: Recorded, outcomes: Outcomes) -> tuple[StageSpan, ...]:
+def _stages(recorded: Recorded) -> tuple[StageSpan, ...]:
     """Stages of the recipe in its order, or those that the metrics name."""
     spans: dict[str, list[int]] = {}
     for row in recorded.metrics:
