@@ -30,8 +30,10 @@ MEMBERS = 16  # shown of one group at most
 KINDS = ("correct", "wrong", "truncated", "not judged")
 
 _SCALARS = ("uid", "visit", "distribution", "correct", "length", "truncated", "status")
-_SHOWN = ("sample", "mode", "completion", "reward", "correct", "breakdown", "notes", "status")
-_SHOWN += ("length", "truncated", "advantage", "uid", "visit", "distribution", "prompt", "stage")
+_SHOWN = (
+    *("sample", "mode", "completion", "reward", "correct", "breakdown", "notes", "status"),
+    *("length", "truncated", "advantage", "uid", "visit", "distribution", "prompt", "stage"),
+)
 
 
 @dataclass(frozen=True)
