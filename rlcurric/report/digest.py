@@ -172,10 +172,13 @@ def _stages(recorded: Recorded) -> tuple[StageSpan, ...]:
         for row in recorded.events
         if row.get("event") == "stage_ended" and isinstance(row.get("stage"), str)
     }
+    known: dict[str, tuple[str, int | None]] = {}
     if recorded.recipe is not None:
-        known = {one.name: (one.kind, one.planned_steps) for one in recorded.recipe.stages}
+        for one in recorded.recipe.stages:
+            known[one.name] = (one.kind, one.planned_steps)
     else:
-        known = dict.fromkeys(spans, ("", None))
+        for name in spans:
+            known[name] = ("", None)
     return tuple(
         StageSpan(
             name=name,
