@@ -19,6 +19,7 @@ OUTCOME_PAINT = {
 
 
 def lengths_by_correctness(digest: Digest) -> Plot:
+    """Mean lengths of right and wrong completions over steps, sampled ones and held-out ones."""
     traces: list[go.Scatter] = []
     outcomes = digest.outcomes
     for which, count in outcomes.length_count.items():
@@ -44,6 +45,7 @@ def lengths_by_correctness(digest: Digest) -> Plot:
 
 
 def truncated(digest: Digest) -> Plot:
+    """Share of completions that were cut off over steps."""
     traces: list[go.Scatter] = []
     keys = {
         "sampled": "sampled/truncated/mean",
@@ -66,6 +68,7 @@ def truncated(digest: Digest) -> Plot:
 
 
 def length_histogram(digest: Digest) -> Plot:
+    """Lengths of all logged rollouts by what became of them."""
     lengths = {kind: one for kind, one in digest.rollouts.lengths.items() if len(one)}
     made = None
     if lengths:
