@@ -340,6 +340,10 @@ def loaded_by(*command: str) -> set[str]:
         pytest.param(("-c", "import rlcurric"), id="import"),
         pytest.param(("-m", "rlcurric", "--help"), id="help"),
         pytest.param(("-m", "rlcurric", "train", "--help"), id="train-help"),
+        pytest.param(
+            ("-c", "import rlcurric.report.page, rlcurric.report.serve"),
+            id="report",
+        ),
     ],
 )
 def test_the_start_is_light(command: tuple[str, ...]) -> None:
@@ -374,6 +378,8 @@ def test_wheel_has_one_top_level_name(tmp_path: Path) -> None:
         }
         assert here, f"{folder}/ is empty"
         assert here == {name for name in names if name.startswith(f"rlcurric/_{folder}/")}
+    pages = PACKAGE / "report" / "assets"
+    assert {f"rlcurric/report/assets/{path.name}" for path in pages.iterdir()} <= names
     assert not [name for name in names if "__pycache__" in name]
 
 

@@ -26,6 +26,7 @@ ROOT = Path(__file__).parent.parent
         "chaos",
         "ranks",
         "papers_small",
+        "report",
         pytest.param("sync", marks=pytest.mark.vllm),
     ],
 )

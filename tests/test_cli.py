@@ -51,6 +51,8 @@ COMMANDS = {
         *("throughput", "completion_tokens", "prompt_tokens", "rows", "admitted"),
         *("model_config", "as_json"),
     ],
+    ],
+    "report": ["run", "output", "groups", "serve", "port"],
     "doctor": ["engine", "run_dir"],
     "launch": [
         *("command", "config", "processes", "nodes", "node_rank", "rendezvous", "stop_grace"),

@@ -401,6 +401,33 @@ def plan(
 
 
 @app.command()
+def report(
+    run: Annotated[
+        Path, typer.Argument(help="A run directory, finished, running or broken.", metavar="RUN")
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="Write the page there. Default: RUN/report.html.")
+    ] = None,
+    groups: Annotated[
+        int, typer.Option(help="Groups of rollouts whose texts the page shows at most.", min=0)
+    ] = 240,
+    serve: Annotated[
+        bool,
+        typer.Option(
+            "--serve", help="Serve it to this machine alone, made anew as the run goes on."
+        ),
+    ] = False,
+    port: Annotated[
+        int, typer.Option(help="With --serve: listen there; 0: any free one.", min=0, max=65535)
+    ] = 8642,
+) -> int:
+    """What a run did, as one HTML page without a network: learned when, preferred what, where time went, what failed."""
+    from rlcurric.cli.report import run_report
+
+    return run_report(run, output, groups, serve, port)
+
+
+@app.command()
 def doctor(
     engine: Annotated[str, typer.Option(help="auto, torch or vllm.")] = "auto",
     run_dir: Annotated[

@@ -1,0 +1,95 @@
+"""Figures on how long completions are, by whether they are right, and on those that were cut off."""
+
+from __future__ import annotations
+
+import numpy as np
+import plotly.graph_objects as go
+
+from rlcurric.report.digest import Digest, Series
+from rlcurric.report.drawing import MUTED, figure, line
+from rlcurric.report.plot import Plot
+
+HISTOGRAM = 40  # bars of the histogram of lengths
+OUTCOME_PAINT = {
+    "correct": "var(--good)",
+    "wrong": "var(--bad)",
+    "truncated": "var(--fair)",
+    "not judged": MUTED,
+}
+
+
+def lengths_by_correctness(digest: Digest) -> Plot:
+    """Mean lengths of right and wrong completions over steps, sampled ones and held-out ones."""
+    traces: list[go.Scatter] = []
+    outcomes = digest.outcomes
+    for which, count in outcomes.length_count.items():
+        known = count > 0
+        series = Series(outcomes.steps[known], outcomes.length_sum[which][known] / count[known])
+        if series:
+            traces += line(series, which, ink=OUTCOME_PAINT[which], raw=True)
+    if not traces and digest.series("length/completion/mean"):
+        traces += line(digest.series("length/completion/mean"), "all", raw=True)
+    for place, which in enumerate(("correct", "wrong")):
+        series = digest.series(f"eval/length_{which}/mean")
+        if series:
+            name, ink = f"held out, {which}", OUTCOME_PAINT[which]
+            traces += line(series, name, place, smooth=False, markers=True, width=1, ink=ink)
+    return Plot(
+        "lengths",
+        "learning",
+        "Length by correctness",
+        "Mean tokens of a completion. Lines: all that was sampled; marks: held-out prompts.",
+        figure(digest, traces, y="tokens"),
+        "No lengths were recorded.",
+    )
+
+
+def truncated(digest: Digest) -> Plot:
+    """Share of completions that were cut off over steps."""
+    traces: list[go.Scatter] = []
+    keys = {
+        "sampled": "sampled/truncated/mean",
+        "trained on": "length/truncated/mean",
+        "held out": "eval/truncated/mean",
+    }
+    for place, (name, key) in enumerate(keys.items()):
+        series = digest.series(key)
+        if series:
+            held = name == "held out"
+            traces += line(series, name, place, raw=not held, smooth=not held, markers=held)
+    return Plot(
+        "truncated",
+        "learning",
+        "Completions that were cut off",
+        "Share that reached the limit of tokens before it ended.",
+        figure(digest, traces, y="share", percent=True),
+        "Nothing was recorded on truncation.",
+    )
+
+
+def length_histogram(digest: Digest) -> Plot:
+    """Lengths of all logged rollouts by what became of them."""
+    lengths = {kind: one for kind, one in digest.rollouts.lengths.items() if len(one)}
+    made = None
+    if lengths:
+        top = max(int(one.max()) for one in lengths.values())
+        edges = np.linspace(0, top + 1, min(HISTOGRAM, top + 1) + 1)
+        made = go.Figure(layout={"template": go.layout.Template(), "barmode": "stack"})
+        for kind, values in lengths.items():
+            counts, _ = np.histogram(values, edges)
+            middles = ((edges[:-1] + edges[1:]) / 2).astype(np.float32)
+            made.add_bar(x=middles, y=counts, name=kind, marker_color=OUTCOME_PAINT[kind])
+        made.update_layout(
+            height=300,
+            bargap=0.05,
+            xaxis={"title": {"text": "tokens"}},
+            yaxis={"title": {"text": "logged rollouts"}},
+        )
+    return Plot(
+        "length_histogram",
+        "learning",
+        "How long completions were",
+        f"All {digest.rollouts.rollouts:,} logged rollouts, by what became of them.",
+        made,
+        "No rollouts were logged (run.rollouts.every), or their files are lost.",
+    )

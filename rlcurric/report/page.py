@@ -1,0 +1,330 @@
+"""The report as one HTML file: everything inlined, nothing fetched, whatever a model wrote shown as text.
+
+Templates escape by default. What comes from a run reaches scripts as JSON in which no tag can begin, and the page's
+policy lets only the scripts run whose hashes it names: text that escaped nevertheless would not be executed.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from rlcurric.recipe.load import dump_yaml
+from rlcurric.report.digest import Digest, Series
+from rlcurric.report.drawing import is_thinned, thinned
+from rlcurric.report.figures import plots
+from rlcurric.report.plot import Plot
+from rlcurric.report.prompts import MEANING, PromptStory
+from rlcurric.report.story import LEARNED, Story, before_and_after, clock, smoothed, tell
+from rlcurric.version import __version__
+
+PROMPTS = 10_000  # rows of the table of prompts at most
+HISTORY = 40  # visits of a prompt that are shown: its last ones
+EVENTS = 1_500  # rows of the table of events at most
+RECIPE = 60_000  # characters
+
+PAGES = {
+    "overview": "Overview",
+    "learning": "Learning",
+    "curriculum": "Curriculum",
+    "prompts": "Prompts",
+    "rollouts": "Rollouts",
+    "time": "Time and tokens",
+    "health": "Optimisation",
+    "events": "Events",
+    "run": "Run",
+}
+CONDITIONS = {
+    "running": ("running", "info"),
+    "finished": ("finished", "good"),
+    "stopped": ("stopped", "fair"),
+    "failed": ("failed", "bad"),
+    "ended": ("ended without a word", "bad"),
+    "unknown": ("not finished", ""),
+}
+TONES = {"failure": "bad", "warning": "fair", "note": ""}
+POLICY = (
+    "default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:; "
+    "connect-src {connect}; base-uri 'none'; form-action 'none'"
+)
+
+
+def render(digest: Digest, live: str = "") -> str:
+    """The page of a run; `live` marks the state that it shows where a server tells of newer ones."""
+    story = tell(digest)
+    drawn = plots(digest)
+    scripts = {
+        "theme": _asset("theme.js"),
+        "plotly": get_plotlyjs(),
+        "js": _asset("page.js") + _asset("tables.js"),
+    }
+    assert not any("</script" in text.lower() for text in scripts.values())
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    template = environment.from_string(_asset("page.html"))
+    return template.render(
+        **_first_page(digest, story),
+        **_other_pages(digest),
+        digest=digest,
+        story=story,
+        plots=drawn,
+        pages=PAGES,
+        counts=_counts(digest),
+        clock=clock,
+        data={key: Markup(script_json(value)) for key, value in _data(digest, drawn).items()},
+        css=Markup(_asset("page.css")),
+        policy=_policy(scripts.values(), "'self'" if live else "'none'"),
+        live=live,
+        version=__version__,
+        written=time.strftime("written %Y-%m-%d %H:%M %Z"),
+        **{name: Markup(text) for name, text in scripts.items()},
+    )
+
+
+def script_json(value: Any) -> str:
+    """JSON that may stand inside a script element: no tag and no comment begins in it, and no NaN is in it."""
+    text = json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return value
+
+
+def _asset(name: str) -> str:
+    return (resources.files("rlcurric.report") / "assets" / name).read_text(encoding="utf-8")
+
+
+def _policy(scripts: Any, connect: str) -> Markup:
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts]
+    named = " ".join(f"'sha256-{one}'" for one in hashes)
+    return Markup(POLICY.format(scripts=named, connect=connect))
+
+
+def _first_page(digest: Digest, story: Story) -> dict[str, Any]:
+    before, after, step = before_and_after(digest, "eval/accuracy/mean")
+    rl = [one.first for one in digest.stages if one.kind == "rl" and one.first is not None]
+    failures = sum(one.severity == "failure" for one in digest.events)
+    warnings = sum(one.severity == "warning" for one in digest.events)
+    tiles = [
+        (f"{len(digest.steps):,}", "steps"),
+        (clock(story.timing.seconds), "in steps"),
+        (_large(story.timing.generated), "tokens generated"),
+        (_large(digest.total("batch/rollouts/sum")), "rollouts trained on"),
+        (f"{failures} / {warnings}", "failures / warnings"),
+    ]
+    if after is not None:
+        arrow = f"{before:.1%} → " if before is not None else ""
+        tiles.insert(0, (f"{arrow}{after:.1%}", "held-out accuracy"))
+    seed = f" · seed {digest.recipe.seed}" if digest.recipe else ""
+    last = f"{digest.path.name}{seed} · "
+    last += f"up to step {digest.steps[-1]}" if len(digest.steps) else "no step has ended"
+    return {
+        "tiles": tiles,
+        "about": last,
+        "condition": CONDITIONS[digest.condition],
+        "stages": _stages(digest),
+        "sparks": {name: _spark(*digest.pass_rates(name)) for name in digest.distributions},
+        "learned_from": LEARNED,
+        "before_rl": step is not None and bool(rl) and step < min(rl),
+    }
+
+
+def _stages(digest: Digest) -> list[dict[str, Any]]:
+    shown = []
+    begun = [one.first is not None or bool(one.reason) for one in digest.stages]
+    for at, one in enumerate(digest.stages):
+        steps = 0 if one.first is None or one.last is None else one.last - one.first + 1
+        if steps:
+            of = f" of {one.planned}" if one.planned and one.planned != steps else ""
+            words = f"steps {one.first} to {one.last}{of}"
+        else:
+            earlier = any(begun[at:])  # this run was forked from another behind it
+            words = "took no steps" if one.reason else "not in this run" if earlier else "not begun"
+        if one.reason and one.reason not in ("steps", "done"):
+            words += f", ended by {one.reason}"
+        grow = max(1, steps) ** 0.6  # long ones do not push the others out
+        shown.append({**asdict(one), "words": words, "grow": round(grow, 2), "begun": bool(steps)})
+    return shown
+
+
+def _spark(series: Series, samples: np.ndarray) -> str:
+    """Points of a line in a box of 100 by 20."""
+    if len(series.steps) < 2:
+        return ""
+    line = thinned(Series(series.steps, smoothed(series.values, samples)), 60)
+    low, high = int(line.steps[0]), max(int(line.steps[-1]), int(line.steps[0]) + 1)
+    x = (line.steps - low) / (high - low) * 100
+    y = 19 - 18 * line.values
+    return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
+
+
+def _other_pages(digest: Digest) -> dict[str, Any]:
+    events = digest.events[-EVENTS:]
+    recipe = dump_yaml(digest.recipe) if digest.recipe else "recipe.yaml could not be read."
+    return {
+        "meanings": MEANING,
+        "prompts_note": _prompts_note(digest),
+        "rollouts_note": _rollouts_note(digest),
+        "events": events,
+        "events_note": (
+            f"All {len(events):,} events, in the order of the run."
+            if len(events) == len(digest.events)
+            else f"The last {len(events):,} of {len(digest.events):,} events."
+        ),
+        "tones": TONES,
+        "per_point": is_thinned(digest),
+        "launches": _launches(digest),
+        "recipe": recipe[:RECIPE],
+    }
+
+
+def _prompts_note(digest: Digest) -> str:
+    states = Counter(one.state or "never judged" for one in digest.prompts)
+    told = ", ".join(f"{count:,} {state}" for state, count in states.most_common())
+    note = f"{len(digest.prompts):,} prompts were sampled: {told or 'none'}."
+    if len(digest.prompts) > PROMPTS:
+        note += f" Shown are {PROMPTS:,}: suspects, forgotten ones, then those visited most."
+    if any(len(one.pass_rates) > HISTORY for one in digest.prompts):
+        note += f" Histories show the last {HISTORY} visits."
+    return note
+
+
+def _rollouts_note(digest: Digest) -> str:
+    sample = digest.rollouts
+    shown = sum(len(group.rollouts) for group in sample.shown)
+    if not sample.rollouts:
+        return "No rollouts were logged."
+    note = f"{sample.rollouts:,} rollouts of {sample.groups:,} groups were logged in {sample.files:,} steps. "
+    if len(sample.shown) == sample.groups and shown == sample.rollouts:
+        note += "All of them are shown."
+    else:
+        note += (
+            f"A sample of {shown:,} rollouts in {len(sample.shown)} groups is shown, evenly over steps, in turns from "
+            "each distribution, groups with right and wrong ones first."
+        )
+    if sample.clipped:
+        note += (
+            f" Completions longer than {sample.clipped:,} characters are shortened in their middle."
+        )
+    return note
+
+
+def _counts(digest: Digest) -> dict[str, str]:
+    counts = {
+        "prompts": len(digest.prompts),
+        "rollouts": digest.rollouts.rollouts,
+        "events": len(digest.events),
+    }
+    return {name: f"{count:,}" for name, count in counts.items()}
+
+
+def _launches(digest: Digest) -> list[dict[str, str]]:
+    launches = digest.info.get("launches")
+    shown = []
+    for one in launches if isinstance(launches, list) else ():
+        if not isinstance(one, dict):
+            continue
+        versions = one.get("versions")
+        gpus = one.get("gpus") or []
+        shown.append(
+            {
+                "time": str(one.get("time", "")).replace("T", " ")[:19],
+                "hardware": f"{one.get('machine', '')}, {one.get('cpus', '?')} CPUs, GPUs: {', '.join(map(str, gpus)) or 'none'}, "
+                f"ranks: {one.get('ranks', '?')}, sharding: {one.get('sharding', '?')}",
+                "versions": ", ".join(f"{name} {value}" for name, value in versions.items())
+                if isinstance(versions, dict)
+                else "",
+            }
+        )
+    return shown
+
+
+def _data(digest: Digest, drawn: Sequence[Plot]) -> dict[str, Any]:
+    return {
+        "plots": {one.key: json.loads(one.figure.to_json()) for one in drawn if one.figure},
+        "metrics": _metrics(digest),
+        "prompts": _prompts(digest),
+        "rollouts": [asdict(group) for group in digest.rollouts.shown],
+    }
+
+
+def _metrics(digest: Digest) -> dict[str, Any]:
+    """Every metric as little-endian float32 in base64, on common steps."""
+    every = is_thinned(digest)
+    n = len(digest.steps)
+    edges = np.arange(0, n, every or 1)
+
+    def packed(column: np.ndarray) -> str:
+        if every > 1:
+            known = ~np.isnan(column)
+            sums = np.add.reduceat(np.where(known, column, 0.0), edges)
+            counts = np.add.reduceat(known.astype(float), edges)
+            column = np.divide(sums, counts, out=np.full(len(edges), np.nan), where=counts > 0)
+        return base64.b64encode(column.astype("<f4").tobytes()).decode()
+
+    return {
+        "steps": packed(digest.steps.astype(float)),
+        "columns": {
+            key: packed(column)
+            for key, column in digest.columns.items()
+            if not np.isnan(column).all()
+        },
+    }
+
+
+def _prompts(digest: Digest) -> list[dict[str, Any]]:
+    def rank(one: PromptStory) -> tuple[bool, bool, int, str]:
+        return (not one.suspects, one.state != "forgotten", -one.visits, one.uid)
+
+    return [
+        {
+            "uid": one.uid,
+            "title": digest.rollouts.titles.get(one.uid, ""),
+            "distribution": one.distribution,
+            "visits": one.visits,
+            "samples": one.samples,
+            "state": one.state,
+            "steps": one.steps[-HISTORY:],
+            "rates": [round(rate, 3) for rate in one.pass_rates[-HISTORY:]],
+            "suspects": one.suspects,
+        }
+        for one in sorted(digest.prompts, key=rank)[:PROMPTS]
+    ]
+
+
+def _large(value: float) -> str:
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e4, "k")):
+        if value >= size:
+            return f"{value / (1e3 if letter == 'k' else size):.3g} {letter}"
+    return f"{value:,.0f}"
+
+
+def write_page(digest: Digest, file: Path) -> int:
+    """Write the page in one step; its size in bytes."""
+    text = render(digest).encode("utf-8", errors="replace")
+    temporary = file.with_name(file.name + ".tmp")
+    temporary.write_bytes(text)
+    temporary.replace(file)
+    return len(text)
