@@ -51,7 +51,6 @@ COMMANDS = {
         *("throughput", "completion_tokens", "prompt_tokens", "rows", "admitted"),
         *("model_config", "as_json"),
     ],
-    ],
     "report": ["run", "output", "groups", "serve", "port"],
     "doctor": ["engine", "run_dir"],
     "launch": [
