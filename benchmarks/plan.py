@@ -366,7 +366,7 @@ def about() -> dict[str, Any]:
 
 def tables(results: Mapping[str, dict[str, Any]]) -> str:
     """Markdown: memory by stage and phase, then tokens by stage."""
-    lines = [
+    lines: list[str | None] = [
         "| case | stage | phase | planned MiB | allocator MiB | planned / allocator | resident MiB | planned / resident |",
         "|" + "---|" * 8,
     ]

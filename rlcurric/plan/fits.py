@@ -138,8 +138,8 @@ def _smaller_batches(stage: StageBase, setup: Setup, where: str) -> Iterator[Cha
         for tenths in range(9, 0, -1):
             share = tenths / 10
             if share < stage.rollout.vllm.gpu_memory_utilization:
-                engine = stage.rollout.vllm.model_copy(update={"gpu_memory_utilization": share})
-                rollout = stage.rollout.model_copy(update={"vllm": engine})
+                vllm = stage.rollout.vllm.model_copy(update={"gpu_memory_utilization": share})
+                rollout = stage.rollout.model_copy(update={"vllm": vllm})
                 text = f"{where}.rollout.vllm.gpu_memory_utilization={share:g}"
                 if (_sequences(_with(stage, rollout=rollout), setup) or 0) >= 1:
                     yield text, _with(stage, rollout=rollout), setup

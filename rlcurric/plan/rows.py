@@ -66,11 +66,8 @@ def _looked_at(data: RunData, stage: StageBase, pool: Pool, held_out: int) -> St
         places = (
             range(size) if size <= LOOKED_AT else [k * size // LOOKED_AT for k in range(LOOKED_AT)]
         )
-        lines = []
-        for place in places:
-            row = pool.rows[name][place]
-            lines.append(_line(stage, pool.renderer, row, name, values))
-        tables[name] = lines
+        rows = pool.rows[name]
+        tables[name] = [_line(stage, pool.renderer, rows[at], name, values) for at in places]
     shares = [stage.mixture[name] for name in tables]
 
     def lengths(columns: Sequence[Sequence[int]]) -> Lengths:
