@@ -67,12 +67,14 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunTables, str]:
     return train("recipes/demo.yaml", tmp_path_factory.mktemp("demo") / "run")
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """A file stays on one worker, unless it says with which others it shares one: pytest-xdist reads the mark next."""
+    if item.get_closest_marker("xdist_group") is None:
+        item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests whose engine or device is not there; a file stays on one worker, and so do all that share the demo."""
-    sharing = {item.path for item in items if "demo" in getattr(item, "fixturenames", ())}
-    for item in items:
-        group = "demo" if item.path in sharing else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+    """Skip tests whose engine or device is not there."""
     no_vllm = importlib.util.find_spec("vllm") is None
     gpu_items = [item for item in items if item.get_closest_marker("gpu")]
     for item in items:
