@@ -11,7 +11,7 @@ import pytest
 from benchmarks.demo_seeds import GOAL_MEAN, GOAL_WEAKEST, mean, result, weakest
 from rlcurric.report.tables import RunTables, read_run
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]  # one demo for both
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 

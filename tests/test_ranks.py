@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from rlcurric.report.tables import RunTables, read_run
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]  # one demo for both
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 KINDS = {
