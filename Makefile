@@ -64,12 +64,12 @@ lint: $(STAMP)
 
 test: export OMP_NUM_THREADS := 1
 test: lint
-	$(BIN)/python -m pytest -m 'not slow' -n $(JOBS) --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -m 'not slow' -n $(JOBS) --dist loadfile $(ARGS)
 
 # pytest exits 5 where nothing was collected: no slow tests is no failure.
 test-slow: export OMP_NUM_THREADS := 1
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow -n $(JOBS) --dist loadgroup -o faulthandler_timeout=1200 $(ARGS) || test $$? -eq 5
+	$(BIN)/python -m pytest -m slow -n $(JOBS) --dist loadfile -o faulthandler_timeout=1200 $(ARGS) || test $$? -eq 5
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache

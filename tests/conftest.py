@@ -7,6 +7,7 @@ skip for any reason, is a failure, so that a run that has the data cannot pass w
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import importlib.util
 import os
@@ -61,18 +62,23 @@ def data_file(data_dir: Path) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunTables, str]:
-    """The demo as shipped, trained once for all tests that need it: its run, and what it printed. Minutes."""
+    """The demo as shipped, trained once for all tests and workers that need it: its run, and what it printed. Minutes."""
+    from rlcurric.report.tables import read_run
     from tests.test_demo import train
 
-    return train("recipes/demo.yaml", tmp_path_factory.mktemp("demo") / "run")
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "demo"
+    folder.mkdir(exist_ok=True)
+    printed = folder / "printed.txt"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not printed.exists():
+            printed.write_text(train("recipes/demo.yaml", folder / "run")[1])
+    return read_run(folder / "run"), printed.read_text()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests whose engine or device is not there; a file stays on one worker, and so do all that share the demo."""
-    sharing = {item.path for item in items if "demo" in getattr(item, "fixturenames", ())}
-    for item in items:
-        group = "demo" if item.path in sharing else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+    """Skip tests whose engine or device is not there."""
     no_vllm = importlib.util.find_spec("vllm") is None
     gpu_items = [item for item in items if item.get_closest_marker("gpu")]
     for item in items:
