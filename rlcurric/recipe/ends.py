@@ -16,18 +16,26 @@ class Plateau(Closed):
     """No better value of a metric for `patience` rows that have it."""
 
     metric: str = "eval/accuracy/mean"
+    """Key of `metrics.jsonl`."""
     patience: PositiveInt = 3
-    min_delta: NonNegativeFloat = 0.0  # what counts as better
+    """Rows that have the metric without a better value."""
+    min_delta: NonNegativeFloat = 0.0
+    """What counts as better."""
     mode: Literal["max", "min"] = "max"
+    """Whether more or less is better."""
 
 
 class PassRateBand(Closed):
     """The pass rate of what was sampled, mean over `window` steps, lies in [low, high]."""
 
     low: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Lower bound, included."""
     high: Annotated[float, Field(ge=0, le=1)] = 1.0
-    distribution: str | None = None  # default: of all
+    """Upper bound, included."""
+    distribution: str | None = None
+    """Whose pass rate; default: of all."""
     window: PositiveInt = 10
+    """Steps that the mean goes over."""
 
     @model_validator(mode="after")
     def _is_a_band(self) -> PassRateBand:
@@ -42,7 +50,9 @@ class TruncationRate(Closed):
     """The share of sampled completions that were cut off, mean over `window` steps, is above `above`."""
 
     above: Annotated[float, Field(ge=0, lt=1)]
+    """The share beyond which the stage ends."""
     window: PositiveInt = 10
+    """Steps that the mean goes over."""
 
 
 class Until(Closed):
@@ -52,15 +62,24 @@ class Until(Closed):
     `steps` bounds the stage, schedules on `progress` go by it.
     """
 
-    steps: PositiveInt | None = None  # of the stage
-    tokens: PositiveInt | None = None  # generated in the stage (sft, dpo: trained)
-    epochs: PositiveFloat | None = None  # passes over the stage's training rows
+    steps: PositiveInt | None = None
+    """Steps of the stage."""
+    tokens: PositiveInt | None = None
+    """Tokens generated in the stage (sft, dpo: trained on)."""
+    epochs: PositiveFloat | None = None
+    """Passes over the stage's training rows, such as 1.5."""
     plateau: Plateau | None = None
+    """No better value of a metric for a while."""
     pass_rate: PassRateBand | None = None
+    """The pass rate of what was sampled lies in a band."""
     truncated: TruncationRate | None = None
-    gpu_hours: PositiveFloat | None = None  # wall-clock: not reproducible
+    """Too many completions are cut off."""
+    gpu_hours: PositiveFloat | None = None
+    """Hours times ranks, by the clock: not reproducible."""
     any: tuple[Until, ...] = ()
+    """Whichever of these comes first, each again an `until`."""
     all: tuple[Until, ...] = ()
+    """All of these together, each again an `until`."""
 
     @property
     def alternatives(self) -> tuple[Any, ...]:
@@ -117,5 +136,8 @@ class Best(Closed):
     """The stage's best checkpoint by a held-out metric, kept beside the last one (`init: stage:NAME:best`)."""
 
     metric: str = "eval/accuracy/mean"
+    """Metric of the evaluation."""
     mode: Literal["max", "min"] = "max"
-    rollback: bool = False  # the stage hands over its best checkpoint in place of its last
+    """Whether more or less is better."""
+    rollback: bool = False
+    """The stage hands over its best checkpoint in place of its last."""

@@ -13,7 +13,9 @@ class Shot(Closed):
     """A worked example that stands in front of the prompt."""
 
     question: str
+    """What is asked; goes through the prompt's template."""
     demonstration: str
+    """The answer that follows it."""
 
 
 class Shots(Closed):
@@ -24,9 +26,13 @@ class Shots(Closed):
     """
 
     examples: tuple[Shot, ...] = ()
+    """Worked examples, written out."""
     count: PositiveInt | None = None
+    """In place of `examples`: so many training rows with demonstrations."""
     distribution: str | None = None
-    separator: str = "\n\n"  # between examples; with chat they are turns of their own
+    """Whose rows `count` draws; default: the prompt's own."""
+    separator: str = "\n\n"
+    """Between examples; with `chat` they are turns of their own."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Shots:
@@ -49,24 +55,36 @@ class Hints(Closed):
     """
 
     column: str = "hints"
-    template: str = "\n{hint}"  # stands behind the question, where the template has no {hint}
+    """Column of the rows with the list of hints, from faint to plain."""
+    template: str = "\n{hint}"
+    """Stands behind the question, where the prompt's template has no `{hint}`."""
     max_level: PositiveInt = 4
+    """Highest level."""
     lower_at: Annotated[float, Field(gt=0, le=1)] = 0.5
-    max_share: Annotated[float, Field(gt=0, le=1)] = 0.25  # of a step's prompts that show a hint
+    """Pass rate with a hint at which the level falls by one."""
+    max_share: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """Share of a step's prompts that may show a hint."""
 
 
 class Prompt(Closed):
     """How a data row becomes a prompt: `{question}`, any other column of the row, and `vars`."""
 
     template: str = "{question}"
+    """The user's text; `{NAME}` stands for a column of the row or a variable."""
     system: str | None = None
-    chat: bool = False  # through the tokenizer's chat template
-    prefill: str = ""  # put in front of the completion; part of the prompt's tokens
-    vars: dict[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")], Variable] = {}
-    # Mode -> its token, as text: the group's samples begin with each of them in equal parts, as trained tokens (HGPO).
+    """The system message; without `chat` it stands above the text."""
+    chat: bool = False
+    """Through the tokenizer's chat template."""
+    prefill: str = ""
+    """How every completion begins: part of the prompt's tokens, and put back in front before it is judged."""
+    vars: dict[Annotated[str, Field(pattern="^[A-Za-z_]\\w*$")], Variable] = {}
+    """Variables of the template: text, numbers and schedules."""
     modes: dict[str, Annotated[str, Field(min_length=1)]] = {}
+    """Mode to its token, as text: a group's samples begin with each of them in equal parts, as trained tokens (HGPO)."""
     shots: Shots | None = None
+    """Worked examples in front of every prompt."""
     hints: Hints | None = None
+    """Hints by level for rows that are not solved."""
 
     @model_validator(mode="after")
     def _modes_are_two(self) -> Prompt:

@@ -39,27 +39,43 @@ Words = Annotated[str, StringConstraints(strip_whitespace=True)]
 class About(Closed):
     """Where a recipe comes from. Changes nothing."""
 
-    paper: Words = ""  # title and arXiv number
-    kept: Words = ""  # of the paper
-    changed: Words = ""  # from the paper
-    data: Words = ""  # public data sets, and where they come from
-    hardware: Words = ""  # that the recipe is made for
+    paper: Words = ""
+    """Title and arXiv number."""
+    kept: Words = ""
+    """What was kept of the paper."""
+    changed: Words = ""
+    """What was changed from the paper."""
+    data: Words = ""
+    """Public data sets, and where they come from."""
+    hardware: Words = ""
+    """That the recipe is made for."""
 
 
 class Recipe(Closed):
     """One experiment: a model, named distributions and an ordered list of stages."""
 
     name: Annotated[str, Field(pattern=NAME)]
+    """Names the run's folder, `runs/NAME`."""
     description: Words = ""
+    """A sentence or two; `rlcurric recipes list` shows it."""
     about: About = About()
+    """Where a recipe comes from. Changes nothing."""
     schema_version: Annotated[int, BeforeValidator(_known_version)] = 1
+    """Of this format."""
     seed: NonNegativeInt = 0
+    """All randomness of a run comes from it."""
     model: Model
+    """What is trained."""
     distributions: Annotated[dict[str, Distribution], Field(min_length=1)]
-    reward_files: tuple[str, ...] = ()  # Python files that register rewards, relative to the recipe
+    """Named sets of prompts."""
+    reward_files: tuple[str, ...] = ()
+    """Python files that register rewards and parts, relative to the recipe."""
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    """What is done, in this order."""
     run: Run = Run()
-    base_dir: str = "."  # folder that relative paths start from; set when the recipe is loaded
+    """How the run is carried out: nothing here changes what is learned."""
+    base_dir: str = "."
+    """Folder that relative paths start from; set when the recipe is loaded."""
 
     @model_validator(mode="after")
     def _names_exist(self) -> Recipe:

@@ -26,20 +26,25 @@ class StageBase(Closed):
     """What every kind of stage has."""
 
     kind: str
+    """What the stage does."""
     name: Annotated[str, Field(pattern=KEY)]
-    init: str = "previous"  # base | previous | stage:<name>[:best|:last] | a path
-    mixture: Annotated[
-        dict[str, PositiveFloat], Field(min_length=1)
-    ]  # distribution -> share; a list of names in a recipe: equal shares
+    """Names the stage in commands, events and metrics."""
+    init: str = "previous"
+    """Weights that it starts from: `previous`, `base`, `stage:NAME[:best|:last]`, or a path."""
+    mixture: Annotated[dict[str, PositiveFloat], Field(min_length=1)]
+    """Distribution to share; a list of names stands for equal shares."""
     prompt: Prompt = Prompt()
+    """How a row becomes a prompt."""
     rollout: Rollouts = Rollouts()
+    """How completions are sampled."""
     grading: Grading = Grading()
+    """How rewards run."""
     rewards: Annotated[tuple[RewardComponent, ...], Field(min_length=1)] = (
         RewardComponent(name="verifier"),
     )
-    correct: str | None = (
-        None  # component whose unshaped value is correctness; default: the first verifier
-    )
+    """What a rollout's reward is the weighted sum of."""
+    correct: str | None = None
+    """Component whose unshaped value is verified correctness; default: the first verifier."""
 
     @property
     def planned_steps(self) -> int | None:
@@ -80,9 +85,13 @@ class TrainingStage(StageBase):
     """A stage that changes the weights."""
 
     optim: Optim = Optim()
+    """AdamW and the shape of an update."""
     evaluation: Evaluation = Evaluation()
+    """What is measured on held-out prompts, and when."""
     until: Until
+    """When the stage ends; a bare number is steps."""
     best: Best | None = None
+    """Keep the stage's best checkpoint by a held-out metric."""
 
     @property
     def planned_steps(self) -> int | None:
@@ -132,15 +141,20 @@ class EntropySft(Closed):
     """Cross-entropy over the tokens of an update that teach the most (Entropy-SFT, Light-IF 2508.03178)."""
 
     name: Literal["entropy_sft"] = "entropy_sft"
-    ratio: Annotated[float, Field(gt=0, le=1)] = 0.8  # share of the tokens that are kept
-    kappa: NonNegativeFloat = 0.8  # score = cross-entropy - kappa * entropy
+    """The loss."""
+    ratio: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Share of the tokens that are kept."""
+    kappa: NonNegativeFloat = 0.8
+    """A token's score is its cross-entropy minus `kappa` times its entropy."""
 
 
 class SupervisedStage(TrainingStage):
     """A stage on rows that were written before it: TRL's trainers."""
 
-    batch_size: PositiveInt = 32  # rows an update, over all ranks
-    micro_batches: PositiveInt = 1  # forward passes an update; rows go into them by length
+    batch_size: PositiveInt = 32
+    """Rows an update, over all ranks."""
+    micro_batches: PositiveInt = 1
+    """Forward passes an update; rows go into them by length."""
 
     @model_validator(mode="after")
     def _is_counted(self) -> SupervisedStage:
@@ -165,27 +179,30 @@ class SftStage(SupervisedStage):
     """Supervised fine-tuning on the rows' demonstrations."""
 
     kind: Literal["sft"] = "sft"
+    """Supervised fine-tuning on demonstrations."""
     loss: Annotated[
         EntropySft | None,
         BeforeValidator(
             lambda value: {"name": value} if isinstance(value, str) else value,
             json_schema_input_type=EntropySft | Literal["entropy_sft"] | None,
         ),
-    ] = None  # default: cross-entropy over all tokens of a demonstration
+    ] = None
+    """Default: cross-entropy over all tokens of a demonstration."""
 
 
 class DpoStage(SupervisedStage):
     """Direct preference optimization (2305.18290) on the rows' `chosen` and `rejected` completions."""
 
     kind: Literal["dpo"] = "dpo"
+    """Direct preference optimization."""
     beta: PositiveFloat = 0.1
-    length_normalised: bool = False  # log-ratios a token (Tulu 3 2411.15124), for which beta is 5
-    nll_coef: NonNegativeFloat = (
-        0.0  # times the cross-entropy of the chosen completion (SPECS 2510.25801)
-    )
-    reference: str = (
-        "init"  # init: the weights the stage starts from | base | stage:<name>[:best|:last]
-    )
+    """Factor on the difference of log-ratios."""
+    length_normalised: bool = False
+    """Log-ratios a token (Tulu 3 2411.15124), for which `beta` is 5."""
+    nll_coef: NonNegativeFloat = 0.0
+    """Times the cross-entropy of the chosen completion (SPECS 2510.25801)."""
+    reference: str = "init"
+    """What log-ratios are against: `init` (the weights the stage starts from), `base`, or `stage:NAME[:best|:last]`."""
 
 
 class RejectionStage(StageBase):
@@ -195,15 +212,21 @@ class RejectionStage(StageBase):
     """
 
     kind: Literal["rejection"] = "rejection"
-    prompts: PositiveInt | None = None  # of each distribution, at most; default: all
-    samples: PositiveInt = 8  # completions a prompt
-    keep: PositiveInt = 1  # completions a prompt, at most, those of the highest reward
-    min_reward: float | None = None  # default: only correct ones
-    shortest: bool = False  # of equal rewards the shortest first, in place of the sample's number
-    # demonstrations: what was kept. pairs: kept ones as `chosen`, and as `rejected` the worst of the same prompt (worst)
-    # or the chosen text with its format broken (corrupted: a tag left out, doubled or moved; SPECS 2510.25801).
+    """Rejection sampling."""
+    prompts: PositiveInt | None = None
+    """Prompts of each distribution, at most; default: all."""
+    samples: PositiveInt = 8
+    """Completions a prompt."""
+    keep: PositiveInt = 1
+    """Completions kept of a prompt, at most, those of the highest reward."""
+    min_reward: float | None = None
+    """Keep those with at least this reward; default: only correct ones."""
+    shortest: bool = False
+    """Of equal rewards the shortest first, in place of the sample's number."""
     write: Literal["demonstrations", "pairs"] = "demonstrations"
+    """`demonstrations`: what was kept. `pairs`: kept ones as `chosen`, with something `rejected`."""
     rejected: Literal["worst", "corrupted"] = "worst"
+    """`worst`: the worst of the same prompt. `corrupted`: the chosen text with its format broken, a tag left out, doubled or moved (SPECS 2510.25801)."""
 
     @model_validator(mode="after")
     def _keeps_of_its_samples(self) -> RejectionStage:
@@ -221,23 +244,28 @@ class ScreenStage(StageBase):
     """
 
     kind: Literal["screen"] = "screen"
-    samples: PositiveInt = 8  # completions a prompt
-    prompts: PositiveInt | None = None  # of each distribution, at most; default: all
-    cache: str | None = None  # folder; default: $XDG_CACHE_HOME/rlcurric/screened
+    """Measures how often every prompt is solved."""
+    samples: PositiveInt = 8
+    """Completions a prompt."""
+    prompts: PositiveInt | None = None
+    """Prompts of each distribution, at most; default: all."""
+    cache: str | None = None
+    """Folder; default: `$XDG_CACHE_HOME/rlcurric/screened`."""
 
 
 class RlStage(TrainingStage):
     """Reinforcement learning on prompts that the curriculum chooses."""
 
     kind: Literal["rl"] = "rl"
+    """Reinforcement learning."""
     curriculum: Curriculum = Curriculum()
+    """What to train on next."""
     objective: Part = Part(name="grpo")
-    carry: tuple[
-        Literal["optimizer", "statistics", "reference"], ...
-    ] = ()  # kept from the RL stage before this one
-    reference: str = (
-        "init"  # init: the weights the stage starts from | base | stage:<name>[:best|:last]
-    )
+    """A preset by name, its arguments, and any piece in place of its own."""
+    carry: tuple[Literal["optimizer", "statistics", "reference"], ...] = ()
+    """What is kept from the RL stage before this one."""
+    reference: str = "init"
+    """What a KL penalty is against: `init` (the weights the stage starts from), `base`, or `stage:NAME[:best|:last]`."""
 
     @field_validator("objective", mode="before")
     @classmethod

@@ -114,7 +114,11 @@ class Closed(BaseModel):
     """A frozen model that refuses unknown keys and says which known one is nearest."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
+        frozen=True,
+        extra="forbid",
+        protected_namespaces=(),
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
     )
 
     @model_validator(mode="before")
@@ -131,8 +135,11 @@ class Closed(BaseModel):
 class Part(BaseModel):
     """A registered part or an import path (`file.py:attr`, `package.module:attr`), with its arguments beside it."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="allow", protected_namespaces=(), use_attribute_docstrings=True
+    )
     name: str
+    """A registered name, or an import path."""
 
     @model_validator(mode="before")
     @classmethod
@@ -167,7 +174,9 @@ class RewardComponent(Part):
     """One reward of the rubric. `as` names the component where one reward is used twice."""
 
     weight: Number = 1.0
+    """Factor on its scores in the rollout's reward; 0 logs it only."""
     alias: str | None = Field(default=None, alias="as")
+    """The component's name, where one reward is used twice; by default the reward's."""
 
     @property
     def component(self) -> str:
