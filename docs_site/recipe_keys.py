@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import types
 import typing
@@ -12,7 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from rlcurric.recipe import curricula, ends, prompts, schema, settings, stages, values
-from rlcurric.schedules import SCHEDULES, Schedule
+from rlcurric.schedules import SCHEDULES
 
 
 class Section(NamedTuple):
@@ -26,7 +27,13 @@ class Section(NamedTuple):
 
 
 SECTIONS = (
-    Section("recipe", "The recipe", "the top of the file", (schema.Recipe, schema.About), "recipes.md"),
+    Section(
+        "recipe",
+        "The recipe",
+        "the top of the file",
+        (schema.Recipe, schema.About, values.Part),
+        "recipes.md",
+    ),
     Section(
         "model",
         "model",
@@ -49,6 +56,7 @@ SECTIONS = (
             stages.StageBase,
             stages.TrainingStage,
             stages.RlStage,
+            stages.SupervisedStage,
             stages.SftStage,
             stages.DpoStage,
             stages.RejectionStage,
@@ -91,7 +99,9 @@ SECTIONS = (
         (curricula.Curriculum, curricula.ValueModel, curricula.Guards),
         "curriculum.md",
     ),
-    Section("optim", "optim", "`optim` of a stage that trains", (settings.Optim,), "recipes.md#stages"),
+    Section(
+        "optim", "optim", "`optim` of a stage that trains", (settings.Optim,), "recipes.md#stages"
+    ),
     Section(
         "evaluation",
         "evaluation",
@@ -107,7 +117,11 @@ SECTIONS = (
         "recipes.md#when-a-stage-ends",
     ),
     Section(
-        "run", "run", "`run`", (settings.Run, settings.Checkpoints, settings.RolloutLog), "recipes.md#run"
+        "run",
+        "run",
+        "`run`",
+        (settings.Run, settings.Checkpoints, settings.RolloutLog),
+        "recipes.md#run",
     ),
 )
 HOMES = {model: section.page for section in SECTIONS for model in section.models}
@@ -119,7 +133,12 @@ BOUNDS = {  # of annotated_types
     "min_length": "not empty",
     "pattern": "matches `{}`",
 }
-WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false", Schedule: "schedule"}
+WORDS = {
+    str: "text",
+    int: "whole number",
+    float: "number",
+    bool: "true or false",
+}
 
 
 def pages() -> dict[str, str]:
@@ -129,29 +148,33 @@ def pages() -> dict[str, str]:
 
 
 def _page(section: Section) -> str:
-    parts = [f"# {section.title}", f"Keys of {section.place}. Explained in [{section.more}](../../{section.more})."]
+    name = section.more.partition("#")[0]
+    parts = [
+        f"# {section.title}",
+        f"Keys of {section.place}. Explained in [{name}](../../{section.more}).",
+    ]
     for model in section.models:
-        inherited = _inherited(model)
-        keys = {name: field for name, field in model.model_fields.items() if name not in inherited}
-        parts += [f"## {model.__name__}", _about(model, bool(inherited))]
+        bases = _bases(model)
+        keys = {
+            name: field
+            for name, field in model.model_fields.items()
+            if all(repr(base.model_fields.get(name)) != repr(field) for base in bases)
+        }
+        parts += [f"## {model.__name__}", _about(model, bases)]
         parts.append("| key | type | default | meaning |\n|---|---|---|---|")
         parts[-1] += "".join(f"\n{_row(name, field, section.page)}" for name, field in keys.items())
     return "\n\n".join(parts) + "\n"
 
 
-def _inherited(model: type[BaseModel]) -> set[str]:
-    """Keys of a model that the page of its base has; `kind` says another thing in every one."""
-    bases = [base for base in model.__mro__[1:] if base in HOMES and HOMES[base] == HOMES[model]]
-    return {name for base in bases for name in base.model_fields} - {"kind"}
+def _bases(model: type[BaseModel]) -> list[type[BaseModel]]:
+    """Those on the same page, whose keys are not told again."""
+    return [base for base in model.__mro__[1:] if base in HOMES and HOMES[base] == HOMES[model]]
 
 
-def _about(model: type[BaseModel], inherits: bool) -> str:
-    text = (model.__doc__ or "").strip().replace("\n    ", "\n")
-    if not inherits:
-        return text
-    bases = [base for base in model.__mro__[1:] if base in HOMES]
+def _about(model: type[BaseModel], bases: list[type[BaseModel]]) -> str:
+    text = inspect.getdoc(model) or ""
     links = ", ".join(f"[{base.__name__}](#{base.__name__.lower()})" for base in bases)
-    return f"{text}\n\nBeside what it has of {links}:"
+    return f"{text}\n\nBeside what it has of {links}:" if links else text
 
 
 def _row(name: str, field: FieldInfo, page: str) -> str:
@@ -176,10 +199,10 @@ def _type(annotation: Any, page: str) -> str:
     if annotation in HOMES:
         home = "" if HOMES[annotation] == page else f"{HOMES[annotation]}.md"
         return f"[{annotation.__name__}]({home}#{annotation.__name__.lower()})"
-    if annotation is Schedule:
+    if annotation in SCHEDULES.values():
         return "[schedule](schedules.md)"
     if annotation is values.Part:
-        return "part: a name, or `{name, **arguments}`"
+        return f"[part]({'' if page == 'recipe' else 'recipe.md'}#part)"
     if annotation is types.NoneType:
         return "none"
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
@@ -188,7 +211,7 @@ def _type(annotation: Any, page: str) -> str:
     if origin is Literal:
         return " or ".join(f"`{value}`" for value in arguments)
     if origin in (types.UnionType, typing.Union):
-        return " or ".join(_type(one, page) for one in arguments)
+        return " or ".join(dict.fromkeys(_type(one, page) for one in arguments))
     if origin is tuple:
         inner = [_type(one, page) for one in arguments if one is not Ellipsis]
         return f"list of {inner[0]}" if Ellipsis in arguments else f"[{'; '.join(inner)}]"
@@ -201,6 +224,10 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     value = field.default
+    if isinstance(value, values.Part):
+        return f"`{value.name}`"
+    if isinstance(value, tuple) and value and isinstance(value[0], values.Part):
+        return f"`[{', '.join(part.name for part in value)}]`"
     if isinstance(value, BaseModel) and type(value) in HOMES:
         return "see there"
     shown = json.dumps(TypeAdapter(Any).dump_python(value, mode="json"), ensure_ascii=False)
@@ -214,10 +241,16 @@ def _schedules() -> str:
         "Wherever a key is a number or a schedule. Explained in [recipes.md](../../recipes.md#schedules).",
     ]
     for name, kind in SCHEDULES.items():
-        parts += [f"## {name}", (kind.__doc__ or "").strip(), "| key | type | default |\n|---|---|---|"]
+        parts += [
+            f"## {name}",
+            (kind.__doc__ or "").strip(),
+            "| key | type | default |\n|---|---|---|",
+        ]
         hints = typing.get_type_hints(kind, include_extras=True)
         for key, field in kind.__dataclass_fields__.items():
             value = FieldInfo.from_annotation(hints[key])
-            value.default = PydanticUndefined if field.default is field.default_factory else field.default
+            value.default = (
+                PydanticUndefined if field.default is field.default_factory else field.default
+            )
             parts[-1] += f"\n| `{key}` | {_type(hints[key], 'schedules')} | {_default(value)} |"
     return "\n\n".join(parts) + "\n"
