@@ -4,6 +4,7 @@
 #   make test         lint, type check and all tests that are not slow
 #   make test-slow    the slow tests
 #   make lint         ruff and mypy alone
+#   make docs         build the documentation site into site/, strict about links and navigation
 #   make venv         only set up .venv
 #
 # Variables:
@@ -26,14 +27,14 @@ DEEPSPEED := deepspeed==0.19.8
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -q -c constraints.txt
 STAMP := $(VENV)/.installed-$(VLLM)
-TYPED := $(wildcard rlcurric rewards recipes/*.py benchmarks)
+TYPED := $(wildcard rlcurric rewards recipes/*.py benchmarks docs_site)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # The type checker takes a folder only if there is something in it.
 TYPED := $(foreach path,$(TYPED),$(if $(filter %.py,$(path))$(wildcard $(path)/*.py),$(path)))
 
-.PHONY: venv demo test test-slow lint clean
+.PHONY: venv demo test test-slow lint docs clean
 
 venv: $(STAMP)
 
@@ -62,6 +63,11 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(TYPED)
 
+# The library's notice on a later mkdocs is none of this site's.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "Open site/index.html, or, for the search: $(BIN)/python -m http.server --bind 127.0.0.1 --directory site"
+
 test: export OMP_NUM_THREADS := 1
 test: lint
 	$(BIN)/python -m pytest -m 'not slow' -n $(JOBS) --dist loadfile $(ARGS)
@@ -72,4 +78,4 @@ test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow -n $(JOBS) --dist loadfile -o faulthandler_timeout=1200 $(ARGS) || test $$? -eq 5
 
 clean:
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache

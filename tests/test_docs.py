@@ -49,7 +49,7 @@ PLAIN = {
     "60.0": ("60",),
     "180.0": ("180",),
 }
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "launch" / "README.md"]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "launch" / "README.md"]
 
 
 def blocks(page: Path, language: str) -> list[str]:

@@ -49,7 +49,7 @@ def run(commands: str, folder: Path) -> str:
 
 def plain(text: str) -> str:
     """Without what differs from machine to machine: numbers, and the width of tables."""
-    text = re.sub(r"\d+([.:]\d+)*(e[+-]?\d+)?", "0", text)
+    text = re.sub(r"[+-]?\d+([.:,]\d+)*(e[+-]?\d+)?", "0", text)
     return re.sub(r"([━─])+|\s+", r"\1 ", text)
 
 
