@@ -230,6 +230,8 @@ def _default(field: FieldInfo) -> str:
         return f"`[{', '.join(part.name for part in value)}]`"
     if isinstance(value, BaseModel) and type(value) in HOMES:
         return "see there"
+    if isinstance(value, str) and value and value == value.strip():
+        return f"`{value}`"
     shown = json.dumps(TypeAdapter(Any).dump_python(value, mode="json"), ensure_ascii=False)
     return {"null": "none", "[]": "none", "{}": "none"}.get(shown, f"`{shown}`")
 
