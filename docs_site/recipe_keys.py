@@ -173,8 +173,27 @@ def _bases(model: type[BaseModel]) -> list[type[BaseModel]]:
 
 def _about(model: type[BaseModel], bases: list[type[BaseModel]]) -> str:
     text = inspect.getdoc(model) or ""
+    if users := _users(model):
+        text += f"\n\nStands at {', '.join(users)}."
     links = ", ".join(f"[{base.__name__}](#{base.__name__.lower()})" for base in bases)
     return f"{text}\n\nBeside what it has of {links}:" if links else text
+
+
+def _users(model: type[BaseModel]) -> list[str]:
+    """Where a model stands: keys of others on its page."""
+    others = [one for one, page in HOMES.items() if page == HOMES[model] and one is not model]
+    return [
+        f"`{key}` of [{other.__name__}](#{other.__name__.lower()})"
+        for other in others
+        for key, field in other.model_fields.items()
+        if model in _leaves(field.annotation) and model is not values.Part
+    ]
+
+
+def _leaves(annotation: Any) -> list[Any]:
+    """A type and all that stand in it."""
+    inner = typing.get_args(annotation)
+    return [annotation, *(leaf for one in inner for leaf in _leaves(one))]
 
 
 def _row(name: str, field: FieldInfo, page: str) -> str:

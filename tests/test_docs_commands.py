@@ -1,7 +1,7 @@
 """The tutorial and the how-tos are followed to the letter: files are written, commands run, what they print is compared.
 
 A block with a title is a file: `title="sums.yaml"`, or `title="sums.yaml, at its end"`. A block of bash is run, unless its title
-says why not ("Not run here: ..."). A block of text behind it is what it prints, in its order; a line `...` stands for lines
+says why not ("Not run by the tests: ..."). A block of text behind it is what it prints, in its order; a line `...` stands for lines
 that were left out, and numbers may differ.
 """
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 HOWTOS = sorted((ROOT / "docs" / "howto").glob("*.md"))
 BLOCK = re.compile(r'^```(\w+)(?: title="(.*?)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
-NOT_RUN = "Not run here: "
+NOT_RUN = "Not run by the tests: "
 
 
 def run(commands: str, folder: Path) -> str:
