@@ -90,7 +90,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Leave modules and test items out of every later collection of garbage: a run asks for three, a third of a second each."""
+    """Leave modules and test items out of every later collection of garbage: every stage of a run asks for one, a third of a second."""
     gc.collect()
     gc.freeze()
 
