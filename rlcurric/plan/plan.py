@@ -163,7 +163,11 @@ def _assumed(recipe: Recipe, stage: StageBase, rows: StageRows, given: Given) ->
     completion, source = most, "at most: rollout.max_new_tokens"
     if rows.imitated is not None:
         shown = min(most, rows.imitated.mean / (2 if stage.kind == "dpo" else 1))
-        trained = [one for one in recipe.stages[: recipe.stages.index(stage) + 1] if _trains(one)]
+        trained = [
+            one
+            for one in recipe.stages[: recipe.stages.index(stage) + 1]
+            if isinstance(one, TrainingStage)
+        ]
         if trained and isinstance(trained[-1], SftStage):
             completion, source = (
                 shown,
@@ -185,10 +189,6 @@ def _assumed(recipe: Recipe, stage: StageBase, rows: StageRows, given: Given) ->
     if given.admitted is not None and isinstance(stage, RlStage):
         admitted = given.admitted, "stated"
     return Assumed(completion, source, *(admitted or ()))
-
-
-def _trains(stage: StageBase) -> bool:
-    return isinstance(stage, TrainingStage)
 
 
 def _pace(stage: StageBase, given: Given) -> Pace | None:

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from rlcurric.curriculum.decisions import read_outcome, read_outcomes
-from rlcurric.curriculum.measured import STAGE as MEASURED
 from rlcurric.curriculum.measured import read_measured
 from rlcurric.recipe.load import load_recipe
 from rlcurric.recipe.schema import Recipe
 from rlcurric.recipe.stages import RlStage
-from rlcurric.train.rundir import DECISIONS, EVENTS, METRICS, read_jsonl
+from rlcurric.train.rundir import DECISIONS, EVENTS, METRICS, read_jsonl, screened_name
 from rlcurric.types import GroupId, GroupOutcome, SampleOutcome, Status
 
 Line = Mapping[str, Any]
@@ -216,7 +215,7 @@ class Record:
             if "groups" in line:
                 found[screened] = read_outcomes(line)
                 continue
-            file = self.path / MEASURED / f"{stage.name}.jsonl"
+            file = self.path / screened_name(stage.name)
             if not screened or not file.is_file():
                 read_outcomes(line)  # says what to do
             found[screened] = read_measured(file, first - 2)

@@ -21,6 +21,7 @@ from rlcurric.registry import nearest
 from rlcurric.schedules import Progress
 from rlcurric.simulate.learner import Learner
 from rlcurric.train.named import hub_datasets
+from rlcurric.train.rundir import dataset_name
 from rlcurric.types import Candidate, Prompt
 
 ROWS = 1000  # of a distribution that is not on this machine, where nothing is said
@@ -198,7 +199,7 @@ def written_rows(recipe: Recipe, name: str, run: Path) -> Path:
     """The file of the rows that a stage of a run has written for a distribution."""
     writer = writer_of(recipe, name)
     assert writer is not None
-    return run / "datasets" / f"{writer.name}.jsonl"
+    return run / dataset_name(writer.name)
 
 
 def _told(distributions: Mapping[str, Rows]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import math
 from collections import Counter
@@ -198,9 +197,6 @@ class Learner:
     def close(self) -> None:
         """Give up what the policy and its optimizer hold; nothing of this learner is used any more."""
         self.sharding.close()
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
 
     def read_states(self, packed: PackedRows) -> torch.Tensor:
         """The policy's hidden states (N, D) where a line predicts; on all ranks together."""

@@ -12,17 +12,12 @@ from rlcurric.errors import RunError
 from rlcurric.recipe.stages import RejectionStage
 from rlcurric.train.portions import Portions
 from rlcurric.train.run import RunContext, RunState
+from rlcurric.train.rundir import dataset_name
 from rlcurric.train.sampler import Parts, Sampled, SamplingLeader, in_rounds, run_sampling
 from rlcurric.train.worker import RlWorker
 from rlcurric.types import Prompt, Rollout, SampleOutcome
 
-FOLDER = "datasets"
 CORRECT = 1.0 - 1e-6  # from which on a completion counts as correct
-
-
-def dataset_name(stage: str) -> str:
-    """The file of a stage's rows, in the run directory."""
-    return f"{FOLDER}/{stage}.jsonl"
 
 
 def run_rejection(run: RunContext, stage: RejectionStage, state: RunState) -> tuple[str, RunState]:

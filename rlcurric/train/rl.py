@@ -50,7 +50,7 @@ from rlcurric.train.portions import identity_of
 from rlcurric.train.restarts import Restarts
 from rlcurric.train.rolloutlog import write_rollouts
 from rlcurric.train.run import RunContext, RunState, settled
-from rlcurric.train.rundir import DECISIONS, write_atomic
+from rlcurric.train.rundir import DECISIONS, screened_name, write_atomic
 from rlcurric.train.saves import Saves
 from rlcurric.train.screening import measure, outcome_of
 from rlcurric.train.worker import Generated
@@ -203,7 +203,7 @@ class RlLeader:
 
         Until the stage has done a step its keys may change, and the stage before it may go on.
         """
-        file = self.run.directory.path / "screening" / f"{self.stage.name}.jsonl"
+        file = self.run.directory.path / screened_name(self.stage.name)
         mark, identity = (
             file.with_suffix(".identity"),
             identity_of(self.run, self.stage, self._entered),

@@ -17,6 +17,16 @@ from rlcurric.errors import RunError
 METRICS, DECISIONS, EVENTS = "metrics.jsonl", "decisions.jsonl", "events.jsonl"
 
 
+def dataset_name(stage: str) -> str:
+    """The file of the rows that a stage writes, in the run directory."""
+    return f"datasets/{stage}.jsonl"
+
+
+def screened_name(stage: str) -> str:
+    """The file of the pass rates that a stage measures before it trains, in the run directory."""
+    return f"screening/{stage}.jsonl"
+
+
 def write_atomic(path: Path, text: str) -> None:
     """Replace a file in one step: a reader sees the old text or the new, also after a crash."""
     temporary = path.with_name(path.name + ".tmp")

@@ -23,19 +23,12 @@ from rlcurric.schedules import Progress, value_at
 from rlcurric.train.models import named_tensors
 from rlcurric.train.portions import Portions
 from rlcurric.train.run import RunContext, RunState
-from rlcurric.train.rundir import read_jsonl, write_atomic
+from rlcurric.train.rundir import read_jsonl, screened_name, write_atomic
 from rlcurric.train.sampler import Parts, Sampled, SamplingLeader, in_rounds, run_sampling
 from rlcurric.train.screening import outcome_of
 from rlcurric.train.worker import RlWorker
 from rlcurric.types import GroupOutcome, Prompt
 from rlcurric.version import __version__
-
-FOLDER = "screening"
-
-
-def screened_name(stage: str) -> str:
-    """The file of a stage's pass rates, in the run directory."""
-    return f"{FOLDER}/{stage}.jsonl"
 
 
 def run_screen(run: RunContext, stage: ScreenStage, state: RunState) -> tuple[str, RunState]:

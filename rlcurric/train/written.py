@@ -6,9 +6,8 @@ from pathlib import Path
 
 from rlcurric.recipe.stages import RlStage, StageBase
 from rlcurric.train.portions import written_file
-from rlcurric.train.rejection import dataset_name
 from rlcurric.train.run import RunContext, RunState
-from rlcurric.train.screen import screened_name
+from rlcurric.train.rundir import dataset_name, screened_name
 
 
 def prepare(run: RunContext, stage: StageBase, state: RunState) -> list[str]:
