@@ -12,12 +12,14 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
 
 from rlcurric.report.tables import read_run
+from tests.once import made_once
 
 pytestmark = pytest.mark.slow
 
@@ -62,8 +64,8 @@ def assert_printed(shown: str, printed: str, where: str) -> None:
         rest = rest[found:]
 
 
-def follow(page: Path, folder: Path) -> int:
-    """Do what a page says; how many blocks were run."""
+def follow(page: Path, folder: Path, least: int = 1) -> None:
+    """Do what a page says: at least so many blocks of commands."""
     printed, count = "", 0
     for language, title, text in BLOCK.findall(page.read_text(encoding="utf-8")):
         if title.startswith(NOT_RUN):
@@ -77,15 +79,13 @@ def follow(page: Path, folder: Path) -> int:
                 file.write(text)
         elif language == "text":
             assert_printed(text, printed, page.name)
-    return count
+    assert count >= least, page.name
 
 
 @pytest.fixture(scope="module")
 def tutorial(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which the tutorial was followed."""
-    folder = tmp_path_factory.mktemp("tutorial")
-    assert follow(TUTORIAL, folder) >= 5
-    return folder
+    return made_once(tmp_path_factory, "tutorial", partial(follow, TUTORIAL, least=5))
 
 
 def test_the_tutorial_trains_what_it_says(tutorial: Path) -> None:
@@ -103,4 +103,4 @@ def test_the_tutorial_trains_what_it_says(tutorial: Path) -> None:
 @pytest.mark.parametrize("page", HOWTOS, ids=lambda page: page.stem)
 def test_a_how_to_does_what_it_says(page: Path, tutorial: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tutorial, tmp_path / "folder"))
-    assert follow(page, folder) >= 1
+    follow(page, folder)

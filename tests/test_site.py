@@ -25,6 +25,7 @@ from docs_site import command_line, recipe_keys
 from rlcurric.cli.app import app
 from rlcurric.recipe.load import json_schema
 from tests.browser import Watched, chromium, watched
+from tests.once import made_once
 
 ROOT = Path(__file__).parent.parent
 
@@ -33,14 +34,16 @@ class Quiet(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None: ...
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("site")
+def build(folder: Path) -> None:
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return folder
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_once(tmp_path_factory, "site", build)
 
 
 @pytest.fixture(scope="module")
