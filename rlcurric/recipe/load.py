@@ -137,6 +137,14 @@ def load_recipe(
     return _validate(with_named_schedules(raw, where), where)
 
 
+def load_run_recipe(run_dir: Path) -> Recipe:
+    """The resolved recipe that a run directory holds; ValueError for a folder that is none."""
+    file = run_dir / "recipe.yaml"
+    if not file.is_file():
+        raise ValueError(f"{run_dir} is no run directory: it has no recipe.yaml")
+    return load_recipe(file)
+
+
 def dump(recipe: Recipe) -> dict[str, Any]:
     """The resolved recipe as plain data that `load_recipe` reads back unchanged."""
     dumped: dict[str, Any] = recipe.model_dump(mode="json", by_alias=True)
