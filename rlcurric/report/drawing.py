@@ -5,7 +5,8 @@ Colours are names of CSS variables (`var(--c1)`); the page puts in those of its 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -107,8 +108,20 @@ def line(
     return traces
 
 
+def lines(
+    digest: Digest, keys: Mapping[str, str], first: int = 0, **options: Any
+) -> list[go.Scatter]:
+    """A line for each of these metrics that was measured, `keys` by name; its colour goes by its place among all."""
+    traces: list[go.Scatter] = []
+    for place, (name, key) in enumerate(keys.items(), start=first):
+        series = digest.series(key)
+        if series:
+            traces += line(series, escaped(name), place, **options)
+    return traces
+
+
 def figure(
-    digest: Digest,
+    stages: Sequence[StageSpan],
     traces: Sequence[go.Scatter | go.Bar | go.Heatmap],
     *,
     y: str = "",
@@ -136,7 +149,7 @@ def figure(
     if heights and not any(isinstance(y[0], str) or np.nan_to_num(y).any() for y in heights):
         made.update_yaxes(range=[0, 1])  # a flat line at zero
     if bands:
-        add_bands(made, digest.stages, low, high)
+        add_bands(made, stages, low, high)
     return made
 
 

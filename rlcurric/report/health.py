@@ -153,7 +153,7 @@ def _draw(digest: Digest, panel: Panel) -> Plot:
                 "smooth": panel.smooth,
             }
             traces += line(series, escaped(_name(key)), place, **options)
-    drawn = figure(digest, traces, y=panel.y, log=panel.log)
+    drawn = figure(digest.stages, traces, y=panel.y, log=panel.log)
     return Plot(panel.key, panel.page, panel.title, panel.note, drawn, panel.absent)
 
 
