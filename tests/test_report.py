@@ -32,23 +32,7 @@ from rlcurric.report.rollouts import shortened
 from rlcurric.report.serve import ReportServer
 from rlcurric.report.story import smoothed, tell
 from rlcurric.report.timing import slowdowns, timing_of
-
-HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>\u2028 &lt;"
-
-
-def hostile(step: int, distribution: str, tokens: int) -> str:
-    return f"{HOSTILE} of step-{step}"
-
-
-@pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 10 steps of SFT and 40 of RL, whose completions are hostile."""
-    return write_run(tmp_path_factory.mktemp("made") / "run", Made(), hostile)
-
-
-@pytest.fixture(scope="session")
-def digest(made: Path) -> Digest:
-    return digest_run(made)
+from tests.hostile import HOSTILE
 
 
 @pytest.fixture(scope="session")
