@@ -24,8 +24,9 @@ from rlcurric.report.digest import Digest, Series, digest_run
 from rlcurric.report.drawing import moving, thinned
 from rlcurric.report.events import tell_events
 from rlcurric.report.figures import plots
+from rlcurric.report.inline import script_json
 from rlcurric.report.outcomes import History, Visit
-from rlcurric.report.page import render, script_json
+from rlcurric.report.page import render
 from rlcurric.report.prompts import state_of, tell_prompts
 from rlcurric.report.recorded import read_recorded
 from rlcurric.report.rollouts import shortened

@@ -264,7 +264,7 @@ def _several(page: str) -> list[Callable[[Digest], Plot]]:
     """Figures of one metric each."""
 
     def drawn(key: str) -> Callable[[Digest], Plot]:
-        title, note, name, metric = _SINGLE[page][key]
+        title, note, name, metric = SINGLE[page][key]
 
         def draw(digest: Digest) -> Plot:
             series = digest.series(metric)
@@ -273,7 +273,7 @@ def _several(page: str) -> list[Callable[[Digest], Plot]]:
 
         return draw
 
-    return [drawn(key) for key in _SINGLE[page]]
+    return [drawn(key) for key in SINGLE[page]]
 
 
 def _events(digest: Digest) -> Plot:
@@ -312,7 +312,7 @@ def _events(digest: Digest) -> Plot:
 _MARKS = {"failure": "x", "warning": "diamond", "note": "circle"}
 
 
-_SINGLE = {  # page -> key -> title, note, name of the values, metric
+SINGLE = {  # page -> key -> title, note, name of the values, metric
     "curriculum": {
         "informative": (
             "Groups that carry signal",
