@@ -43,8 +43,7 @@ def mean_interval(values_RX: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Lower and upper end of the interval of the mean over R, for each of X."""
     R = len(values_RX)
     counts_BR = np.stack([(_drawn(R) == run).sum(axis=1) for run in range(R)], axis=1)
-    low, high = _ends(counts_BR @ values_RX / R)
-    return low, high
+    return _ends(values_RX.T @ counts_BR.T / R)
 
 
 def median_interval(times: Sequence[float | None]) -> tuple[float | None, float | None]:
@@ -55,9 +54,12 @@ def median_interval(times: Sequence[float | None]) -> tuple[float | None, float 
     return median_time([float(low)]), median_time([float(high)])
 
 
-def _ends(resampled: np.ndarray) -> np.ndarray:
+def _ends(resampled_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The smallest values that 2.5 % and 97.5 % of the resamples (the last dimension) do not exceed."""
     tail = (1 - LEVEL) / 2
-    return np.quantile(resampled, [tail, 1 - tail], axis=0, method="inverted_cdf")
+    low, high = (math.ceil(round(share * RESAMPLES, 9)) - 1 for share in (tail, 1 - tail))
+    ranked = np.partition(resampled_B, [low, high], axis=-1)
+    return ranked[..., low], ranked[..., high]
 
 
 def band_of(lines: Sequence[Line], points: int) -> Band | None:

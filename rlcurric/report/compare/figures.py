@@ -68,7 +68,7 @@ def draw(
     traces: list[go.Scatter] = []
     for one in drawn_groups(groups, curve, axis):
         traces += _traces(one, curve)
-    return figure(
+    made = figure(
         stages if axis == "steps" else (),
         traces,
         y=curve.y,
@@ -77,6 +77,9 @@ def draw(
         percent=curve.percent,
         height=380 if curve.wide else 300,
     )
+    if made is not None and curve.percent:
+        made.update_yaxes(rangemode="normal")  # differences count here, not how far it is from zero
+    return made
 
 
 def _traces(one: Drawn, curve: Curve) -> list[go.Scatter]:

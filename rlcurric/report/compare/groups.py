@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlcurric.recipe.load import differences, dump, flatten, is_experiment
-from rlcurric.report.compare.runs import AXES, Run
+from rlcurric.report.compare.runs import Run
 
 _SEED_SUFFIX = re.compile(r"([-_. ]+(seed|s)?[-_. ]*\d*|\d+)$")
 
@@ -87,13 +87,13 @@ def _experiment(run: Run) -> str:
 
 
 def _names(groups: Sequence[Sequence[Run]], taken: set[str]) -> list[str]:
-    """Names of the recipes where they tell the groups apart, else what the folders of a group have in common, else the first."""
-    by_recipe = [members[0].digest.name for members in groups]
-    by_folder = [_common([run.name for run in members]) for members in groups]
-    for names in (by_recipe, by_folder):
-        if all(names) and len({*names, *taken}) == len(names) + len(taken):
-            return names
-    return [members[0].name for members in groups]
+    """What the folders of a group have in common, else the recipe's name; of groups that would be called alike the first run's."""
+    names = [_common([run.name for run in members]) or members[0].digest.name for members in groups]
+    times = Counter([*names, *taken])
+    return [
+        name if times[name] == 1 else members[0].name
+        for name, members in zip(names, groups, strict=True)
+    ]
 
 
 def _common(names: Sequence[str]) -> str:
@@ -131,21 +131,18 @@ def _told(value: Any) -> str:
 def notes_of(groups: Sequence[Group]) -> list[str]:
     """What a reader should know of the groups."""
     runs = [run for group in groups for run in group.runs]
-    notes = [
-        f"{run.name} has no {AXES[axis]}: run.json names no GPU."
-        for run in runs
-        for axis in ("gpu-hours",)
-        if axis not in run.axes and any(axis in other.axes for other in runs)
-    ]
+    notes = []
     for group in groups:
-        known = Counter(run.seed for run in group.runs if run.seed is not None)
-        for seed, times in known.items():
+        seeds = Counter(run.seed for run in group.runs if run.seed is not None)
+        for seed, times in seeds.items():
             if times > 1:
                 notes.append(f"{group.name}: {times} runs have the same seed {seed}.")
-        for run in group.runs:
-            origin = run.digest.info.get("origin")
-            if origin:
-                notes.append(
-                    f"{run.name} is a fork: steps are those of the record, tokens and time count from the fork on."
-                )
+    forks = [run.name for run in runs if run.digest.info.get("origin")]
+    if forks:
+        notes.append(
+            f"Forked from another run: {', '.join(forks)}. Steps are those of the record, tokens and time count from the fork on."
+        )
+    bare = [run.name for run in runs if len(run.digest.steps) and "gpu-hours" not in run.axes]
+    if any("gpu-hours" in run.axes for run in runs) and bare:
+        notes.append(f"Without GPU-hours, as run.json names no GPU: {', '.join(bare)}.")
     return notes

@@ -69,7 +69,8 @@ def _draw(pane, one: Drawn) -> None:  # type: ignore[no-untyped-def]
         "linestyle": STROKES[one.place // len(COLOURS) % len(STROKES)],
     }
     runs = len(one.group.runs)
-    label = one.group.name if runs == 1 else f"{one.group.name} ({runs} runs)"
+    name = one.group.name.replace("$", r"\$")  # which begins a formula
+    label = name if runs == 1 else f"{name} ({runs} runs)"
     if one.band is None:
         for at, (x, y) in enumerate(one.lines):
             pane.plot(x, y, label=None if at else label, linewidth=1.8, **look)
@@ -84,6 +85,7 @@ def _name(pane, curve: Curve, x: str) -> None:  # type: ignore[no-untyped-def]
     if curve.log:
         pane.set_yscale("log")
     if curve.percent:
-        pane.yaxis.set_major_formatter("{x:.0%}")
-        pane.set_ylim(bottom=0)
+        from matplotlib.ticker import PercentFormatter
+
+        pane.yaxis.set_major_formatter(PercentFormatter(1.0))
     pane.grid(alpha=0.25)

@@ -26,6 +26,7 @@ PAGES = {
     "runs": "Runs",
 }
 BUTTONS = {"steps": "Steps", "tokens": "Tokens", "time": "Time", "gpu-hours": "GPU-hours"}
+HEADS = {"steps": "step", "tokens": "generated tokens", "time": "time", "gpu-hours": "GPU-hours"}
 FINALS = 6  # metrics of the table of runs at most
 
 
@@ -43,7 +44,7 @@ def render(comparison: Comparison) -> str:
         colours={group.name: colour(place) for place, group in enumerate(comparison.groups)},
         headline=_headline(comparison),
         targets=[_target_row(one) for one in comparison.reaches],
-        columns={axis: AXES[axis] for axis in AXES if axis in comparison.axes},
+        columns={axis: HEADS[axis] for axis in HEADS if axis in comparison.axes},
         finals=_finals(comparison),
         gaps=[(run.name, gap) for run in comparison.runs for gap in run.missing],
         left_out=left_out(comparison.runs),
@@ -90,9 +91,12 @@ def _headline(comparison: Comparison) -> str:
         return f"{said} No held-out accuracy was measured twice in every group, so there is no target; name one with --target."
     if not times:
         return f"{said} No group reached {target} in most of its runs."
-    ranked = sorted(times)
-    told_times = ", ".join(f"{name} after {told(axis, time)}" for time, name in ranked)
-    return f"{said} {target} was reached by {told_times}{' generated tokens' if axis == 'tokens' else ' steps'}."
+    reached = ", ".join(f"{name} after {told(axis, time)}" for time, name in sorted(times))
+    unit = "generated tokens" if axis == "tokens" else "steps"
+    names = {name for _, name in times}
+    others = [one.group.name for one in comparison.reaches if one.group.name not in names]
+    rest = f", and not in most runs of {', '.join(others)}" if others else ""
+    return f"{said} {target} was reached by {reached} {unit}{rest}."
 
 
 def told(axis: str, value: float) -> str:
