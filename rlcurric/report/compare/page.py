@@ -82,9 +82,9 @@ def _headline(comparison: Comparison) -> str:
     said = f"{runs} runs in {groups} group{'s' if groups > 1 else ''}."
     axis = "tokens" if "tokens" in comparison.axes else "steps"
     times = [
-        (one.at[axis][0], one.group.name)
+        (time, one.group.name)
         for one in comparison.reaches
-        if axis in one.at and one.at[axis][0] is not None
+        if axis in one.at and (time := one.at[axis][0]) is not None
     ]
     target = comparison.target
     if target is None:

@@ -46,8 +46,8 @@ class Run:
 
     def total(self, axis: str) -> float | None:
         """Where the last step ends."""
-        ends = self.axes.get(axis, ())
-        return float(ends[-1]) if len(ends) else None
+        ends = self.axes.get(axis)
+        return None if ends is None or not len(ends) else float(ends[-1])
 
 
 def read_runs(paths: Sequence[Path]) -> tuple[Run, ...]:
