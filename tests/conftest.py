@@ -84,7 +84,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunTables, str]:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 10 steps of SFT and 40 of RL, whose completions are hostile; not to be changed."""
     from benchmarks.made_runs import Made, write_run
-    from tests.hostile import hostile
+    from tests.pages import hostile
 
     return write_run(tmp_path_factory.mktemp("made") / "run", Made(), hostile)
 

@@ -21,7 +21,7 @@ from rlcurric.report.compare.figures import ALL, common_stages, draw, drawn_grou
 from rlcurric.report.compare.page import render
 from rlcurric.report.compare.reach import parse_target
 from rlcurric.report.targets import held
-from tests.test_report import Elements
+from tests.pages import Elements
 
 ACCURACY = "eval/accuracy/mean"
 
@@ -297,6 +297,22 @@ def test_a_page_has_every_figure_on_every_axis_and_keeps_names_as_text(tmp_path:
     for figures in plots.values():
         assert set(figures) == metrics
         assert all(trace["x"] and trace["y"] for one in figures.values() for trace in one["data"])
+
+
+def test_an_axis_that_only_some_runs_have_shows_those(tmp_path: Path) -> None:
+    gpu = {"launches": [{"gpus": ["one", "two"], "ranks": 2}]}
+    runs = [
+        write(tmp_path / "a", accuracies(0.1, 0.9), info=gpu),
+        write(tmp_path / "b", accuracies(0.2, 0.8), group_size=8),
+    ]
+    found = compare(runs)
+    assert found.axes == ("steps", "tokens", "time", "gpu-hours")
+    assert found.notes == ("Without GPU-hours, as run.json names no GPU: b.",)
+    (curve,) = [one for one in curves_of(found.runs) if one.metric == ACCURACY]
+    made = draw(found.groups, curve, "gpu-hours", ())
+    assert made is not None
+    (alone,) = made.data
+    assert alone.name == "a" and alone.x.tolist() == pytest.approx([0.02, 0.04])
 
 
 def test_broken_runs_are_compared_by_what_is_left(three: list[Path], tmp_path: Path) -> None:

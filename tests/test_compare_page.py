@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Page
 
 from benchmarks.made_runs import Made, write_run
 from rlcurric.report.compare.comparison import compare
@@ -91,9 +91,9 @@ def test_the_axis_is_switched_by_a_key_and_by_the_mouse(opened: Watched) -> None
     page.keyboard.press("t")
 
 
-def opened_run(page: object) -> Path:
+def opened_run(page: Page) -> Path:
     """The last run of the page: its path stands in the footer."""
-    return Path(page.locator("footer code").last.inner_text())  # type: ignore[attr-defined]
+    return Path(page.locator("footer code").last.inner_text())
 
 
 def test_tables_tell_the_target_and_the_differences(opened: Watched) -> None:

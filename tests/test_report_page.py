@@ -16,7 +16,7 @@ from rlcurric.report.digest import Digest, digest_run
 from rlcurric.report.page import PAGES, write_page
 from rlcurric.report.serve import ReportServer
 from tests.browser import POINTS, Watched, go, watched
-from tests.hostile import HOSTILE
+from tests.pages import HOSTILE
 
 pytestmark = pytest.mark.slow
 

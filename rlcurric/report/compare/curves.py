@@ -111,7 +111,9 @@ def _health(measured: set[str]) -> Iterator[Curve]:
     for panel in PANELS:
         keys = sorted(key for key in measured if key.startswith(panel.prefixes))
         for key in keys:
-            title = panel.title if len(keys) == 1 else f"{panel.title}: {metric_name(key)}"
+            name = metric_name(key)
+            said = len(keys) == 1 or name in panel.title.lower()
+            title = panel.title if said else f"{panel.title}: {name}"
             yield Curve(
                 *(key, panel.page, title, panel.note, panel.y),
                 smooth=panel.smooth,

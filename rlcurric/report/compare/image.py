@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from rlcurric.report.compare.comparison import Comparison
 from rlcurric.report.compare.curves import Curve, curves_of
@@ -13,6 +14,7 @@ MAIN = (  # metrics that are drawn where they were measured
     *("eval/accuracy/mean", "reward/total/mean", "length/completion/mean"),
     *("curriculum/informative", "entropy/policy/mean", "grad/norm"),
 )
+# Those of the page in light.
 COLOURS = ("#2a78d6", "#e0672c", "#149a6b", "#b0429a", "#c79000", "#5b4bc4", "#d6455b", "#5f7d1c")
 STROKES = ("-", "--", ":", "-.")
 
@@ -63,7 +65,7 @@ def write_image(comparison: Comparison, file: Path) -> None:
     plt.close(figure)
 
 
-def _draw(pane, one: Drawn) -> None:  # type: ignore[no-untyped-def]
+def _draw(pane: Any, one: Drawn) -> None:
     look = {
         "color": COLOURS[one.place % len(COLOURS)],
         "linestyle": STROKES[one.place // len(COLOURS) % len(STROKES)],
@@ -80,7 +82,7 @@ def _draw(pane, one: Drawn) -> None:  # type: ignore[no-untyped-def]
     pane.fill_between(band.x, band.low, band.high, color=look["color"], alpha=0.16, linewidth=0)
 
 
-def _name(pane, curve: Curve, x: str) -> None:  # type: ignore[no-untyped-def]
+def _name(pane: Any, curve: Curve, x: str) -> None:
     pane.set(xlabel=x, ylabel=curve.y, title=curve.title)
     if curve.log:
         pane.set_yscale("log")
