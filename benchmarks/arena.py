@@ -382,7 +382,9 @@ def current(arena: Arena, results: Path) -> list[dict[str, Any]]:
 
 def quick(arena: Arena) -> None:
     """Two methods, a few steps each: that everything runs, and no more."""
-    small = Arena(300, 8, arena.methods, arena.seeds, QUICK)
+    names = load_recipe(HERE / "arena.yaml").distributions
+    few = (f"distributions.{name}.source.size=200" for name in names)
+    small = Arena(300, 8, arena.methods, arena.seeds, (*QUICK, *few))
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder) / "results"
         jobs = [("uniform", 0), ("dump", 0)]

@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rlcurric.report.targets import between, crossing, median_time
+
 Curve = Sequence[Mapping[str, Any]]
 Result = Mapping[str, Any]
 
@@ -46,14 +48,8 @@ def cut(curve: Curve, budget: float) -> list[dict[str, Any]]:
 
 def tokens_to_target(curve: Curve, target: float) -> float | None:
     """Tokens at which the curve crosses the target and stays there for two evaluations; None: it never does."""
-    for place, (point, following) in enumerate(itertools.pairwise(curve)):
-        if min(point["mean"], following["mean"]) >= target:
-            if place == 0:
-                return float(point["tokens"])
-            before = curve[place - 1]
-            share = (target - before["mean"]) / (point["mean"] - before["mean"])
-            return float(before["tokens"] + share * (point["tokens"] - before["tokens"]))
-    return None
+    place = crossing([point["mean"] for point in curve], target)
+    return None if place is None else between([point["tokens"] for point in curve], place)
 
 
 def area(curve: Curve) -> float:
@@ -61,16 +57,6 @@ def area(curve: Curve) -> float:
     pairs = list(itertools.pairwise(curve))
     whole = sum((b["tokens"] - a["tokens"]) * (a["mean"] + b["mean"]) / 2 for a, b in pairs)
     return float(whole / (curve[-1]["tokens"] - curve[0]["tokens"]))
-
-
-def median(values: Sequence[float | None]) -> float | None:
-    """The median with censored values (None) as later than all others; None where it is censored itself.
-
-    Of an even number the upper middle one, so that it never is the mean of a number and a censored one.
-    """
-    ranked = sorted(math.inf if value is None else value for value in values)
-    middle = ranked[len(ranked) // 2]
-    return None if math.isinf(middle) else middle
 
 
 def by_method(results: Sequence[Result]) -> dict[str, list[Result]]:
@@ -105,7 +91,7 @@ def table(groups: Mapping[str, Sequence[Result]], budget: int) -> str:
             None if tokens is None else interpolate(curve, tokens, "cpu_s")
             for curve, tokens in zip(curves, reached, strict=True)
         ]
-        tokens, cpu = median(reached), median(seconds)
+        tokens, cpu = median_time(reached), median_time(seconds)
         cells = [
             f"`{name}`",
             str(len(members)),

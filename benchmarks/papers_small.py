@@ -59,6 +59,7 @@ QUICK = [
     "stages.shorten.until.steps=2",
     "evaluation.prompts=4",
     "curriculum.prompts_per_step=2",
+    *(f"distributions.sum-{terms}.source.size=300" for terms in (4, 5, 6)),
 ]
 EASY, HARD = ("sum-2", "sum-3"), ("sum-5", "sum-6")  # of autothink_small.yaml
 

@@ -57,3 +57,19 @@ def watched(browser: Browser | BrowserContext) -> Watched:
         ),
     )
     return seen
+
+
+# The points of every trace of every visible plot, and the marks that were drawn.
+POINTS = """() => [...document.querySelectorAll('.plot')].filter((one) => one.offsetParent).map((one) => ({
+    key: one.dataset.plot || one.id,
+    traces: (one._fullData || []).map((trace) => trace.type === 'heatmap' ? trace.z.length * trace.z[0].length : trace.x.length),
+    marks: one.querySelectorAll('.plot-container path, .plot-container image').length,
+    width: one.querySelector('svg.main-svg') ? one.querySelector('svg.main-svg').clientWidth : 0,
+}))"""
+
+
+def go(page: Page, name: str) -> None:
+    """Open a part of a page by its tab."""
+    page.click(f"#tab-{name}")
+    assert page.get_attribute(f"#tab-{name}", "aria-selected") == "true"
+    assert page.locator('[role="tabpanel"]:visible').count() == 1

@@ -11,13 +11,16 @@ import fcntl
 import gc
 import importlib.util
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+    from rlcurric.report.digest import Digest
     from rlcurric.report.tables import RunTables
 
 # Before anything imports torch or vLLM. Numbers depend on the thread count; tests state theirs.
@@ -75,6 +78,30 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunTables, str]:
         if not printed.exists():
             printed.write_text(train("recipes/demo.yaml", folder / "run")[1])
     return read_run(folder / "run"), printed.read_text()
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 10 steps of SFT and 40 of RL, whose completions are hostile; not to be changed."""
+    from benchmarks.made_runs import Made, write_run
+    from tests.pages import hostile
+
+    return write_run(tmp_path_factory.mktemp("made") / "run", Made(), hostile)
+
+
+@pytest.fixture(scope="session")
+def digest(made: Path) -> Digest:
+    from rlcurric.report.digest import digest_run
+
+    return digest_run(made)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    from tests.browser import chromium
+
+    with chromium() as one:
+        yield one
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

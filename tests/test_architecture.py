@@ -344,6 +344,10 @@ def loaded_by(*command: str) -> set[str]:
             ("-c", "import rlcurric.report.page, rlcurric.report.serve"),
             id="report",
         ),
+        pytest.param(
+            ("-c", "import rlcurric.report.compare.page, rlcurric.report.compare.tables"),
+            id="compare",
+        ),
     ],
 )
 def test_the_start_is_light(command: tuple[str, ...]) -> None:

@@ -52,6 +52,7 @@ COMMANDS = {
         *("model_config", "as_json"),
     ],
     "report": ["run", "output", "groups", "serve", "port"],
+    "compare": ["runs", "output", "against", "target", "group", "png", "csv"],
     "doctor": ["engine", "run_dir"],
     "launch": [
         *("command", "config", "processes", "nodes", "node_rank", "rendezvous", "stop_grace"),

@@ -58,8 +58,10 @@ def recipe(demo: tuple[RunTables, str], tmp_path_factory: pytest.TempPathFactory
     """The demo's RL stages on the checkpoint of its cold start."""
     (model,) = demo[0].path.glob("checkpoints/step-001000/model")
     plain = yaml.safe_load((ROOT / "recipes" / "demo.yaml").read_text())
-    for distribution in plain["distributions"].values():
+    for distribution in plain["distributions"].values():  # few rows: every rank makes them
         distribution["source"]["name"] = f"{ROOT}/recipes/{distribution['source']['name']}"
+        distribution["source"]["size"] = 200
+        distribution["held_out"] = 8
     plain["model"] = {"path": str(model)}
     plain["stages"] = plain["stages"][1:]
     file = tmp_path_factory.mktemp("ranks") / "recipe.yaml"
@@ -135,8 +137,9 @@ def assert_parity(run: RunTables) -> None:
         assert row["parity/logprob/max_abs"] <= 1e-4
 
 
-@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-@pytest.mark.parametrize("kind", ["ddp", "fsdp2", "zero2", "zero3"])
+@pytest.mark.parametrize(
+    ("kind", "lora"), [("ddp", False), ("fsdp2", True), ("zero2", False), ("zero3", True)]
+)
 def test_a_run_on_two_ranks(
     kind: str, lora: bool, recipe: Path, alone: dict[bool, RunTables], tmp_path: Path
 ) -> None:

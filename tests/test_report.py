@@ -10,7 +10,6 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -24,31 +23,16 @@ from rlcurric.report.digest import Digest, Series, digest_run
 from rlcurric.report.drawing import moving, thinned
 from rlcurric.report.events import tell_events
 from rlcurric.report.figures import plots
+from rlcurric.report.inline import script_json
 from rlcurric.report.outcomes import History, Visit
-from rlcurric.report.page import render, script_json
+from rlcurric.report.page import render
 from rlcurric.report.prompts import state_of, tell_prompts
 from rlcurric.report.recorded import read_recorded
 from rlcurric.report.rollouts import shortened
 from rlcurric.report.serve import ReportServer
 from rlcurric.report.story import smoothed, tell
 from rlcurric.report.timing import slowdowns, timing_of
-
-HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>\u2028 &lt;"
-
-
-def hostile(step: int, distribution: str, tokens: int) -> str:
-    return f"{HOSTILE} of step-{step}"
-
-
-@pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 10 steps of SFT and 40 of RL, whose completions are hostile."""
-    return write_run(tmp_path_factory.mktemp("made") / "run", Made(), hostile)
-
-
-@pytest.fixture(scope="session")
-def digest(made: Path) -> Digest:
-    return digest_run(made)
+from tests.pages import HOSTILE, Elements
 
 
 @pytest.fixture(scope="session")
@@ -255,28 +239,6 @@ def test_texts_are_shortened_until_all_fit(tmp_path: Path, monkeypatch: pytest.M
     assert len(texts) == 8 and 300 <= sample.clipped < 500
     assert sum(text.count("长") * 3 for text in texts) <= 12_000
     assert all("characters left out" in text for text in texts)
-
-
-class Elements(HTMLParser):
-    """Names of the elements of a page, and what its scripts of data hold."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-        self.outside: list[str] = []  # attributes that name another place
-        self.data: dict[str, Any] = {}
-        self._at: str | None = None
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = dict(attrs)
-        self.names.append(tag)
-        self.outside += [values[key] or "" for key in ("src", "href", "action") if key in values]
-        self._at = values.get("id") if values.get("type") == "application/json" else None
-
-    def handle_data(self, data: str) -> None:
-        if self._at:
-            self.data[self._at] = json.loads(data)
-            self._at = None
 
 
 @pytest.fixture(scope="session")

@@ -10,32 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser
 
-from benchmarks.made_runs import Made, write_run
 from rlcurric.report.digest import Digest, digest_run
 from rlcurric.report.page import PAGES, write_page
 from rlcurric.report.serve import ReportServer
-from tests.browser import Watched, chromium, watched
-from tests.test_report import HOSTILE, hostile
+from tests.browser import POINTS, Watched, go, watched
+from tests.pages import HOSTILE
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as one:
-        yield one
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_run(tmp_path_factory.mktemp("shown") / "run", Made(), hostile)
-
-
-@pytest.fixture(scope="module")
-def digest(run: Path) -> Digest:
-    return digest_run(run)
 
 
 @pytest.fixture(scope="module")
@@ -55,21 +38,6 @@ def opened(loaded: Watched) -> Iterator[Watched]:
     """The page, loaded once for all tests; none of them may make it complain or ask a network."""
     yield loaded
     assert loaded.complaints == [] and loaded.requests == []
-
-
-# The points of every trace of every visible plot, and the marks that were drawn.
-POINTS = """() => [...document.querySelectorAll('.plot')].filter((one) => one.offsetParent).map((one) => ({
-    key: one.dataset.plot || one.id,
-    traces: (one._fullData || []).map((trace) => trace.type === 'heatmap' ? trace.z.length * trace.z[0].length : trace.x.length),
-    marks: one.querySelectorAll('.plot-container path, .plot-container image').length,
-    width: one.querySelector('svg.main-svg') ? one.querySelector('svg.main-svg').clientWidth : 0,
-}))"""
-
-
-def go(page: Page, name: str) -> None:
-    page.click(f"#tab-{name}")
-    assert page.get_attribute(f"#tab-{name}", "aria-selected") == "true"
-    assert page.locator('[role="tabpanel"]:visible').count() == 1
 
 
 def test_every_plot_of_every_tab_has_its_traces_and_data(opened: Watched, digest: Digest) -> None:
@@ -175,8 +143,8 @@ def test_both_themes_are_drawn_in_their_colours(opened: Watched) -> None:
     assert page.evaluate(colours)[0] == "rgb(17, 17, 16)"
 
 
-def test_a_broken_run_opens_without_complaint(browser: Browser, run: Path, tmp_path: Path) -> None:
-    broken = Path(shutil.copytree(run, tmp_path / "run"))
+def test_a_broken_run_opens_without_complaint(browser: Browser, made: Path, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(made, tmp_path / "run"))
     for name in ("decisions.jsonl", "recipe.yaml", "events.jsonl"):
         (broken / name).unlink()
     shutil.rmtree(broken / "rollouts")
@@ -193,9 +161,9 @@ def test_a_broken_run_opens_without_complaint(browser: Browser, run: Path, tmp_p
 
 
 def test_a_served_page_tells_that_the_run_went_on(
-    browser: Browser, run: Path, tmp_path: Path
+    browser: Browser, made: Path, tmp_path: Path
 ) -> None:
-    live = Path(shutil.copytree(run, tmp_path / "run"))
+    live = Path(shutil.copytree(made, tmp_path / "run"))
     with ReportServer(live, 0, groups=2) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()

@@ -428,6 +428,48 @@ def report(
 
 
 @app.command()
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Run directories, finished, running or broken.", metavar="RUN..."),
+    ],
+    output: Annotated[Path, typer.Option(help="Write the page there.")] = Path("compare.html"),
+    against: Annotated[
+        str,
+        typer.Option(help="The axis shown first: steps, tokens, time or gpu-hours."),
+    ] = "steps",
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="What is to be reached. Default: the held-out accuracy that every group reaches.",
+            metavar="METRIC>=VALUE",
+        ),
+    ] = None,
+    group: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Put runs together under a name. Default: those whose recipes differ in the seed alone.",
+            metavar="NAME=RUN,...",
+        ),
+    ] = None,
+    png: Annotated[
+        Path | None, typer.Option(help="Draw the main figures there too.", metavar="FILE.png")
+    ] = None,
+    csv: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write every number there, and the targets to FILE.targets.csv.",
+            metavar="FILE.csv",
+        ),
+    ] = None,
+) -> int:
+    """Runs laid over each other as one HTML page without a network: curves, seeds grouped, what a target took, recipes' differences."""
+    from rlcurric.cli.compare import run_compare
+
+    return run_compare(runs, output, against, target, group or [], png, csv)
+
+
+@app.command()
 def doctor(
     engine: Annotated[str, typer.Option(help="auto, torch or vllm.")] = "auto",
     run_dir: Annotated[

@@ -20,7 +20,7 @@ from rlcurric.recipe.values import Closed, parse_number
 from rlcurric.registry import nearest
 from rlcurric.schedules import SCHEDULES
 
-_MISSING = "(absent)"
+MISSING = "(absent)"
 
 
 class _Loader(yaml.SafeLoader):
@@ -135,6 +135,14 @@ def load_recipe(
     for override in overrides:
         _apply(raw, override)
     return _validate(with_named_schedules(raw, where), where)
+
+
+def load_run_recipe(run_dir: Path) -> Recipe:
+    """The resolved recipe that a run directory holds; ValueError for a folder that is none."""
+    file = run_dir / "recipe.yaml"
+    if not file.is_file():
+        raise ValueError(f"{run_dir} is no run directory: it has no recipe.yaml")
+    return load_recipe(file)
 
 
 def dump(recipe: Recipe) -> dict[str, Any]:
@@ -374,12 +382,12 @@ def _explain(error: ValidationError, raw: dict[str, Any], where: str) -> str:
     return "\n".join(lines)
 
 
+# What a recipe says of itself and of how runs are carried out and logged: nothing of it changes what is learned.
+_BOOKKEEPING = ("description", "about", "base_dir", "run")
+
 # What may change when a run is resumed; a prefix of the flattened key. `*` stands for one key.
 _FREE = (
-    "description",
-    "about",
-    "base_dir",
-    "run",
+    *_BOOKKEEPING,
     "stages.*.grading.workers",
     "stages.*.grading.sandbox",
     "stages.*.rollout.torch",
@@ -412,14 +420,16 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def differences(old: Recipe, new: Recipe) -> dict[str, tuple[Any, Any]]:
-    """Keys that differ, as key -> (old, new)."""
-    before, after = flatten(dump(old)), flatten(dump(new))
-    return {
-        key: (before.get(key, _MISSING), after.get(key, _MISSING))
-        for key in [*before, *(key for key in after if key not in before)]
-        if json.dumps(before.get(key, _MISSING)) != json.dumps(after.get(key, _MISSING))
-    }
+def differences(*recipes: Recipe) -> dict[str, tuple[Any, ...]]:
+    """Keys that differ, as key -> its value in each of the recipes."""
+    flat = [flatten(dump(recipe)) for recipe in recipes]
+    found = {key: tuple(one.get(key, MISSING) for one in flat) for one in flat for key in one}
+    return {key: values for key, values in found.items() if len(set(map(json.dumps, values))) > 1}
+
+
+def is_experiment(key: str) -> bool:
+    """Whether a flattened key makes a recipe another experiment: not its name, its seed, and its bookkeeping."""
+    return key.split(".")[0] not in ("name", "seed", *_BOOKKEEPING)
 
 
 def fixed_differences(old: Recipe, new: Recipe, stage_index: int) -> dict[str, tuple[Any, Any]]:

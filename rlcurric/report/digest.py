@@ -105,19 +105,20 @@ class Digest:
         return Series(self.outcomes.steps[known], rates), samples[known]
 
 
-def digest_run(run_dir: str | Path, groups: int = GROUPS) -> Digest:
+def digest_run(run_dir: str | Path, groups: int = GROUPS, *, metrics_only: bool = False) -> Digest:
     """Digest a run directory in whatever state; `groups` of rollouts at most keep their texts.
 
+    With `metrics_only` decisions and rollouts are not looked at: no outcomes, no prompts, no texts.
     ValueError if it is no run directory.
     """
     recorded = read_recorded(run_dir)
     gaps = list(recorded.gaps)
-    expected = gaps if _decides(recorded) else []
-    outcomes, unreadable = fold(read_lines(recorded.path, DECISIONS, expected, _NO_DECISIONS))
-    if unreadable:
-        gaps.append(Gap(DECISIONS, f"{unreadable} groups cannot be read and are left out"))
+    if metrics_only:
+        (outcomes, _), rollouts = fold([]), RolloutSample()
+    else:
+        outcomes = _outcomes(recorded, gaps)
+        rollouts = read_rollouts(recorded.path, recorded.recipe, recorded.metrics, gaps, groups)
     columns = _columns(recorded.metrics)
-    rollouts = read_rollouts(recorded.path, recorded.recipe, recorded.metrics, gaps, groups)
     recipe = recorded.recipe
     return Digest(
         name=recipe.name if recipe else str(recorded.info.get("name", recorded.path.name)),
@@ -136,6 +137,14 @@ def digest_run(run_dir: str | Path, groups: int = GROUPS) -> Digest:
         events=tell_events(recorded.events),
         gaps=tuple(gaps),
     )
+
+
+def _outcomes(recorded: Recorded, gaps: list[Gap]) -> Outcomes:
+    expected = gaps if _decides(recorded) else []
+    outcomes, unreadable = fold(read_lines(recorded.path, DECISIONS, expected, _NO_DECISIONS))
+    if unreadable:
+        gaps.append(Gap(DECISIONS, f"{unreadable} groups cannot be read and are left out"))
+    return outcomes
 
 
 _NO_DECISIONS = "pass rates by prompt, and what became of groups"

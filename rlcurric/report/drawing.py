@@ -5,7 +5,8 @@ Colours are names of CSS variables (`var(--c1)`); the page puts in those of its 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -30,13 +31,19 @@ def dash(place: int) -> str:
 
 def thinned(series: Series, limit: int = POINTS) -> Series:
     """At most `limit` points: means over neighbours."""
-    n = len(series.steps)
-    if n <= limit:
+    if len(series.steps) <= limit:
         return series
+    steps = merged(series.steps.astype(float), limit).round().astype(np.int64)
+    return Series(steps, merged(series.values, limit))
+
+
+def merged(values: np.ndarray, limit: int) -> np.ndarray:
+    """At most `limit` values: means over neighbours."""
+    n = len(values)
+    if n <= limit:
+        return values
     edges = np.linspace(0, n, limit + 1).astype(int)[:-1]
-    counts = np.diff(np.append(edges, n))
-    steps = np.add.reduceat(series.steps.astype(float), edges) / counts
-    return Series(steps.round().astype(np.int64), np.add.reduceat(series.values, edges) / counts)
+    return np.add.reduceat(values, edges) / np.diff(np.append(edges, n))
 
 
 def is_thinned(digest: Digest) -> int:
@@ -92,7 +99,7 @@ def line(
         faint = {"color": paint, "width": 1}
         traces.append(
             go.Scatter(
-                x=_f4(x), y=_f4(y), mode="lines", line=faint, opacity=0.28, hoverinfo="skip"
+                x=f4(x), y=f4(y), mode="lines", line=faint, opacity=0.28, hoverinfo="skip"
             ).update(name=f"{name}, each step", legendgroup=name, showlegend=False)
         )
     x, y = parted(series)
@@ -100,15 +107,27 @@ def line(
         y = moving(y)
     mode = "lines+markers" if markers or len(x) < 3 else "lines"
     traces.append(
-        go.Scatter(x=_f4(x), y=_f4(y), mode=mode, line=stroke, name=name, legendgroup=name).update(
+        go.Scatter(x=f4(x), y=f4(y), mode=mode, line=stroke, name=name, legendgroup=name).update(
             marker={"size": 6, "color": paint}
         )
     )
     return traces
 
 
+def lines(
+    digest: Digest, keys: Mapping[str, str], first: int = 0, **options: Any
+) -> list[go.Scatter]:
+    """A line for each of these metrics that was measured, `keys` by name; its colour goes by its place among all."""
+    traces: list[go.Scatter] = []
+    for place, (name, key) in enumerate(keys.items(), start=first):
+        series = digest.series(key)
+        if series:
+            traces += line(series, escaped(name), place, **options)
+    return traces
+
+
 def figure(
-    digest: Digest,
+    stages: Sequence[StageSpan],
     traces: Sequence[go.Scatter | go.Bar | go.Heatmap],
     *,
     y: str = "",
@@ -116,16 +135,17 @@ def figure(
     log: bool = False,
     percent: bool = False,
     height: int = 300,
+    x: str = "step",
 ) -> go.Figure | None:
     """A figure over steps with the stages behind it; None where nothing was measured."""
     if not traces:
         return None
     made = go.Figure(data=list(traces), layout={"template": go.layout.Template()})
-    low, high = _span(traces)
+    low, high = _span(traces, least=0.5 if x == "step" else 1e-6)
     made.update_layout(
         height=height,
         showlegend=sum(one.showlegend is not False for one in traces) > 1,
-        xaxis={"title": {"text": "step"}, "range": [low, high]},
+        xaxis={"title": {"text": x}, "range": [low, high]},
         yaxis={"title": {"text": y}, "type": "log" if log else "linear"},
     )
     if percent:
@@ -136,7 +156,7 @@ def figure(
     if heights and not any(isinstance(y[0], str) or np.nan_to_num(y).any() for y in heights):
         made.update_yaxes(range=[0, 1])  # a flat line at zero
     if bands:
-        add_bands(made, digest.stages, low, high)
+        add_bands(made, stages, low, high)
     return made
 
 
@@ -179,14 +199,15 @@ def escaped(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _span(traces: Sequence[go.Scatter | go.Bar | go.Heatmap]) -> tuple[float, float]:
+def _span(traces: Sequence[go.Scatter | go.Bar | go.Heatmap], least: float) -> tuple[float, float]:
+    """Ends of the axis, with at least so much room beyond the data."""
     ends = [(float(np.nanmin(one.x)), float(np.nanmax(one.x))) for one in traces]
     low, high = min(a for a, _ in ends), max(b for _, b in ends)
-    room = max(0.5, 0.01 * (high - low))
+    room = max(least, 0.01 * (high - low))
     return low - room, high + room
 
 
-def _f4(values: np.ndarray) -> np.ndarray:
+def f4(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float32)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from rlcurric.report.digest import Digest, Series
-from rlcurric.report.drawing import INK, bins, colour, dash, escaped, figure, line
+from rlcurric.report.drawing import INK, bins, colour, dash, escaped, figure, line, lines
 from rlcurric.report.health import health_plots
 from rlcurric.report.lengths import length_histogram, lengths_by_correctness, truncated
 from rlcurric.report.plot import Plot
@@ -25,11 +25,8 @@ def plots(digest: Digest) -> list[Plot]:
 
 
 def _accuracy(digest: Digest) -> Plot:
-    traces: list[go.Scatter] = []
-    for place, name in enumerate(digest.distributions):
-        series = digest.series(f"eval/accuracy/{name}")
-        if series:
-            traces += line(series, escaped(name), place, smooth=False, markers=True, width=1.6)
+    keys = {name: f"eval/accuracy/{name}" for name in digest.distributions}
+    traces = lines(digest, keys, smooth=False, markers=True, width=1.6)
     mean = digest.series("eval/accuracy/mean")
     if mean:
         traces += line(mean, "mean", smooth=False, markers=True, width=3.2, ink=INK)
@@ -38,7 +35,7 @@ def _accuracy(digest: Digest) -> Plot:
         "overview",
         "Held-out accuracy",
         "Greedy completions of prompts that were never trained on, by distribution.",
-        figure(digest, traces, y="accuracy", percent=True, height=360),
+        figure(digest.stages, traces, y="accuracy", percent=True, height=360),
         "No held-out evaluation was made (evaluation.every, evaluation.at_end).",
         wide=True,
     )
@@ -63,7 +60,7 @@ def _sampling(digest: Digest) -> Plot:
             .update(line={"width": 0.6, "color": colour(place), "dash": dash(place)})
             .update(hovertemplate="%{y:.1%}")
         )
-    made = figure(digest, traces, y="probability", percent=True, height=360)
+    made = figure(digest.stages, traces, y="probability", percent=True, height=360)
     if made is not None:
         made.update_yaxes(range=[0, 1])
     return Plot(
@@ -124,7 +121,7 @@ def _pass_map(digest: Digest) -> Plot:
                 hovertemplate="%{y}, step %{x}: %{z:.0%} of %{customdata:.0f} samples<extra></extra>",
             )
         )
-    made = figure(digest, traces, height=max(180, 90 + 34 * len(found)))
+    made = figure(digest.stages, traces, height=max(180, 90 + 34 * len(found)))
     if made is not None:
         made.update_yaxes(autorange="reversed", type="category", automargin=True)
         made.update_layout(hovermode="closest")
@@ -151,7 +148,7 @@ def _reward(digest: Digest) -> Plot:
         "learning",
         "Reward and its parts",
         "Means over the rollouts that were trained on: the reward (total), verified correctness, and every component before its weight.",
-        figure(digest, traces, y="reward", height=340),
+        figure(digest.stages, traces, y="reward", height=340),
         "No rewards were recorded: the run had no stage of RL, or its metrics are lost.",
         wide=True,
     )
@@ -166,32 +163,25 @@ def _by_part(digest: Digest, prefix: str) -> dict[str, Series]:
 
 
 def _reward_by_distribution(digest: Digest) -> Plot:
-    traces: list[go.Scatter] = []
-    for place, name in enumerate(digest.distributions):
-        series = digest.series(f"reward/total/{name}")
-        if series:
-            traces += line(series, escaped(name), place, width=1.8)
+    keys = {name: f"reward/total/{name}" for name in digest.distributions}
     return Plot(
         "reward_by_distribution",
         "learning",
         "Reward by distribution",
         "Mean reward of the rollouts that were trained on.",
-        figure(digest, traces, y="reward"),
+        figure(digest.stages, lines(digest, keys, width=1.8), y="reward"),
     )
 
 
 def _correct(digest: Digest) -> Plot:
-    traces: list[go.Scatter] = []
     keys = {"trained on": "reward/correct/mean", "all that was sampled": "sampled/correct/mean"}
-    for place, (name, key) in enumerate(keys.items()):
-        if digest.series(key):
-            traces += line(digest.series(key), name, place, raw=True)
+    traces = lines(digest, keys, raw=True)
     return Plot(
         "correct",
         "learning",
         "Verified correctness",
         "The two differ where a gate leaves groups out.",
-        figure(digest, traces, y="share correct", percent=True),
+        figure(digest.stages, traces, y="share correct", percent=True),
     )
 
 
@@ -209,7 +199,7 @@ def _held_out_kinds(digest: Digest) -> Plot:
         "learning",
         "All that was measured on held-out prompts",
         "Means over distributions.",
-        figure(digest, traces, percent=True) if len(kinds) > 1 else None,
+        figure(digest.stages, traces, percent=True) if len(kinds) > 1 else None,
     )
 
 
@@ -219,7 +209,7 @@ def _dispositions(digest: Digest) -> Plot:
     for place, (name, counts) in enumerate(outcomes.dispositions.items()):
         x, y = _stepwise(outcomes.steps, counts)
         traces.append(go.Bar(x=x, y=y, name=escaped(name), marker={"color": colour(place)}))
-    made = figure(digest, traces, y="groups a step")
+    made = figure(digest.stages, traces, y="groups a step")
     if made is not None:
         made.update_layout(barmode="stack", bargap=0)
     return Plot(
@@ -238,7 +228,7 @@ def _time(digest: Digest) -> Plot:
     for place, name in enumerate(order):
         x, y = _stepwise(digest.steps, phases[name])
         traces.append(go.Bar(x=x, y=y, name=escaped(name), marker={"color": colour(place)}))
-    made = figure(digest, traces, y="seconds a step", height=340)
+    made = figure(digest.stages, traces, y="seconds a step", height=340)
     if made is not None:
         made.update_layout(barmode="stack", bargap=0)
     return Plot(
@@ -253,16 +243,12 @@ def _time(digest: Digest) -> Plot:
 
 
 def _tokens(digest: Digest) -> Plot:
-    traces: list[go.Scatter] = []
-    for place, (name, key) in enumerate(_TOKENS.items()):
-        if digest.series(key):
-            traces += line(digest.series(key), name, place, raw=True)
     return Plot(
         "tokens",
         "time",
         "Tokens: generated against trained",
         "Of each step. Groups that a gate refuses, and rollouts that a selector leaves out, are generated and not trained on.",
-        figure(digest, traces, y="tokens a step"),
+        figure(digest.stages, lines(digest, _TOKENS, raw=True), y="tokens a step"),
         "No tokens were counted.",
     )
 
@@ -278,16 +264,16 @@ def _several(page: str) -> list[Callable[[Digest], Plot]]:
     """Figures of one metric each."""
 
     def drawn(key: str) -> Callable[[Digest], Plot]:
-        title, note, name, metric = _SINGLE[page][key]
+        title, note, name, metric = SINGLE[page][key]
 
         def draw(digest: Digest) -> Plot:
             series = digest.series(metric)
             traces = line(series, name, raw=True, smooth=key != "coverage") if series else []
-            return Plot(key, page, title, note, figure(digest, traces, y=name))
+            return Plot(key, page, title, note, figure(digest.stages, traces, y=name))
 
         return draw
 
-    return [drawn(key) for key in _SINGLE[page]]
+    return [drawn(key) for key in SINGLE[page]]
 
 
 def _events(digest: Digest) -> Plot:
@@ -308,7 +294,7 @@ def _events(digest: Digest) -> Plot:
                     hovertemplate="step %{x}: %{text}<extra>%{y}</extra>",
                 )
             )
-    made = figure(digest, traces, height=90 + 26 * max(3, len(kinds)))
+    made = figure(digest.stages, traces, height=90 + 26 * max(3, len(kinds)))
     if made is not None:
         made.update_yaxes(type="category", automargin=True, autorange="reversed")
         made.update_layout(hovermode="closest")
@@ -326,7 +312,7 @@ def _events(digest: Digest) -> Plot:
 _MARKS = {"failure": "x", "warning": "diamond", "note": "circle"}
 
 
-_SINGLE = {  # page -> key -> title, note, name of the values, metric
+SINGLE = {  # page -> key -> title, note, name of the values, metric
     "curriculum": {
         "informative": (
             "Groups that carry signal",

@@ -152,12 +152,12 @@ def _draw(digest: Digest, panel: Panel) -> Plot:
                 "width": 2 if len(found) < 4 else 1.6,
                 "smooth": panel.smooth,
             }
-            traces += line(series, escaped(_name(key)), place, **options)
-    drawn = figure(digest, traces, y=panel.y, log=panel.log)
+            traces += line(series, escaped(metric_name(key)), place, **options)
+    drawn = figure(digest.stages, traces, y=panel.y, log=panel.log)
     return Plot(panel.key, panel.page, panel.title, panel.note, drawn, panel.absent)
 
 
-def _name(key: str) -> str:
+def metric_name(key: str) -> str:
     """A key without its area and without the reduction that nearly all have."""
     words = [one for one in key.split("/")[1:] if one not in ("guards", "s")]
     return _NAMES.get(key) or " ".join(words).removesuffix(" mean").replace("_", " ") or key

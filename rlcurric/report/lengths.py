@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from rlcurric.report.digest import Digest, Series
-from rlcurric.report.drawing import MUTED, figure, line
+from rlcurric.report.drawing import MUTED, figure, line, lines
 from rlcurric.report.plot import Plot
 
 HISTOGRAM = 40  # bars of the histogram of lengths
@@ -39,30 +39,23 @@ def lengths_by_correctness(digest: Digest) -> Plot:
         "learning",
         "Length by correctness",
         "Mean tokens of a completion. Lines: all that was sampled; marks: held-out prompts.",
-        figure(digest, traces, y="tokens"),
+        figure(digest.stages, traces, y="tokens"),
         "No lengths were recorded.",
     )
 
 
 def truncated(digest: Digest) -> Plot:
     """Share of completions that were cut off over steps."""
-    traces: list[go.Scatter] = []
-    keys = {
-        "sampled": "sampled/truncated/mean",
-        "trained on": "length/truncated/mean",
-        "held out": "eval/truncated/mean",
-    }
-    for place, (name, key) in enumerate(keys.items()):
-        series = digest.series(key)
-        if series:
-            held = name == "held out"
-            traces += line(series, name, place, raw=not held, smooth=not held, markers=held)
+    sampled = {"sampled": "sampled/truncated/mean", "trained on": "length/truncated/mean"}
+    traces = lines(digest, sampled, raw=True)
+    held = {"held out": "eval/truncated/mean"}
+    traces += lines(digest, held, first=len(sampled), smooth=False, markers=True)
     return Plot(
         "truncated",
         "learning",
         "Completions that were cut off",
         "Share that reached the limit of tokens before it ended.",
-        figure(digest, traces, y="share", percent=True),
+        figure(digest.stages, traces, y="share", percent=True),
         "Nothing was recorded on truncation.",
     )
 

@@ -1,36 +1,25 @@
-"""The report as one HTML file: everything inlined, nothing fetched, whatever a model wrote shown as text.
-
-Templates escape by default. What comes from a run reaches scripts as JSON in which no tag can begin, and the page's
-policy lets only the scripts run whose hashes it names: text that escaped nevertheless would not be executed.
-"""
+"""The report as one HTML file: what its template and its scripts are given."""
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
-import math
-import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from rlcurric.recipe.load import dump_yaml
 from rlcurric.report.digest import Digest, Series
 from rlcurric.report.drawing import is_thinned, thinned
 from rlcurric.report.figures import plots
+from rlcurric.report.inline import fill, large, write_html
 from rlcurric.report.plot import Plot
 from rlcurric.report.prompts import MEANING, PromptStory
 from rlcurric.report.story import LEARNED, Story, before_and_after, clock, smoothed, tell
-from rlcurric.version import __version__
 
 PROMPTS = 10_000  # rows of the table of prompts at most
 HISTORY = 40  # visits of a prompt that are shown: its last ones
@@ -57,25 +46,17 @@ CONDITIONS = {
     "unknown": ("not finished", ""),
 }
 TONES = {"failure": "bad", "warning": "fair", "note": ""}
-POLICY = (
-    "default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:; "
-    "connect-src {connect}; base-uri 'none'; form-action 'none'"
-)
 
 
 def render(digest: Digest, live: str = "") -> str:
     """The page of a run; `live` marks the state that it shows where a server tells of newer ones."""
     story = tell(digest)
     drawn = plots(digest)
-    scripts = {
-        "theme": _asset("theme.js"),
-        "plotly": get_plotlyjs(),
-        "js": _asset("page.js") + _asset("tables.js"),
-    }
-    assert not any("</script" in text.lower() for text in scripts.values())
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    template = environment.from_string(_asset("page.html"))
-    return template.render(
+    return fill(
+        "page.html",
+        ("page.js", "tables.js"),
+        _data(digest, drawn),
+        connect="'self'" if live else "'none'",
         **_first_page(digest, story),
         **_other_pages(digest),
         digest=digest,
@@ -84,42 +65,8 @@ def render(digest: Digest, live: str = "") -> str:
         pages=PAGES,
         counts=_counts(digest),
         clock=clock,
-        data={key: Markup(script_json(value)) for key, value in _data(digest, drawn).items()},
-        css=Markup(_asset("page.css")),
-        policy=_policy(scripts.values(), "'self'" if live else "'none'"),
         live=live,
-        version=__version__,
-        written=time.strftime("written %Y-%m-%d %H:%M %Z"),
-        **{name: Markup(text) for name, text in scripts.items()},
     )
-
-
-def script_json(value: Any) -> str:
-    """JSON that may stand inside a script element: no tag and no comment begins in it, and no NaN is in it."""
-    text = json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for sign in "<>&":
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return text
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return value
-
-
-def _asset(name: str) -> str:
-    return (resources.files("rlcurric.report") / "assets" / name).read_text(encoding="utf-8")
-
-
-def _policy(scripts: Any, connect: str) -> Markup:
-    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts]
-    named = " ".join(f"'sha256-{one}'" for one in hashes)
-    return Markup(POLICY.format(scripts=named, connect=connect))
 
 
 def _first_page(digest: Digest, story: Story) -> dict[str, Any]:
@@ -130,8 +77,8 @@ def _first_page(digest: Digest, story: Story) -> dict[str, Any]:
     tiles = [
         (f"{len(digest.steps):,}", "steps"),
         (clock(story.timing.seconds), "in steps"),
-        (_large(story.timing.generated), "tokens generated"),
-        (_large(digest.total("batch/rollouts/sum")), "rollouts trained on"),
+        (large(story.timing.generated), "tokens generated"),
+        (large(digest.total("batch/rollouts/sum")), "rollouts trained on"),
         (f"{failures} / {warnings}", "failures / warnings"),
     ]
     if after is not None:
@@ -314,17 +261,6 @@ def _prompts(digest: Digest) -> list[dict[str, Any]]:
     ]
 
 
-def _large(value: float) -> str:
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e4, "k")):
-        if value >= size:
-            return f"{value / (1e3 if letter == 'k' else size):.3g} {letter}"
-    return f"{value:,.0f}"
-
-
 def write_page(digest: Digest, file: Path) -> int:
     """Write the page in one step; its size in bytes."""
-    text = render(digest).encode("utf-8", errors="replace")
-    temporary = file.with_name(file.name + ".tmp")
-    temporary.write_bytes(text)
-    temporary.replace(file)
-    return len(text)
+    return write_html(render(digest), file)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlcurric.recipe.load import load_recipe
+from rlcurric.recipe.load import load_run_recipe
 from rlcurric.recipe.schema import Recipe
 from rlcurric.registry import nearest
 from rlcurric.train.rundir import DECISIONS, EVENTS, METRICS, read_jsonl
@@ -59,12 +59,11 @@ class RunTables:
 def read_run(run_dir: str | Path) -> RunTables:
     """Read a run directory, also while the run goes on. ValueError if it is none."""
     path = Path(run_dir)
-    if not (path / "recipe.yaml").is_file():
-        raise ValueError(f"{path} is no run directory: it has no recipe.yaml")
+    recipe = load_run_recipe(path)
     info = path / "run.json"
     return RunTables(
         path=path,
-        recipe=load_recipe(path / "recipe.yaml"),
+        recipe=recipe,
         info=json.loads(info.read_text(encoding="utf-8")) if info.is_file() else {},
         metrics=read_jsonl(path / METRICS),
         decisions=read_jsonl(path / DECISIONS),

@@ -9,7 +9,7 @@ from typing import Any
 
 from rlcurric.curriculum.decisions import read_outcome, read_outcomes
 from rlcurric.curriculum.measured import read_measured
-from rlcurric.recipe.load import load_recipe
+from rlcurric.recipe.load import load_run_recipe
 from rlcurric.recipe.schema import Recipe
 from rlcurric.recipe.stages import RlStage
 from rlcurric.train.rundir import DECISIONS, EVENTS, METRICS, read_jsonl, screened_name
@@ -104,10 +104,8 @@ class Record:
     """A run directory, for replays. ValueError for a folder that is none, or that has no decisions."""
 
     def __init__(self, path: Path) -> None:
-        if not (path / "recipe.yaml").is_file():
-            raise ValueError(f"{path} is no run directory: it has no recipe.yaml")
         self.path = path
-        self.recipe: Recipe = load_recipe(path / "recipe.yaml")
+        self.recipe: Recipe = load_run_recipe(path)
         self.lines: dict[int, list[Line]] = {}
         for line in read_jsonl(path / DECISIONS):
             self.lines.setdefault(line["step"], []).append(line)
