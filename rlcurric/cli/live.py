@@ -13,11 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+from rlcurric.cli.clock import clock
 
 
 def _by_distribution(row: Mapping[str, Any], prefix: str) -> dict[str, float]:
@@ -60,7 +56,7 @@ class Doing:
             self._show()
 
     def _show(self) -> None:
-        line = f"{self._what}, {_clock(time.monotonic() - self._began)} so far"
+        line = f"{self._what}, {clock(time.monotonic() - self._began)} so far"
         if self._status is not None:
             self._status.update(Text(line))
         elif self._what:
@@ -84,7 +80,7 @@ class Pace:
         """None where no step has ended yet, or where nobody knows how many there will be."""
         if not self._timed or self.steps is None:
             return None
-        return _clock(self._seconds / self._timed * (self.steps - self.done))
+        return clock(self._seconds / self._timed * (self.steps - self.done))
 
 
 class TerminalReporter:
