@@ -25,7 +25,7 @@ from rlcurric.recipe.schema import Recipe
 from rlcurric.report.following import Follower
 from rlcurric.report.standing import Standing
 
-REFRESH = 2  # times a second that a view is drawn
+REFRESH = 1  # times a second that a view is drawn: 10 to 20 ms each, in a thread
 EVERY = 5.0  # seconds between plain lines on steps
 
 
@@ -75,7 +75,7 @@ class Doing:
 class TerminalReporter:
     """Implements `train.reporter.Reporter` on a rich console. Use as a context manager.
 
-    What the run tells is kept as it comes; a thread draws it twice a second, so that no step waits for a terminal.
+    What the run tells is kept as it comes; a thread draws it once a second, so that no step waits for a terminal.
     """
 
     def __init__(self, console: Console, recipe: Recipe, run_dir: Path) -> None:

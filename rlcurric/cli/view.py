@@ -20,9 +20,10 @@ from rlcurric.report.events import Event
 from rlcurric.report.standing import StageStanding, Standing
 
 MARGIN = 2  # lines of the terminal that the view leaves to what is printed above it
-FIXED = 8  # lines that are no entry of a list: title, last step, what goes on, head of a table, four empty ones
+FIXED = 4  # lines that are no entry of a list: title, head of a table, last step, what goes on
 WARNINGS = 3  # shown at most
 FEWEST = 4  # lines that stages get before distributions take from them
+LOW = 18  # lines below which no line is left empty, and one warning shown
 NAME = 24  # columns of a name
 BAR = 26
 
@@ -65,19 +66,29 @@ def draw(look: Look, height: int) -> RenderableType:
     standing = look.standing
     if not standing.stages:
         return _line(look.doing)
-    names = standing.distributions
-    warned = standing.warnings[-WARNINGS:]
-    room = height - FIXED - (len(warned) + 1 if warned else 0)
-    n_stages = min(len(standing.stages), max(FEWEST, room - len(names)), max(1, room - 1))
-    parts: list[RenderableType] = [_title(standing), "", _stages(look, n_stages)]
+    names, low = standing.distributions, height < LOW
+    warned = standing.warnings[-(1 if low else WARNINGS) :]
+    room = height - FIXED - len(warned) - (0 if low else 4 + bool(warned))
+    asked = len(names) + ("mean" in standing.held_out)
+    n_stages = max(2, min(len(standing.stages), max(FEWEST, room - asked), room - 3))
+    blocks: list[RenderableType] = [_title(standing), _stages(look, n_stages)]
     if names:
-        parts += ["", _distributions(standing, names, max(1, room - n_stages))]
+        blocks.append(_distributions(standing, names, max(1, room - n_stages)))
     measured = "  ".join(_measured(standing))
-    parts += ["", _line(measured)] if measured else []
-    parts += ["", _line("   ".join(filter(None, (look.doing, _left(look)))), "bold")]
+    if measured:
+        blocks.append(_line(measured))
+    blocks.append(_line("   ".join(filter(None, (look.doing, _left(look)))), "bold"))
     if warned:
-        parts += ["", *(_warning(one) for one in warned)]
-    return Group(*parts)
+        blocks.append(Group(*map(_warning, warned)))
+    return Group(*blocks) if low else Group(*_spaced(blocks))
+
+
+def _spaced(blocks: Sequence[RenderableType]) -> Iterator[RenderableType]:
+    """With an empty line between them."""
+    for place, block in enumerate(blocks):
+        if place:
+            yield ""
+        yield block
 
 
 def _line(text: str, style: str = "") -> Text:
@@ -99,7 +110,8 @@ def _stages(look: Look, room: int) -> Table:
     for _ in range(4):
         table.add_column(no_wrap=True, overflow="ellipsis")
     standing = look.standing
-    shown = _window(len(standing.stages), room, standing.current - 1)
+    first = standing.current - (1 if room > 2 else 0)
+    shown = _window(len(standing.stages), room, first)
     for place in shown:
         stage, status = standing.stages[place], standing.status(place)
         style = {"done": "green", "running": "bold", "to come": "dim"}[status]
@@ -134,19 +146,23 @@ def _steps(stage: StageStanding, status: str) -> str:
 
 
 def _distributions(standing: Standing, names: Sequence[str], room: int) -> Table:
+    """A row a distribution, and the mean of their held-out accuracies."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("distribution", max_width=NAME, no_wrap=True, overflow="ellipsis")
-    for head in ("probability", "pass rate", "held-out"):
+    measured = f" (step {standing.held_out_step})" if standing.held_out else ""
+    for head in ("probability", "pass rate", f"held-out{measured}"):
         table.add_column(head, justify="right", no_wrap=True)
-    probabilities = standing.probabilities
-    shown = _window(len(names), room, 0)
+    mean = standing.held_out.get("mean")
+    shown = _window(len(names), room - (mean is not None), 0)
     for place in shown:
         name = names[place]
-        known = (probabilities, standing.pass_rates, standing.held_out)
-        table.add_row(Text(plain(name)), *(_number(one.get(name), ".2f") for one in known))
+        known = (standing.probabilities, standing.pass_rates, standing.held_out)
+        table.add_row(Text(plain(name)), *(_number(one.get(name)) for one in known))
     hidden = len(names) - len(shown)
     if hidden:
         table.add_row(Text(f"… and {hidden} more", style="dim"))
+    if mean is not None:
+        table.add_row("mean", "", "", _number(mean), style="dim")
     return table
 
 
@@ -159,8 +175,8 @@ def _window(count: int, room: int, first: int) -> range:
     return range(begin, begin + size)
 
 
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else f"{value:{form}}"
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _measured(standing: Standing) -> Iterator[str]:
@@ -171,8 +187,6 @@ def _measured(standing: Standing) -> Iterator[str]:
             yield f"{label} {round(value, 4) + 0.0:{form}}"  # no minus in front of a zero
     if standing.tokens_per_second is not None:
         yield f"tokens/s {standing.tokens_per_second:.0f}"
-    if "mean" in standing.held_out:
-        yield f"held-out {standing.held_out['mean']:.3f} (step {standing.held_out_step})"
 
 
 def _left(look: Look) -> str:
@@ -211,7 +225,7 @@ def step_line(standing: Standing) -> str:
     if stage is None:
         return ""
     parts = [f"{_stage_name(standing, stage)} step {_steps(stage, 'running')}"]
-    parts += [one for one in _measured(standing) if not one.startswith("held-out")]
+    parts += _measured(standing)
     if stage.left is not None:
         parts.append(f"left {clock(stage.left)}")
     return "  ".join(parts)

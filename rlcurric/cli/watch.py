@@ -25,7 +25,6 @@ from rlcurric.cli.view import (
     warning_line,
 )
 from rlcurric.ending import STOPPED
-from rlcurric.report.events import severity_of, tell_events
 from rlcurric.report.following import Follower, News, follow
 from rlcurric.report.recorded import Condition
 from rlcurric.report.standing import Standing
@@ -103,11 +102,11 @@ def _since(standing: Standing, news: News) -> Iterator[str]:
     found = [*((row, False) for row in news.rows), *((row, True) for row in news.events)]
     for row, is_event in sorted(found, key=lambda one: one[0]["step"]):
         if is_event:
-            standing = standing.heard(row)
+            known, standing = standing.warnings, standing.heard(row)
             if row.get("event") == "stage_started":
                 yield stage_line(standing)
-            elif severity_of(str(row.get("event"))) != "note":
-                yield from (f"warning: {warning_line(one)}" for one in tell_events([row]))
+            elif standing.warnings is not known:
+                yield f"warning: {warning_line(standing.warnings[-1])}"
         else:
             standing = standing.stepped(row)
             yield step_line(standing)
