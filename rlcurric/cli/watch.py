@@ -62,14 +62,17 @@ def seen(run: Follower) -> tuple[Look, News]:
 def _show(run: Follower, console: Console) -> int:
     """The view, drawn until the run ends, and left as it was then."""
     look, _ = seen(run)
+    live = Live(
+        View(lambda: look), console=console, refresh_per_second=REFRESH, vertical_overflow="crop"
+    )
     old = signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the cursor stays hidden
     try:
-        view = View(lambda: look)
-        with Live(view, console=console, refresh_per_second=REFRESH, vertical_overflow="crop"):
-            while look.going:
-                time.sleep(POLL)
-                look, _ = seen(run)
-    finally:
+        live.start(refresh=True)
+        while look.going:
+            time.sleep(POLL)
+            look, _ = seen(run)
+    finally:  # also of an interrupt within the start
+        live.stop()
         signal.signal(signal.SIGTERM, old)
     return _exit_code(run.condition)
 
