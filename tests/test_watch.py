@@ -9,6 +9,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import socket
 import struct
@@ -31,6 +32,7 @@ from rlcurric.recipe.load import dump_yaml
 from rlcurric.report.following import Follower, LogTail
 from rlcurric.report.standing import Standing
 from rlcurric.train.rundir import EVENTS, METRICS, RunDirectory
+from rlcurric.train.session import train
 from tests.tiny import TINY, tiny_recipe
 
 STEPS = {"cold": 2, "first": 2, "second": 2}
@@ -475,7 +477,7 @@ class Terminal:
         """What was written, without escape sequences."""
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.raw)
 
-    def until(self, pattern: str, limit: float = 120.0) -> None:
+    def until(self, pattern: str, limit: float = 300.0) -> None:
         """Read on until the text has it."""
         end = time.monotonic() + limit
         while not re.search(pattern, self.text):
@@ -489,7 +491,7 @@ class Terminal:
         return self.process.wait()
 
     def _read(self) -> bool:
-        if not select.select([self._main], [], [], 120.0)[0]:
+        if not select.select([self._main], [], [], 300.0)[0]:
             return False
         try:
             found = os.read(self._main, 65536)
@@ -537,6 +539,61 @@ def test_ctrl_c_ends_the_view_and_not_the_run(going: RunDirectory) -> None:
     assert terminal.end() == 0
     assert "Traceback" not in terminal.text
     assert terminal.is_clean()
+
+
+class Both(TerminalReporter):
+    """Draws what it is told, and looks after every step at what the logs tell somebody else."""
+
+    def __init__(self, folder: Path) -> None:
+        console = Console(file=io.StringIO(), width=80, height=24, force_terminal=True)
+        super().__init__(console, tiny_recipe(), folder)
+        self.log = Follower(folder)
+        self.steps: list[tuple[int, list[int]]] = []
+
+    def step(self, row: Any) -> None:
+        super().step(row)
+        self.log.look()
+        assert self.log.condition == "running"
+        assert self.log.standing == self.standing
+        self.steps.append((self.standing.step, [one.steps for one in self.standing.stages]))
+
+
+def test_a_run_and_its_logs_tell_the_same(tmp_path: Path) -> None:
+    """While it goes; stopped; and resumed with a step's lines cut back, since its checkpoint is gone."""
+    folder = tmp_path / "run"
+    with Both(folder) as reporter:
+        train(tiny_recipe(), folder, reporter=reporter, stop_at=4)
+        assert reporter.steps == [(1, [1, 0, 0]), (2, [2, 0, 0]), (3, [2, 1, 0]), (4, [2, 2, 0])]
+        reporter.log.look()
+        assert reporter.log.condition == "stopped"
+    shutil.rmtree(folder / "checkpoints" / "step-000004")
+    with Both(folder) as again:
+        again.log = reporter.log  # that of somebody who did not look away
+        train(tiny_recipe(), folder, reporter=again)
+        assert again.steps == [(4, [2, 2, 0]), (5, [2, 2, 1]), (6, [2, 2, 2])]
+        again.log.look()
+        assert again.log.condition == "finished" and again.log.standing.finished
+        assert set(again.log.standing.held_out) == {"two", "three", "mean"}
+        again.log.__exit__(None, None, None)
+
+
+@pytest.mark.slow
+def test_terminals_of_train_and_watch_show_one_run(tmp_path: Path) -> None:
+    recipe, folder = tmp_path / "tiny.yaml", tmp_path / "run"
+    recipe.write_text(dump_yaml(tiny_recipe("stages.second.until.steps=20")))
+    trained = Terminal("train", str(recipe), "--run-dir", str(folder))
+    trained.until(r"stage 2 of 3, step 2")
+    watched = Terminal("watch", str(folder))
+    watched.until(rf"running, pid {trained.process.pid}")
+    assert trained.end() == 0
+    assert watched.end() == 0
+    for terminal in (trained, watched):
+        assert re.search(r"second +rl +[━╸╺]+ +\d+/20 +0:\d\d left", terminal.text)
+        assert re.search(r"two +0\.\d\d +0\.\d\d", terminal.text)
+        assert "Traceback" not in terminal.text
+        assert terminal.is_clean()
+    assert re.search(r"(rollout|update|save|sync), 0:\d\d", trained.text)
+    assert watched.text.rstrip().splitlines()[-1] == "finished"
 
 
 def test_plain_lines_as_steps_come(going: RunDirectory) -> None:
