@@ -344,6 +344,7 @@ def loaded_by(*command: str) -> set[str]:
             ("-c", "import rlcurric.report.page, rlcurric.report.serve"),
             id="report",
         ),
+        pytest.param(("-c", "import rlcurric.cli.watch"), id="watch"),
     ],
 )
 def test_the_start_is_light(command: tuple[str, ...]) -> None:

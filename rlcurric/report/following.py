@@ -32,17 +32,14 @@ class LogTail:
 
     def read(self) -> list[Row] | None:
         """What is new; None where the log was cut back, so that all of it must be read again: the next look begins anew."""
-        try:
-            found = self.path.stat()
-            if self._handle is None:
+        if self._handle is not None and self._was_cut(self._handle):
+            self.close()
+            return None
+        if self._handle is None:
+            try:
                 self._handle = self.path.open("rb")
-        except FileNotFoundError:
-            return [] if self._handle is None else self._forget()
-        mine = os.fstat(self._handle.fileno())
-        if (mine.st_ino, mine.st_dev) != (found.st_ino, found.st_dev):
-            return self._forget()
-        if mine.st_size < self._handle.tell():
-            return self._forget()
+            except FileNotFoundError:
+                return []
         *lines, self._rest = (self._rest + self._handle.read()).split(b"\n")
         return [row for line in lines if (row := row_of(line)) is not None]
 
@@ -51,8 +48,15 @@ class LogTail:
             self._handle.close()
         self._handle, self._rest = None, b""
 
-    def _forget(self) -> None:
-        self.close()
+    def _was_cut(self, handle: BufferedReader) -> bool:
+        """Whether the log is gone, another file by now, or shorter than what was read of it."""
+        mine = os.fstat(handle.fileno())
+        try:
+            there = self.path.stat()
+        except FileNotFoundError:
+            return True
+        same = (mine.st_ino, mine.st_dev) == (there.st_ino, there.st_dev)
+        return not same or mine.st_size < handle.tell()
 
 
 @dataclass(frozen=True)
