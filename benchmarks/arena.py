@@ -224,6 +224,8 @@ class Watch:
     ) -> None:
         self._last = _clocks()
 
+    def event(self, row: Mapping[str, Any]) -> None: ...
+
     def phase(self, name: str) -> None:
         if name == "evaluate":
             self._evaluation_began = _clocks()

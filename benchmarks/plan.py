@@ -232,6 +232,8 @@ class Marks:
 
     def message(self, text: str) -> None: ...
 
+    def event(self, row: Mapping[str, Any]) -> None: ...
+
     def stage(self, name: str, kind: str, *_: Any) -> None:
         self._mark()
         self._stage, self._phase = name, "update" if kind in ("sft", "dpo") else "load"

@@ -348,6 +348,7 @@ def loaded_by(*command: str) -> set[str]:
             ("-c", "import rlcurric.report.compare.page, rlcurric.report.compare.tables"),
             id="compare",
         ),
+        pytest.param(("-c", "import rlcurric.cli.watch"), id="watch"),
     ],
 )
 def test_the_start_is_light(command: tuple[str, ...]) -> None:

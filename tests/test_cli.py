@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import io
 import json
 import pydoc
 import re
@@ -14,13 +13,11 @@ from typing import Any
 
 import pytest
 import yaml
-from rich.console import Console
 from typer.main import get_command
 
 import rlcurric
 from rlcurric.cli import _run
 from rlcurric.cli.app import app
-from rlcurric.cli.live import TerminalReporter
 from rlcurric.eval.export import trusts_its_code
 from rlcurric.recipe.load import dump, load_recipe
 from rlcurric.report.tables import read_run
@@ -53,6 +50,7 @@ COMMANDS = {
     ],
     "report": ["run", "output", "groups", "serve", "port"],
     "compare": ["runs", "output", "against", "target", "group", "png", "csv"],
+    "watch": ["run", "once"],
     "doctor": ["engine", "run_dir"],
     "launch": [
         *("command", "config", "processes", "nodes", "node_rank", "rendezvous", "stop_grace"),
@@ -115,37 +113,6 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
     stated = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]["version"]
     assert capsys.readouterr().out == f"rlcurric {stated}\n"
     assert rlcurric.__version__ == stated
-
-
-def line(step: int, **more: float) -> dict[str, Any]:
-    shares = {f"curriculum/probability/{name}": 0.5 for name in ("easy", "hard")}
-    return {"step": step, "stage_step": step, "time/step/s": 1.0, **shares, **more}
-
-
-def test_progress_keeps_the_order_of_the_recipe() -> None:
-    """Also where a distribution is drawn later than one behind it."""
-    console = Console(file=io.StringIO(), width=200)
-    reporter = TerminalReporter(console)
-    reporter.stage("rl", "rl", 1, 1, 9, 0)
-    first = line(1, **{"curriculum/pass_rate/hard": 0.25})
-    second = line(9, **{"curriculum/pass_rate/easy": 0.75})
-    reporter.step(first)
-    reporter.step(second)
-    assert "pass rates: easy 0.75  hard 0.25" in console.file.getvalue()  # type: ignore[attr-defined]
-
-
-def test_progress_leaves_out_what_is_not_known() -> None:
-    console = Console(file=io.StringIO(), width=200, force_terminal=True)
-    with TerminalReporter(console) as reporter:
-        reporter.phase("data")
-        assert reporter._live is not None
-        assert str(reporter._live.get_renderable()) == "[data]"
-        reporter.stage("rl", "rl", 1, 1, 9, 0)
-        assert reporter._line() == "stage 1/1 rl (rl) step 0/9"
-        reporter.step(line(1, **{"time/step/s": 2.0}))
-        assert "step 1/9  left 0:16" in reporter._line()
-        reporter.step(line(2, **{"time/step/s": 4.0}))
-        assert "step 2/9  left 0:21" in reporter._line()
 
 
 @pytest.fixture(scope="module")

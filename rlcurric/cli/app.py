@@ -470,6 +470,21 @@ def compare(
 
 
 @app.command()
+def watch(
+    run: Annotated[
+        Path, typer.Argument(help="A run directory: it is read, never written.", metavar="RUN")
+    ],
+    once: Annotated[
+        bool, typer.Option("--once", help="Show where the run stands now, and end.")
+    ] = False,
+) -> int:
+    """Follow a run from another shell: stages, distributions, speed, time left, warnings. Ctrl-C ends it, not the run."""
+    from rlcurric.cli.watch import run_watch
+
+    return run_watch(run, once)
+
+
+@app.command()
 def doctor(
     engine: Annotated[str, typer.Option(help="auto, torch or vllm.")] = "auto",
     run_dir: Annotated[

@@ -75,6 +75,8 @@ class _Say:
 
     def step(self, row: object) -> None: ...
 
+    def event(self, row: object) -> None: ...
+
 
 def run_doctor(engine: str, run_dir: Path | None) -> int:
     """Print what was found; RunError where something does not work, naming ranks and hosts."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from rlcurric.cli.clock import clock
 from rlcurric.cli.console import make_console
 from rlcurric.recipe.load import load_recipe
 from rlcurric.recipe.stages import RlStage
@@ -69,7 +70,7 @@ def run_preflight(
     )
     say(
         f"{found.tokens_per_second:.0f} tokens/s. {_steps(stage)} of this stage: about "
-        f"{_duration(found.rollout_seconds)} of rollouts (without refill) and {_duration(found.update_seconds)} of updates"
+        f"{clock(found.rollout_seconds)} of rollouts (without refill) and {clock(found.update_seconds)} of updates"
     )
     for sentence in advice(found, stage):
         say(f"warning: {sentence}")
@@ -86,9 +87,3 @@ def run_preflight(
 
 def _steps(stage: RlStage) -> str:
     return "One step" if stage.planned_steps is None else f"{stage.planned_steps} steps"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

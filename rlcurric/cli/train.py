@@ -21,19 +21,21 @@ def run_train(
 ) -> int:
     """Train, draw progress, say at the end what came of it."""
     console = make_console()
-    load_recipe(
-        recipe, overrides, overlay
-    )  # a mistake in it is told before anything heavy is imported
+    # A mistake in the recipe is told before anything heavy is imported.
+    resolved = load_recipe(recipe, overrides, overlay)
     from rlcurric.train.coordinator import is_main_rank
-    from rlcurric.train.reporter import Silent
+    from rlcurric.train.reporter import Reporter, Silent
     from rlcurric.train.session import train
 
     # One rank draws: two live views would write over each other.
-    watching = TerminalReporter(console) if is_main_rank() else contextlib.nullcontext(Silent())
+    folder = run_dir or Path("runs") / resolved.name
+    watching: contextlib.AbstractContextManager[Reporter] = contextlib.nullcontext(Silent())
+    if is_main_rank():
+        watching = TerminalReporter(console, resolved, folder)
     with watching as reporter:
         result = train(
             recipe,
-            run_dir,
+            folder,
             overrides=overrides,
             overlay=overlay,
             start_from=start_from,

@@ -65,7 +65,7 @@ def read_recorded(run_dir: str | Path) -> Recorded:
     info = _info(path, gaps)
     metrics = _steps(list(read_lines(path, METRICS, gaps, "curves by step")), gaps)
     events = list(read_lines(path, EVENTS, gaps, "events"))
-    return Recorded(path, recipe, info, metrics, events, _condition(path, events), tuple(gaps))
+    return Recorded(path, recipe, info, metrics, events, condition_of(path, events), tuple(gaps))
 
 
 def read_lines(path: Path, name: str, gaps: list[Gap], gives: str) -> Iterator[Row]:
@@ -82,7 +82,7 @@ def read_lines(path: Path, name: str, gaps: list[Gap], gives: str) -> Iterator[R
         for number, line in enumerate(handle, start=1):
             if not line.endswith(b"\n"):
                 cut = True
-            elif (row := _row(line)) is not None:
+            elif (row := row_of(line)) is not None:
                 yield row
             elif line.strip():
                 broken.append(number)
@@ -101,7 +101,7 @@ def number_of(value: Any) -> float:
     return float(value) if isinstance(value, int | float) else float("nan")
 
 
-def _row(line: bytes) -> Row | None:
+def row_of(line: bytes) -> Row | None:
     """A line that has the number of a step; None for any other."""
     try:
         row = json.loads(line)
@@ -158,7 +158,7 @@ def _reason(error: OSError) -> str:
     )
 
 
-def _condition(path: Path, events: list[Row]) -> Condition:
+def condition_of(path: Path, events: list[Row]) -> Condition:
     """By its lock the run is alive on this host or not; else by the last event that ends one."""
     try:
         holder = json.loads((path / "run.lock").read_bytes())

@@ -27,6 +27,10 @@ class Reporter(Protocol):
         """A step ended; `row` is its line of metrics.jsonl."""
         ...
 
+    def event(self, row: Mapping[str, Any]) -> None:
+        """A line of events.jsonl was written; from any thread."""
+        ...
+
 
 class Silent:
     """Tells nobody."""
@@ -40,3 +44,5 @@ class Silent:
     def phase(self, name: str) -> None: ...
 
     def step(self, row: Mapping[str, Any]) -> None: ...
+
+    def event(self, row: Mapping[str, Any]) -> None: ...

@@ -8,7 +8,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +61,11 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 class RunDirectory:
     """Paths and logs of one run. Only rank 0 makes one that writes."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, heard: Callable[[Mapping[str, Any]], None] = lambda event: None
+    ) -> None:
         self.path = path
+        self._heard = heard  # called with every event that this process has written
         self.checkpoints = path / "checkpoints"
         self.rollouts = path / "rollouts"
         self.stop_file = path / "stop"
@@ -140,6 +143,7 @@ class RunDirectory:
         row = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": kind, "step": step, **detail}
         self._mend_last_line(EVENTS)
         self.append(EVENTS, [row])
+        self._heard(row)
 
     def report(self, kind: str, step: int, **detail: Any) -> None:
         """The same from any rank and thread, also beside rank 0's own lines: one write, at the end of the file."""
@@ -152,6 +156,7 @@ class RunDirectory:
             os.write(handle, text.encode())
         finally:
             os.close(handle)
+        self._heard(row)
 
     def cut_back(self, step: int) -> int:
         """Drop every per-step record after `step`; the number of steps dropped."""

@@ -115,9 +115,10 @@ class _Session:
         self.recipe = recipe
         self.command = command  # as a shell would take it, without the run directory
         self.born = time.time()
-        self.directory = RunDirectory(Path(run_dir or Path("runs") / recipe.name))
         self.start_from = start_from
         self.reporter = reporter
+        path = Path(run_dir or Path("runs") / recipe.name)
+        self.directory = RunDirectory(path, heard=lambda event: self.reporter.event(event))
         self.stop = StopRequest(self.directory.stop_file, stop_at)
         self.cautions: dict[str, list[str]] = {}  # stage -> what its curriculum has in vain
 
