@@ -24,7 +24,7 @@ from typer.main import get_command
 from docs_site import command_line, recipe_keys
 from rlcurric.cli.app import app
 from rlcurric.recipe.load import json_schema
-from tests.browser import Watched, chromium, watched
+from tests.browser import Watched, watched
 from tests.once import made_once
 
 ROOT = Path(__file__).parent.parent
@@ -54,12 +54,6 @@ def url(site: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
         thread.join()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as one:
-        yield one
 
 
 @pytest.fixture

@@ -9,9 +9,10 @@ from typing import Any
 
 
 def sums(terms: int = 2, size: int = 40, seed: int = 0) -> Iterator[dict[str, Any]]:
-    """`3+4-1=` with its worked demonstration."""
+    """`3+4-1=` with its worked demonstration: the problems of reasoning-gym's chain_sum, by the same draws."""
     for number in range(size):
         draw = random.Random(seed + number)
+        _ = draw.randint(1, 1), draw.randint(1, 1)  # its draws of how many terms and digits
         digits = [draw.randint(0, 9) for _ in range(terms)]
         signs = [draw.choice("+-") for _ in range(terms - 1)]
         signed = zip(["+", *signs], digits, strict=True)
