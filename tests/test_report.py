@@ -405,6 +405,8 @@ def test_what_a_run_does_now_is_read_from_its_lock_and_events(copy: Path) -> Non
     (copy / "events.jsonl").write_text("".join(events[:-1]))
     lock.write_text(me)
     assert read_recorded(copy).condition == "ended"
+    (first, *_) = tell(digest_run(copy)).trouble
+    assert first.text.startswith("The run ended without a word after step ")
     with lock.open():
         assert read_recorded(copy).condition == "running"
     (copy / "events.jsonl").write_text("".join(events))

@@ -15,6 +15,8 @@ import rlcurric
 from rlcurric.errors import RunError
 from rlcurric.recipe.schema import Recipe
 from rlcurric.report.difference import first_difference
+from rlcurric.report.digest import digest_run
+from rlcurric.report.story import tell
 from rlcurric.rewards.protocol import get_reward, load_reward_file
 from rlcurric.rollout.engine import Sample, SampleRequest, SamplingSpec
 from rlcurric.rollout.torch_engine import TorchEngine
@@ -164,4 +166,9 @@ def test_a_batch_shaper_that_fails_stops_the_run_with_the_cause(tmp_path: Path) 
         rlcurric.train(recipe, tmp_path / "run")
     events = (tmp_path / "run" / "events.jsonl").read_text()
     assert "error: r_broken_batch: RuntimeError: asked to" in events
+    digest = digest_run(tmp_path / "run")
+    assert digest.condition == "failed"
+    (failed,) = [one for one in digest.events if one.kind == "rank_failed"]
+    assert "graders failed for" in failed.text and failed.text.startswith("rank 0 failed in ")
+    assert tell(digest).trouble[0].text.endswith(f": {failed.text}")
     assert all(line["batch/rollouts/sum"] == 0 for line in lines(tmp_path / "run"))

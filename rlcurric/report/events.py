@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 Severity = Literal["failure", "warning", "note"]
 
+FATAL = ("rank_failed", "hang")  # the run ends with them
 _FAILURES = {
-    *("rank_failed", "hang", "engine_lost", "save_failed", "checkpoint_damaged"),
-    *("updates_skipped", "grader_failures"),
+    *FATAL,
+    *("engine_lost", "save_failed", "checkpoint_damaged", "updates_skipped", "grader_failures"),
 }
 _WARNINGS = {
     *("guard", "short_batch", "empty_step", "caution", "disk_space", "host_memory", "low_memory"),
@@ -62,6 +63,10 @@ def _told(kind: str, detail: Mapping[str, Any]) -> str:
     if kind == "grader_failures" and isinstance(detail.get("causes"), dict):
         causes = "; ".join(f"{cause} ({count})" for cause, count in detail["causes"].items())
         return f"{detail.get('samples')} samples could not be judged: {causes}"
+    if kind == "rank_failed":
+        return (
+            f"rank {detail.get('failed')} failed in {detail.get('phase')!r}: {detail.get('reason')}"
+        )
     if kind == "short_batch":
         return f"{detail.get('groups')} of {detail.get('asked')} groups were found for the batch"
     if kind == "stage_ended":

@@ -18,6 +18,7 @@ import psutil
 
 from rlcurric.recipe.load import load_recipe
 from rlcurric.recipe.schema import Recipe
+from rlcurric.report.events import FATAL
 from rlcurric.train.rundir import DECISIONS, EVENTS, METRICS
 
 Row = dict[str, Any]
@@ -26,8 +27,7 @@ Condition = Literal["running", "finished", "stopped", "failed", "ended", "unknow
 _ENDS: dict[str, Condition] = {
     "done": "finished",
     "stopped": "stopped",
-    "rank_failed": "failed",
-    "hang": "failed",
+    **dict.fromkeys(FATAL, "failed"),
 }
 
 

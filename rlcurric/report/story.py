@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlcurric.report.digest import Digest, Series, StageSpan
+from rlcurric.report.events import FATAL
 from rlcurric.report.timing import Slowdown, Timing, slowdowns, timing_of
 
 LEARNED = 0.8  # smoothed pass rate from which on a distribution counts as learned
@@ -272,6 +273,18 @@ def _slow(one: Slowdown) -> str:
 def _trouble(digest: Digest) -> Iterator[Finding]:
     failures = _kinds(digest, "failure")
     warnings = _kinds(digest, "warning")
+    step = int(digest.steps[-1]) if len(digest.steps) else 0
+    if digest.condition == "failed":
+        last = [one for one in digest.events if one.kind in FATAL][-1]
+        yield Finding(f"The run failed after step {step}: {last.text}", "bad", "events")
+        if failures[last.kind][0] == 1:
+            del failures[last.kind]
+    elif digest.condition == "ended":
+        yield Finding(
+            f"The run ended without a word after step {step}: its process was killed, or the machine went down.",
+            "bad",
+            "events",
+        )
     for tone, kinds in (("bad", failures), ("fair", warnings)):
         for kind, (count, first, text) in kinds.items():
             times = "once" if count == 1 else f"{count} times, first"

@@ -71,6 +71,7 @@ def explain_failures(watchdog: Watchdog) -> Iterator[None]:
         raise
     except Exception as error:
         if watchdog.board.world == 1:
+            watchdog.record(notice_of(error, 0, watchdog.phase))
             raise
         notice = _settled(error, watchdog)
         watchdog.ends(notice)
@@ -117,8 +118,8 @@ def _settled(error: Exception, watchdog: Watchdog) -> Notice:
 
 def _posted(notice: Notice, watchdog: Watchdog) -> Notice:
     found = watchdog.board.post(notice)
-    if found == notice and notice.code != 2:
-        watchdog.report("rank_failed", failed=notice.rank, phase=notice.phase, reason=notice.reason)
+    if found == notice:
+        watchdog.record(notice)
     return found
 
 

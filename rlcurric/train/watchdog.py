@@ -6,6 +6,7 @@ is gone. Stacks go to `stacks/rank-00000.txt` in the run directory.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import sys
@@ -51,6 +52,7 @@ class Watchdog:
         self._notice: Notice | None = None
         self._over = threading.Event()
         self._failed = False  # to look, and said so
+        self._recorded = False  # why the job ends
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> Watchdog:
@@ -93,6 +95,15 @@ class Watchdog:
         """A line in events.jsonl from any rank and thread."""
         if self._directory is not None:
             self._directory.report(kind, self.step, rank=self.board.rank, **detail)
+
+    def record(self, notice: Notice) -> None:
+        """Why the job ends, once in events.jsonl; a mistake of the user's is told where the job was started alone."""
+        if notice.code != 2 and not self._recorded:
+            self._recorded = True
+            with contextlib.suppress(OSError):  # a full disk: its own message matters more
+                self.report(
+                    "rank_failed", failed=notice.rank, phase=notice.phase, reason=notice.reason
+                )
 
     def ends(self, notice: Notice) -> None:
         """This rank is on its way out: what keeps it longer than a while is cut off."""
