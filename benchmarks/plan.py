@@ -97,7 +97,8 @@ CASES = {
         (),
     ),
     "tulu3_rlvr": Case("tulu3_rlvr", model_of(6, 256), (), "tiny"),
-    "gsm8k_grpo_lora": Case("gsm8k_grpo_lora", model_of(6, 256), (), "tiny"),
+    "pods_gsm8k": Case("pods_gsm8k", model_of(6, 256), (), "tiny"),
+    "pods_gsm8k_lora": Case("pods_gsm8k", (*model_of(6, 256), "model.lora={rank: 8}"), (), "tiny"),
     "tulu3_rlvr_taught": Case("tulu3_rlvr", (), (), "tiny"),
 }
 

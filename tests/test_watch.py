@@ -455,7 +455,7 @@ class TestCommand:
 
 
 class Terminal:
-    """A command in a terminal of 80 columns and 24 lines."""
+    """A command in a terminal of 80 columns and 24 lines, in its foreground: Ctrl-C reaches it, whatever these tests inherit."""
 
     def __init__(self, *command: str) -> None:
         self._main, other = pty.openpty()
@@ -468,6 +468,7 @@ class Terminal:
             **dict.fromkeys(("stdin", "stdout", "stderr"), other),
             env=environment,
             start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         os.close(other)
         self.raw = ""
@@ -485,10 +486,13 @@ class Terminal:
 
     def end(self) -> int:
         """Read to the end; the exit code."""
-        while self._read():
-            pass
-        os.close(self._main)
-        return self.process.wait()
+        try:
+            while self._read():
+                pass
+            return self.process.wait(300)
+        finally:
+            os.close(self._main)
+            self.process.kill()
 
     def _read(self) -> bool:
         if not select.select([self._main], [], [], 300.0)[0]:
