@@ -100,6 +100,8 @@ CASES = {
     "pods_gsm8k": Case("pods_gsm8k", model_of(6, 256), (), "tiny"),
     "pods_gsm8k_lora": Case("pods_gsm8k", (*model_of(6, 256), "model.lora={rank: 8}"), (), "tiny"),
     "tulu3_rlvr_taught": Case("tulu3_rlvr", (), (), "tiny"),
+    "pods_gsm8k_taught": Case("pods_gsm8k", (), (), "tiny"),
+    "sec_math_taught": Case("sec_math", (), (), "tiny"),
 }
 
 
