@@ -221,6 +221,7 @@ def test_tables_hold_every_number_and_what_a_target_took(
     assert _run(["compare", *map(str, three), *arguments]) == 0
     printed = capsys.readouterr().out
     assert "small: small-1, small-2" in printed and "3 runs" in printed
+    assert "their recipes differ in stages.rl.curriculum.group_size\n" in printed
     with table.open() as file:
         numbers = list(csv.reader(file))
     assert numbers[0] == [

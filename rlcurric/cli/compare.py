@@ -12,6 +12,8 @@ from rlcurric.cli.console import make_console
 if TYPE_CHECKING:
     from rlcurric.report.compare.comparison import Comparison
 
+SHOWN = 6  # keys of recipes that are named
+
 
 def run_compare(
     runs: Sequence[Path],
@@ -80,6 +82,10 @@ def _told(found: Comparison) -> Iterator[str]:
             yield f"{run.name}: {gap.file} {gap.problem}"
     for group in found.groups:
         yield f"{group.name}: {', '.join(run.name for run in group.runs)}"
+    if len(found.groups) > 1 and found.differences:
+        keys = [one.key for one in found.differences]
+        more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
+        yield f"their recipes differ in {', '.join(keys[:SHOWN])}{more}"
 
 
 @contextmanager

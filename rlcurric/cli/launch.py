@@ -129,8 +129,10 @@ def _slurm(config: LaunchConfig, options: Options, slurm: SlurmOptions, command:
     script = render(config, nodes, processes, options.stop_grace, command.words, slurm)
     if options.output is not None:
         options.output.write_text(script, encoding="utf-8")
-    elif not options.submit:
-        print(script, end="")
+    if not options.submit:
+        print(
+            f"wrote {options.output}: submit it with sbatch" if options.output else script.rstrip()
+        )
     if options.submit and not options.dry_run:
         print(submit(script, options.output))
     return 0
