@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.table import Table
 from typer.main import get_command
 
 import rlcurric
 from rlcurric.cli import _run
 from rlcurric.cli.app import app
+from rlcurric.cli.console import make_console
 from rlcurric.eval.export import trusts_its_code
 from rlcurric.recipe.load import dump, load_recipe
 from rlcurric.report.tables import read_run
@@ -394,3 +396,15 @@ def test_an_interruption_exits_1(
 def test_wrong_usage_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(arguments) == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_what_is_printed_is_text_and_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    console = make_console()
+    table = Table(title="[/b]")
+    table.add_column("[/x]")
+    table.add_row("[red]")
+    console.print(table)
+    console.print("runs/[/] :fire:")
+    printed = capsys.readouterr().out
+    for text in ("[/b]", "[/x]", "[red]", "runs/[/] :fire:"):
+        assert text in printed

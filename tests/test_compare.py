@@ -316,6 +316,12 @@ def test_an_axis_that_only_some_runs_have_shows_those(tmp_path: Path) -> None:
     assert alone.name == "a" and alone.x.tolist() == pytest.approx([0.02, 0.04])
 
 
+def test_ranks_that_are_no_number_give_no_gpu_hours(tmp_path: Path) -> None:
+    odd = {"launches": [{"gpus": ["one"], "ranks": "two"}]}
+    runs = [write(tmp_path / name, accuracies(0.1, 0.9), info=odd) for name in ("a", "b")]
+    assert compare(runs).axes == ("steps", "tokens", "time")
+
+
 def test_broken_runs_are_compared_by_what_is_left(three: list[Path], tmp_path: Path) -> None:
     broken = write(tmp_path / "broken", accuracies(0.3, 0.5))
     (broken / "recipe.yaml").unlink()

@@ -171,6 +171,9 @@ def test_the_command_prints_json_and_refuses_what_does_not_fit(
         ),
         (["--rows", "3"], "--rows stands beside --prompt-tokens"),
         (["--measured", "nowhere"], "nowhere is no run directory"),
+        (["--memory", "inf"], "--memory: a finite number is required, got inf"),
+        (["--throughput", "inf"], "--throughput: a finite number is required, got inf"),
+        (["--completion-tokens", "inf"], "--completion-tokens: a finite number is required"),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(

@@ -227,6 +227,10 @@ def test_records_that_cannot_be_replayed(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no decisions"):
         Record(tmp_path)
     lines = (run / "decisions.jsonl").read_text().splitlines(keepends=True)
+    for odd in ("[1]\n", '{"kind": "draw"}\n', '{"step": 1, "stage": "rl", "kind": "draw"}\n'):
+        (tmp_path / "decisions.jsonl").write_text("".join([odd, *lines]))
+        with pytest.raises(ValueError, match=r"has a line that lacks something"):
+            Record(tmp_path)
     later = [line for line in lines if json.loads(line)["step"] > 3]
     (tmp_path / "decisions.jsonl").write_text("".join(later))
     recipe = load_recipe(run / "recipe.yaml")

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from markupsafe import escape
+from pyarrow import parquet
 
 from benchmarks.made_runs import Made, write_run
 from rlcurric.cli import _run
@@ -315,6 +317,36 @@ def garbage_line(run: Path) -> None:
     (run / "metrics.jsonl").write_bytes(b"".join([*rows[:5], b"\xff{{\n", *rows[7:]]))
 
 
+def every_value(key: str, value: Any) -> Callable[[Path], None]:
+    """Of a metric, in all its steps."""
+
+    def damage(run: Path) -> None:
+        rows = [row | ({key: value} if key in row else {}) for row in lines(run / "metrics.jsonl")]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    return damage
+
+
+def column(file: str, name: str, value: Any) -> Callable[[Path], None]:
+    """Of a file of rollouts, all of it this value."""
+
+    def damage(run: Path) -> None:
+        table = parquet.read_table(run / file)
+        values = pa.array([value] * table.num_rows)
+        table = table.set_column(table.schema.get_field_index(name), name, values)
+        parquet.write_table(table, run / file)
+
+    return damage
+
+
+def line_of_step(step: int) -> Callable[[Path], None]:
+    def damage(run: Path) -> None:
+        with (run / "metrics.jsonl").open("a") as log:
+            log.write(json.dumps({"step": step, "reward/total/mean": 1.0}) + "\n")
+
+    return damage
+
+
 FILE = "rollouts/step-000008.parquet"
 DAMAGES = {
     "metrics cut": (cut("metrics.jsonl"), "metrics.jsonl", "the last line, 12, is cut short"),
@@ -332,6 +364,9 @@ DAMAGES = {
     "run.json cut": (instead("run.json", b'{"name": "ma'), "run.json", "is cut short or not JSON"),
     "a parquet file lost": (without(FILE), "rollouts/", "no file of 1 of 9 steps: 8"),
     "a parquet file cut": (instead(FILE, b"PAR1 half"), FILE, "cannot be read"),
+    "a column of another kind": (column(FILE, "length", "x"), FILE, "cannot be read"),
+    "a column of nothing": (column(FILE, "length", None), FILE, "cannot be read"),
+    "lengths beyond numbers": (column(FILE, "length", 2**40), FILE, "cannot be read"),
     "no rollouts": (lambda run: shutil.rmtree(run / "rollouts"), "rollouts/", "no file is there"),
 }
 
@@ -347,6 +382,93 @@ def test_what_is_broken_is_named_and_the_rest_is_read(copy: Path, damage: str) -
     assert whole["metrics"] == (file != "metrics.jsonl")
     assert whole["groups"] == (file != "decisions.jsonl")
     assert (found.rollouts.files == 9) == (not file.startswith("rollouts"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("reward/total/mean", float("nan")),
+        ("time/step/s", float("inf")),
+        ("eval/accuracy/mean", 1e300),
+        ("grad/norm", 10**400),
+    ],
+    ids=["nan", "inf", "1e300", "10**400"],
+)
+def test_values_that_are_no_finite_numbers_are_told_and_drawn_nowhere(
+    copy: Path, key: str, value: float
+) -> None:
+    every_value(key, value)(copy)
+    found = digest_run(copy)
+    (gap,) = found.gaps
+    assert gap.file == "metrics.jsonl"
+    assert "infinite, NaN or beyond float32, left out: the first is " + key in gap.problem
+    assert not found.series(key)
+    assert "<!doctype html>" in render(found)
+
+
+def test_an_infinite_value_leaves_a_line_whole_behind_it(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", Made(warm=1, steps=60, groups=2))
+    rows = lines(run / "metrics.jsonl")
+    rows[30]["grad/norm"] = float("inf")
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (gradient,) = [plot for plot in plots(digest_run(run)) if plot.key == "gradient"]
+    assert gradient.figure is not None
+    for trace in gradient.figure.data:
+        assert len(trace.y) == 60 and np.isfinite(trace.y).all()
+
+
+@pytest.mark.parametrize("step", [-1, True, 10**30])
+def test_a_line_without_a_step_that_can_be_is_left_out(copy: Path, step: int) -> None:
+    line_of_step(step)(copy)
+    found = digest_run(copy)
+    assert [gap.problem for gap in found.gaps] == ["1 line is not readable and left out: 13"]
+    assert len(found.steps) == 12
+
+
+def test_rollouts_that_cannot_be_shown_are_told(copy: Path) -> None:
+    """Their texts alone are broken, and a file is there that no run wrote."""
+    shutil.copy(copy / FILE, copy / "rollouts" / "step-of-mine.parquet")
+    column(FILE, "completion", None)(copy)
+    raw = bytearray((copy / FILE).read_bytes())
+    meta = parquet.ParquetFile(copy / FILE).metadata.row_group(0)
+    names = [meta.column(place).path_in_schema for place in range(meta.num_columns)]
+    begin = meta.column(names.index("reward")).dictionary_page_offset
+    raw[begin : begin + 8] = bytes(8)
+    (copy / FILE).write_bytes(raw)
+    found = digest_run(copy)
+    (gap,) = found.gaps
+    assert gap.file == FILE and gap.problem.startswith("cannot be read")
+    assert {group.step for group in found.rollouts.shown} == {4, 5, 6, 7, 9, 10, 11, 12}
+
+
+def test_uids_of_numbers_are_shown_as_text(copy: Path) -> None:
+    column(FILE, "uid", 7)(copy)
+    column(FILE, "visit", 1)(copy)
+    found = digest_run(copy)
+    assert not found.gaps and "7" in {group.uid for group in found.rollouts.shown}
+
+
+def test_odd_records_of_launches_and_events_are_read_past(copy: Path) -> None:
+    launches = [{"gpus": 8, "ranks": "two", "versions": []}, None]
+    (copy / "run.json").write_text(json.dumps({"launches": launches}))
+    with (copy / "events.jsonl").open("a") as log:
+        log.write('{"step": 3, "event": ["done"]}\n{"step": 3, "event": null}\n')
+    assert "<!doctype html>" in render(digest_run(copy))
+
+
+def test_a_group_with_a_verdict_that_is_no_number_counts_nowhere(copy: Path) -> None:
+    before = digest_run(copy).outcomes
+    file = copy / "decisions.jsonl"
+    rows = lines(file)
+    group = next(row for row in rows if row["kind"] == "outcomes")["groups"][0]
+    odd = [{**group, "correct": [10**400]}, {**group, "correct": [None]}, {**group, "lengths": 3}]
+    rows.append({"step": 12, "kind": "outcomes", "groups": odd})
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = digest_run(copy)
+    assert [gap.problem for gap in found.gaps] == ["3 groups cannot be read and are left out"]
+    for name, samples in before.samples.items():
+        assert found.outcomes.samples[name].tolist() == samples.tolist()
+    assert found.outcomes.histories == before.histories
 
 
 def test_a_broken_run_has_a_page_that_says_what_is_missing(copy: Path) -> None:

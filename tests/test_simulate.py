@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 from rlcurric.cli import _run
+from rlcurric.cli.console import make_console
+from rlcurric.cli.simulate import _write
 from rlcurric.recipe.load import dump_yaml
 from rlcurric.recipe.schema import Recipe
 from rlcurric.simulate.learner import Learner
@@ -434,6 +436,20 @@ def test_a_wrong_learner_is_told_with_its_place(tmp_path: Path, text: str, words
     with pytest.raises(ValueError) as error:
         load_learner(file, NAMES)
     assert words in str(error.value) and str(file) in str(error.value)
+
+
+def test_a_learner_that_is_no_text_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "learner.yaml"
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"learner\.yaml: text in UTF-8 is required"):
+        load_learner(file, NAMES)
+
+
+def test_an_output_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    for name in ("a.csv", "a.json"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(ValueError, match=r"cannot be written: Is a directory"):
+            _write(make_console(), tmp_path / name, [{"step": 1}], {})
 
 
 @pytest.fixture

@@ -178,6 +178,21 @@ class TestStanding:
         assert standing.distributions == ("two", "three")
         assert standing.stages[1].left is None
 
+    @pytest.mark.parametrize(
+        "odd", [None, "x", float("nan"), float("inf"), 10**400], ids=lambda odd: f"{odd}"[:5]
+    )
+    def test_what_is_no_finite_number_is_not_known(self, odd: Any) -> None:
+        known = up_to(2).stepped(a_row(3))
+        names = [key for key in a_row(3) if "/" in key]
+        row = {**dict.fromkeys([*names, "eval/accuracy/mean", "checkpoint/wait/s"], odd)}
+        standing = known.stepped(a_row(4) | row | {"stage_step": odd})
+        assert standing.step == 4 and standing.stages[1].steps == 2
+        assert standing.stages[1].seconds == known.stages[1].seconds
+        assert standing.pass_rates == known.pass_rates and standing.held_out == {}
+        assert standing.probabilities == {} and standing.tokens_per_second is None
+        assert "rollout, 0:03" in "\n".join(screen(standing))
+        assert standing.heard(started("second", 4) | {"stage_step": odd}).stages[2].steps == 0
+
 
 class TestView:
     def test_it_shows_stages_distributions_and_numbers(self) -> None:
@@ -393,6 +408,15 @@ class TestCommand:
             assert _run(["watch", str(folder)]) == 2
             said = capsys.readouterr().err
             assert f"{folder} is no run directory" in said and "Traceback" not in said
+
+    def test_a_log_that_cannot_be_read_is_an_error(
+        self, directory: RunDirectory, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (directory.path / EVENTS).unlink()
+        (directory.path / EVENTS).mkdir()
+        assert _run(["watch", str(directory.path), "--once"]) == 2
+        said = capsys.readouterr().err
+        assert f"{EVENTS} cannot be read: Is a directory" in said and "Traceback" not in said
 
     def test_plain_lines_of_a_finished_run(
         self, directory: RunDirectory, capsys: pytest.CaptureFixture[str]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,7 @@ class Options:
 
 def run_plan(recipe: str, overrides: Sequence[str], overlay: str | None, options: Options) -> int:
     """Print the plan; ValueError where the run cannot fit, naming the settings to change."""
+    _check(options)
     resolved = load_recipe(recipe, overrides, overlay)
     device = _device(options)
     given = Given(
@@ -63,6 +65,17 @@ def run_plan(recipe: str, overrides: Sequence[str], overlay: str | None, options
             "this run does not fit:\n" + "\n".join(f"  {one}" for one in plan.problems)
         )
     return 0
+
+
+def _check(options: Options) -> None:
+    """ValueError for numbers that nothing can be counted with."""
+    for option, value in (
+        ("--memory", options.memory),
+        ("--throughput", options.throughput),
+        ("--completion-tokens", options.completion_tokens),
+    ):
+        if value is not None and not math.isfinite(value):
+            raise ValueError(f"{option}: a finite number is required, got {value}")
 
 
 def _device(options: Options) -> Device:

@@ -12,8 +12,8 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from rlcurric.cli.console import make_console
 from rlcurric.cli.live import Doing
@@ -237,18 +237,18 @@ def assumptions(recipe: Recipe) -> list[str]:
 
 def _say(console: Console, head: str, sentences: Iterable[str]) -> None:
     for sentence in sentences:
-        console.print(f"{head}: {escape(sentence)}", highlight=False, soft_wrap=True)
+        console.print(f"{head}: {sentence}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _show(console: Console, tables: Iterable[Table]) -> None:
     """Tables in a terminal; elsewhere columns without rules."""
     for one in tables:
-        console.print(f"\n{escape(one.title)}", highlight=False, soft_wrap=True)
+        console.print(f"\n{one.title}", highlight=False, markup=False, soft_wrap=True)
         shown = RichTable(box=box.HEAVY_HEAD if console.is_terminal else None)
         for place, column in enumerate(one.columns):
-            shown.add_column(escape(column), justify="right" if place else "left")
+            shown.add_column(Text(column), justify="right" if place else "left")
         for row in one.rows:
-            shown.add_row(*map(escape, row))
+            shown.add_row(*map(Text, row))
         console.print(shown)
 
 
@@ -256,14 +256,17 @@ def _write(
     console: Console, file: Path, rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]
 ) -> None:
     """Every step as a row of CSV; as JSON all that is known."""
+    text = io.StringIO()
     if file.suffix == ".csv":
-        text = io.StringIO()
         writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        file.write_text(text.getvalue(), encoding="utf-8")
     else:
-        file.write_text(
-            json.dumps({**about, "steps": list(rows)}, indent=1) + "\n", encoding="utf-8"
-        )
+        text.write(json.dumps({**about, "steps": list(rows)}, indent=1) + "\n")
+    try:
+        file.write_text(text.getvalue(), encoding="utf-8")
+    except OSError as error:
+        raise ValueError(
+            f"--output: {file} cannot be written: {error.strerror}. Name another file"
+        ) from None
     _say(console, "wrote", [f"{len(rows)} rows to {file}"])

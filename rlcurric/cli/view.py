@@ -17,7 +17,7 @@ from rich.text import Text
 
 from rlcurric.cli.clock import clock
 from rlcurric.report.events import Event
-from rlcurric.report.standing import StageStanding, Standing
+from rlcurric.report.standing import StageStanding, Standing, value_of
 
 MARGIN = 2  # lines of the terminal that the view leaves to what is printed above it
 FIXED = 4  # lines that are no entry of a list: title, head of a table, last step, what goes on
@@ -182,7 +182,7 @@ def _number(value: float | None) -> str:
 def _measured(standing: Standing) -> Iterator[str]:
     """The last step's numbers, those that it has."""
     for label, key, form in _MEASURED:
-        value = standing.row.get(key)
+        value = value_of(standing.row, key)
         if value is not None:
             yield f"{label} {round(value, 4) + 0.0:{form}}"  # no minus in front of a zero
     if standing.tokens_per_second is not None:
@@ -240,9 +240,9 @@ def rates_line(standing: Standing) -> str:
 
 def evaluation_line(row: Mapping[str, Any]) -> str:
     """What a step's held-out evaluation found; empty where it had none."""
-    if "eval/accuracy/mean" not in row:
+    accuracy, length = (value_of(row, f"eval/{name}/mean") for name in ("accuracy", "length"))
+    if accuracy is None:
         return ""
-    accuracy, length = row["eval/accuracy/mean"], row.get("eval/length/mean")
     said = f"step {row['step']}: held-out accuracy {accuracy:.3f}"
     return said if length is None else f"{said}, mean length {length:.1f} tokens"
 

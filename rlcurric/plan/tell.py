@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from rlcurric.plan.fits import gib
 from rlcurric.plan.phases import PARTS
@@ -46,7 +46,7 @@ def tell(plan: Plan, console: Console) -> None:
     """Tables on a terminal, else a line for each of their rows."""
 
     def say(text: str) -> None:
-        console.print(escape(text), highlight=False, soft_wrap=True)
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     say(f"recipe {plan.recipe}: {_model(plan)}, {_device(plan)}")
     tables = [_work(plan), _memory(plan)]
@@ -70,7 +70,7 @@ def _drawn(one: Lines) -> Table:
     for number, head in enumerate(one.heads):
         table.add_column(head, justify="right" if number else "left")
     for row in one.rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*map(Text, row))
     return table
 
 

@@ -27,7 +27,7 @@ from rlcurric.report.recorded import (
     read_recorded,
 )
 from rlcurric.report.rollouts import GROUPS, RolloutSample, read_rollouts
-from rlcurric.train.rundir import DECISIONS
+from rlcurric.train.rundir import DECISIONS, METRICS
 
 _NAMES = ("step", "stage_step", "policy_version")  # numbers of a row that measure nothing
 
@@ -118,7 +118,7 @@ def digest_run(run_dir: str | Path, groups: int = GROUPS, *, metrics_only: bool 
     else:
         outcomes = _outcomes(recorded, gaps)
         rollouts = read_rollouts(recorded.path, recorded.recipe, recorded.metrics, gaps, groups)
-    columns = _columns(recorded.metrics)
+    columns = _columns(recorded.metrics, gaps)
     recipe = recorded.recipe
     return Digest(
         name=recipe.name if recipe else str(recorded.info.get("name", recorded.path.name)),
@@ -158,16 +158,25 @@ def _decides(recorded: Recorded) -> bool:
     return any(row.get("stage") in rl for row in recorded.metrics)
 
 
-def _columns(rows: Sequence[Row]) -> dict[str, np.ndarray]:
-    """Every key that is a number in some row, as a column over all of them."""
+def _columns(rows: Sequence[Row], gaps: list[Gap]) -> dict[str, np.ndarray]:
+    """Every key that is a number in some row, as a column over all of them; infinite ones and NaN become a gap."""
     found: dict[str, np.ndarray] = {}
+    lost, first = 0, ""
     for at, row in enumerate(rows):
         for key, value in row.items():
             if key in _NAMES or not isinstance(value, int | float):
                 continue
             if key not in found:
                 found[key] = np.full(len(rows), np.nan)
-            found[key][at] = number_of(value)
+            number = found[key][at] = number_of(value)
+            if np.isnan(number):
+                lost, first = lost + 1, first or f"{key} at step {row['step']}"
+    if lost:
+        what = "value that is" if lost == 1 else "values that are"
+        where = first if lost == 1 else f"the first is {first}"
+        gaps.append(
+            Gap(METRICS, f"has {lost:,} {what} infinite, NaN or beyond float32, left out: {where}")
+        )
     return found
 
 

@@ -138,6 +138,7 @@ def figure(
     x: str = "step",
 ) -> go.Figure | None:
     """A figure over steps with the stages behind it; None where nothing was measured."""
+    traces = [one for one in traces if len(one.x)]
     if not traces:
         return None
     made = go.Figure(data=list(traces), layout={"template": go.layout.Template()})

@@ -40,6 +40,8 @@ class LogTail:
                 self._handle = self.path.open("rb")
             except FileNotFoundError:
                 return []
+            except OSError as error:
+                raise ValueError(f"{self.path} cannot be read: {error.strerror}") from None
         *lines, self._rest = (self._rest + self._handle.read()).split(b"\n")
         return [row for line in lines if (row := row_of(line)) is not None]
 

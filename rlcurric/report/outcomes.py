@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,8 +80,11 @@ class _Fold:
 
     def group(self, step: int, group: Mapping[str, Any], measured: bool) -> None:
         name, correct = str(group["distribution"]), [number_of(one) for one in group["correct"]]
+        disposition, lengths = str(group["disposition"]), list(group["lengths"])
         failed = int(group.get("failed", 0))
         uid = str(group["uid"])
+        if any(map(math.isnan, correct)):
+            raise ValueError("a verdict is no number")
         rate = sum(correct) / len(correct) if correct else float("nan")
         self.visits.setdefault(uid, []).append(Visit(step, rate, len(correct), failed))
         self.distribution[uid] = name
@@ -88,11 +92,9 @@ class _Fold:
             return
         self.solved.add(name, step, sum(correct))
         self.samples.add(name, step, len(correct))
-        disposition = str(group["disposition"])
         self.dispositions.add(disposition, step, 1)
         if disposition == "trained":
             self.trained.add(name, step, 1)
-        lengths = group["lengths"]
         if len(lengths) == len(correct):  # else some have no verdict, and nobody knows which
             for value, length in zip(correct, lengths, strict=True):
                 which = _LENGTHS[value < 1]

@@ -194,7 +194,8 @@ def _launches(digest: Digest) -> list[dict[str, str]]:
         if not isinstance(one, dict):
             continue
         versions = one.get("versions")
-        gpus = one.get("gpus") or []
+        gpus = one.get("gpus")
+        gpus = gpus if isinstance(gpus, list) else []
         shown.append(
             {
                 "time": str(one.get("time", "")).replace("T", " ")[:19],

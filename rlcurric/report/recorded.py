@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import socket
 from collections.abc import Iterator
@@ -23,6 +24,9 @@ from rlcurric.train.rundir import DECISIONS, EVENTS, METRICS
 
 Row = dict[str, Any]
 Condition = Literal["running", "finished", "stopped", "failed", "ended", "unknown"]
+
+LARGEST = 3.4e38  # number that figures hold: they have float32
+LAST = 2**53  # step: beyond it neither figures nor browsers tell one from the next
 
 _ENDS: dict[str, Condition] = {
     "done": "finished",
@@ -97,8 +101,8 @@ def read_lines(path: Path, name: str, gaps: list[Gap], gives: str) -> Iterator[R
 
 
 def number_of(value: Any) -> float:
-    """A logged value as a number; NaN for what is none."""
-    return float(value) if isinstance(value, int | float) else float("nan")
+    """A logged value as a number; NaN for what is none, or for one that no figure can hold."""
+    return float(value) if isinstance(value, int | float) and abs(value) <= LARGEST else math.nan
 
 
 def row_of(line: bytes) -> Row | None:
@@ -107,8 +111,8 @@ def row_of(line: bytes) -> Row | None:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    known = isinstance(row, dict) and isinstance(row.get("step"), int)
-    return row if known else None
+    step = row.get("step") if isinstance(row, dict) else None
+    return row if type(step) is int and 0 <= step <= LAST else None
 
 
 def _steps(rows: list[Row], gaps: list[Gap]) -> list[Row]:
@@ -169,7 +173,7 @@ def condition_of(path: Path, events: list[Row]) -> Condition:
     if alive:
         return "running"
     for row in reversed(events):
-        kind = row.get("event")
+        kind = str(row.get("event"))
         if kind in _ENDS:
             return _ENDS[kind]
         if kind in ("started", "resumed"):

@@ -29,6 +29,9 @@ TITLE = 120  # characters of a prompt kept for the table of prompts
 MEMBERS = 16  # shown of one group at most
 KINDS = ("correct", "wrong", "truncated", "not judged")
 
+_NAMED = re.compile(r"step-\d+")
+_BROKEN = (OSError, ValueError, KeyError, TypeError, OverflowError)  # what reading a file may raise
+
 _SCALARS = ("uid", "visit", "distribution", "correct", "length", "truncated", "status")
 _SHOWN = (
     *("sample", "mode", "completion", "reward", "correct", "breakdown", "notes", "status"),
@@ -84,7 +87,11 @@ def read_rollouts(
     path: Path, recipe: Recipe | None, metrics: Sequence[Row], gaps: list[Gap], limit: int = GROUPS
 ) -> RolloutSample:
     """Count all logged rollouts and choose groups to show; files that are missing or broken become gaps."""
-    files = sorted((path / "rollouts").glob("step-*.parquet"))
+    files = [
+        file
+        for file in sorted((path / "rollouts").glob("step-*.parquet"))
+        if _NAMED.fullmatch(file.stem)
+    ]
     _tell_missing(path, files, recipe, metrics, gaps)
     chosen = {files[at] for at in _evenly(len(files), limit)}
     quota = -(-limit // len(chosen)) if chosen else 0
@@ -99,13 +106,13 @@ def read_rollouts(
                 keys = _groups(table)
                 _add_lengths(lengths, table)
                 _add_titles(titles, parquet)
-        except (OSError, ValueError, KeyError) as error:
-            gaps.append(Gap(f"rollouts/{file.name}", f"cannot be read: {_first_line(error)}"))
+        except _BROKEN as error:
+            gaps.append(_unreadable(file, error))
             continue
         readable, rollouts, groups = readable + 1, rollouts + table.num_rows, groups + len(keys)
         if file in chosen:
             picked.append((file, _pick(keys, quota)))
-    shown, clipped = _show(picked, limit)
+    shown, clipped = _show(picked, limit, gaps)
     return RolloutSample(
         files=readable,
         rollouts=rollouts,
@@ -204,12 +211,12 @@ def _add_titles(titles: dict[str, str], parquet: pq.ParquetFile) -> None:
     for uid, prompt in zip(table.column("uid"), table.column("prompt"), strict=True):
         key = uid.as_py()
         if key != last and key not in titles:
-            titles[key] = " ".join(str(prompt.as_py())[-4 * TITLE :].split())[-TITLE:]
+            titles[str(key)] = " ".join(str(prompt.as_py())[-4 * TITLE :].split())[-TITLE:]
         last = key
 
 
 def _show(
-    picked: Sequence[tuple[Path, Sequence[tuple[str, int]]]], limit: int
+    picked: Sequence[tuple[Path, Sequence[tuple[str, int]]]], limit: int, gaps: list[Gap]
 ) -> tuple[tuple[ShownGroup, ...], int]:
     """The chosen groups with their texts; beyond how many characters a completion is shortened (0: none is)."""
     places = [(file, key) for file, keys in picked for key in keys]
@@ -221,12 +228,16 @@ def _show(
         try:
             with _open(file) as parquet:
                 rows = _read(parquet, _SHOWN).to_pylist()
-        except OSError:  # a run that goes on has dropped it meanwhile
+        except FileNotFoundError:  # a run that goes on has dropped it meanwhile
             continue
-        step = int(re.findall(r"\d+", file.stem)[0])
-        groups += [
-            _group(step, [row for row in rows if (row["uid"], row["visit"]) == key]) for key in keys
-        ]
+        except _BROKEN as error:  # in a column that is read for what is shown alone
+            gaps.append(_unreadable(file, error))
+            continue
+        step = int(file.stem.removeprefix("step-"))
+        members: dict[tuple[str, int], list[Row]] = {}
+        for row in rows:
+            members.setdefault((str(row["uid"]), int(row["visit"])), []).append(row)
+        groups += [_group(step, key, members[key]) for key in keys]
     room = _room([one.completion for group in groups for one in group.rollouts])
     cut = any(len(one.completion) > room for group in groups for one in group.rollouts)
     return tuple(_within(group, room) for group in groups), room if cut else 0
@@ -249,14 +260,14 @@ def _within(group: ShownGroup, room: int) -> ShownGroup:
     return replace(group, rollouts=tuple(shown))
 
 
-def _group(step: int, rows: Sequence[Row]) -> ShownGroup:
+def _group(step: int, key: tuple[str, int], rows: Sequence[Row]) -> ShownGroup:
     first = rows[0]
     return ShownGroup(
         step=step,
         stage=str(first.get("stage", "")),
-        uid=first["uid"],
-        visit=first["visit"],
-        distribution=first["distribution"],
+        uid=key[0],
+        visit=key[1],
+        distribution=str(first["distribution"]),
         prompt=shortened(str(first.get("prompt", "")), PROMPT),
         size=len(rows),
         rollouts=tuple(map(_rollout, rows[:MEMBERS])),
@@ -295,6 +306,10 @@ def _mapping(text: Any) -> Mapping[str, Any]:
     except (ValueError, TypeError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _unreadable(file: Path, error: Exception) -> Gap:
+    return Gap(f"rollouts/{file.name}", f"cannot be read: {_first_line(error)}")
 
 
 def _first_line(error: Exception) -> str:

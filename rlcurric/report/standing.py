@@ -7,6 +7,7 @@ stage is begun by its event or by its first step, and a run only goes forward un
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from typing import Any, Literal
 from rlcurric.recipe.schema import Recipe
 from rlcurric.recipe.stages import TrainingStage
 from rlcurric.report.events import Event, severity_of, tell_events
+from rlcurric.report.recorded import LAST, number_of
 
 TIMED = 50  # last steps of a stage whose mean time tells its pace
 KEPT = 20  # last warnings
@@ -111,10 +113,10 @@ class Standing:
     @property
     def tokens_per_second(self) -> float | None:
         """Of the last step: generated tokens, on written rows trained ones."""
-        generated = self.row.get("throughput/generated/tokens_per_s")
+        generated = value_of(self.row, "throughput/generated/tokens_per_s")
         if generated is not None:
-            return float(generated)
-        trained, seconds = self.row.get("tokens/trained/sum"), self.row.get(STEP_TIME)
+            return generated
+        trained, seconds = value_of(self.row, "tokens/trained/sum"), value_of(self.row, STEP_TIME)
         return trained / seconds if trained is not None and seconds else None
 
     @property
@@ -154,15 +156,16 @@ class Standing:
         name = str(row.get("stage") or (self.stage.name if self.stage else ""))
         known, place = self._with(name)
         known = known._at(max(place, known.current))
-        took = row.get(STEP_TIME)
+        took = value_of(row, STEP_TIME)
         mine = known.stages[place]
-        timed = mine.seconds if took is None else (*mine.seconds, took + row.get(WAITED, 0.0))
-        done = row.get("stage_step", mine.steps + 1)
+        waited = value_of(row, WAITED) or 0.0
+        timed = mine.seconds if took is None else (*mine.seconds, took + waited)
+        done = _count(row.get("stage_step")) or mine.steps + 1
         known = known._put(place, dataclasses.replace(mine, steps=done, seconds=timed[-TIMED:]))
         changed: dict[str, Any] = {"step": max(known.step, row["step"])}
-        measured = _below(row, HELD_OUT)
-        if measured:
-            changed |= {"held_out": {**known.held_out, **measured}, "held_out_step": row["step"]}
+        found = _below(row, HELD_OUT)
+        if found:
+            changed |= {"held_out": {**known.held_out, **found}, "held_out_step": row["step"]}
         if place == known.current:
             changed |= {"row": row, "pass_rates": {**known.pass_rates, **_below(row, PASS_RATE)}}
         return dataclasses.replace(known, **changed)
@@ -173,7 +176,7 @@ class Standing:
         if kind in ("started", "resumed"):
             known = known._anew(int(row["step"]))
         elif kind == "stage_started":
-            known = known.begun(str(row.get("stage")), done=row.get("stage_step") or 0)
+            known = known.begun(str(row.get("stage")), done=_count(row.get("stage_step")))
         elif kind == "stage_ended":
             known = known._ended(row)
         elif kind == "done":
@@ -226,5 +229,19 @@ class Standing:
         return dataclasses.replace(self, stages=stages)
 
 
+def value_of(row: Mapping[str, Any], key: str) -> float | None:
+    """A metric of a step; None where it has none, or one that is no finite number."""
+    value = number_of(row.get(key))
+    return None if math.isnan(value) else value
+
+
 def _below(row: Mapping[str, Any], prefix: str) -> dict[str, float]:
-    return {key.removeprefix(prefix): value for key, value in row.items() if key.startswith(prefix)}
+    return {
+        key.removeprefix(prefix): value
+        for key in row
+        if key.startswith(prefix) and (value := value_of(row, key)) is not None
+    }
+
+
+def _count(value: Any) -> int:
+    return value if type(value) is int and 0 <= value <= LAST else 0

@@ -107,6 +107,16 @@ class Record:
         self.path = path
         self.recipe: Recipe = load_run_recipe(path)
         self.lines: dict[int, list[Line]] = {}
+        try:
+            self._read()
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}: logs as the run wrote them are required, and {DECISIONS}, {METRICS} or {EVENTS} has a line that lacks "
+                f"something ({type(error).__name__}: {error}); `rlcurric report` tells which can be read"
+            ) from None
+
+    def _read(self) -> None:
+        path = self.path
         for line in read_jsonl(path / DECISIONS):
             self.lines.setdefault(line["step"], []).append(line)
         if not self.lines:

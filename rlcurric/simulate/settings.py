@@ -123,7 +123,11 @@ def load_learner(
 def _read(path: Path) -> Any:
     if not path.is_file():
         raise ValueError(f"--learner: {path} is no file; docs/simulate.md shows one")
-    found = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: text in UTF-8 is required, got other bytes") from None
+    found = parse_yaml(text, str(path))
     if not isinstance(found, dict):
         raise ValueError(
             f"{path}: a mapping with keys among {', '.join(LearnerFile.model_fields)} is required, got {found!r:.80}"

@@ -109,8 +109,8 @@ def _devices(digest: Digest) -> np.ndarray | None:
     """
     launches = digest.info.get("launches")
     known = [one for one in launches if isinstance(one, dict)] if isinstance(launches, list) else []
-    ranks = [int(one.get("ranks") or 1) if one.get("gpus") else 0 for one in known]
-    if not ranks or 0 in ranks:
+    ranks = [(one.get("ranks") or 1) if one.get("gpus") else 0 for one in known]
+    if not ranks or not all(type(count) is int and count > 0 for count in ranks):
         return None
     begins = [one.step for one in digest.events if one.kind in ("started", "resumed")]
     begins = begins[-len(ranks) :]
