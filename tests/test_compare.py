@@ -361,7 +361,8 @@ def test_what_cannot_be_compared_is_refused(
         ([*map(str, three), "--group", "a"], "--group is written NAME=RUN"),
         ([*map(str, three), "--group", "a=none*"], "fits none of the runs"),
         ([*map(str, three), "--group", "a=*-1", "--group", "b=small-*"], "a run is in one group"),
-        ([*map(str, three), "--output", str(tmp_path)], "a file ending in .html is required"),
+        ([*map(str, three), "--output", str(tmp_path)], "--output: "),
+        ([*map(str, three), "--output", "x.txt"], "a file ending in .html is required"),
         ([*map(str, three), "--output", str(tmp_path / "a" / "b.html")], "cannot be written"),
         ([*map(str, three), "--csv", "table.xlsx"], "a file ending in .csv is required"),
     ):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlcurric.cli.console import make_console
+from rlcurric.cli.files import check_output
 
 if TYPE_CHECKING:
     from rlcurric.report.compare.comparison import Comparison
@@ -25,13 +26,9 @@ def run_compare(
     csv: Path | None,
 ) -> int:
     """Write the comparison of runs as one HTML file, and as an image and tables where these are asked for."""
-    for option, file, suffix in (
-        ("--output", output, ".html"),
-        ("--png", png, ".png"),
-        ("--csv", csv, ".csv"),
-    ):
-        if file is not None and (file.is_dir() or file.suffix != suffix):
-            raise ValueError(f"{option}: a file ending in {suffix} is required, got {file}")
+    check_output("--output", output, ".html")
+    check_output("--png", png, ".png")
+    check_output("--csv", csv, ".csv")
     console = make_console()
     from rlcurric.report.compare.comparison import compare
 

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from rlcurric.cli.console import make_console
 from rlcurric.cli.evaluate_alone import Options, in_options, recipe_of
+from rlcurric.cli.files import check_output
 from rlcurric.cli.live import Doing
 from rlcurric.recipe.load import load_recipe
 from rlcurric.recipe.schema import Recipe
@@ -36,10 +37,7 @@ def run_eval(
     """Evaluate a model as a stage of the recipe prompts, samples and grades, or as the options say."""
     console = make_console()
     for option, file in (("--output", output), ("--rollouts", rollouts)):
-        if file is not None and not file.resolve().parent.is_dir():
-            raise ValueError(f"{option}: there is no folder {file.resolve().parent}")
-        if file is not None and file.is_dir():
-            raise ValueError(f"{option}: {file} is a folder; name a file")
+        check_output(option, file)
     alone = recipe is None or ("=" in recipe and options.model is not None)
     if not alone:
         assert recipe is not None

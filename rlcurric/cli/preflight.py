@@ -11,6 +11,7 @@ from rich.table import Table
 
 from rlcurric.cli.clock import clock
 from rlcurric.cli.console import make_console
+from rlcurric.cli.files import check_output
 from rlcurric.recipe.load import load_recipe
 from rlcurric.recipe.stages import RlStage
 from rlcurric.registry import nearest
@@ -37,10 +38,7 @@ def run_preflight(
     if name not in stages:
         raise ValueError(f"--stage: no RL stage {name!r}. {nearest(name, stages)}")
     for option, file in (("--output", output), ("--report", report)):
-        if file is not None and not file.resolve().parent.is_dir():
-            raise ValueError(f"{option}: there is no folder {file.resolve().parent}")
-        if file is not None and file.is_dir():
-            raise ValueError(f"{option}: {file} is a folder; name a file")
+        check_output(option, file)
     stage = stages[name]
     if stage.rollout.engine == "replay":
         raise ValueError(f"The stage {name} replays recorded rollouts; there is nothing to sample")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rlcurric.cli.console import make_console
+from rlcurric.cli.files import check_output
 
 
 def run_report(run_dir: Path, output: Path | None, groups: int, serve: bool, port: int) -> int:
@@ -16,9 +17,8 @@ def run_report(run_dir: Path, output: Path | None, groups: int, serve: bool, por
 
     if serve:
         return _serve(run_dir, groups, port)
+    check_output("--output", output, ".html")
     file = output if output is not None else run_dir / "report.html"
-    if file.is_dir():
-        raise ValueError(f"--output must be a file such as report.html, got the folder {file}")
     digest = digest_run(run_dir, groups)
     from rlcurric.report.page import write_page
 

@@ -16,6 +16,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from rlcurric.cli.console import make_console
+from rlcurric.cli.files import check_output
 from rlcurric.cli.live import Doing
 from rlcurric.recipe.load import load_recipe
 from rlcurric.recipe.schema import Recipe
@@ -101,15 +102,7 @@ def _check(options: Options) -> None:
             raise ValueError(
                 f"{option} says what a replay does where the record has no answer; give --replay RUN"
             )
-    file = options.output
-    if file is None:
-        return
-    if file.suffix not in (".csv", ".json"):
-        raise ValueError(f"--output: a file ending in .csv or .json is required, got {file}")
-    if not file.resolve().parent.is_dir():
-        raise ValueError(f"--output: there is no folder {file.resolve().parent}")
-    if file.is_dir():
-        raise ValueError(f"--output: {file} is a folder; name a file")
+    check_output("--output", options.output, ".csv", ".json")
 
 
 def _simulate(console: Console, recipe: Recipe, options: Options) -> int:

@@ -85,6 +85,8 @@ def _tell(run: Follower, console: Console) -> int:
         lines = _present(look.standing) if news.anew else _since(before, news)
         for line in filter(None, lines):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
+        if news.anew and run.condition == "unknown":  # else a pipe would wait without a word
+            console.print(look.doing, highlight=False, markup=False, soft_wrap=True)
         if not look.going:
             console.print(look.doing, highlight=False, markup=False, soft_wrap=True)
             return _exit_code(run.condition)
