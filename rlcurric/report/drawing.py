@@ -23,6 +23,7 @@ LINE = 3 * POINTS  # of a line over many stages, about
 NARROW = 10  # steps: data on fewer are shown within their stages
 FLAT = 0.01  # least span of an axis, of the largest value: rounding noise stays small
 NOISY = 40  # points from which on a line is smoothed
+SAME = " = "  # between the names of lines that are one
 INK, MUTED = "var(--ink)", "var(--muted)"
 
 
@@ -56,8 +57,11 @@ def thinned(series: Series, limit: int | None = None) -> Series:
         ]
         if len(found) < 2:
             return replace(found[0], starts=series.starts) if found else series
-        steps, values = ([getattr(one, name) for one in found] for name in ("steps", "values"))
-        return Series(np.concatenate(steps), np.concatenate(values), series.starts)
+        return Series(
+            np.concatenate([one.steps for one in found]),
+            np.concatenate([one.values for one in found]),
+            series.starts,
+        )
     if len(series.steps) <= limit:
         return series
     steps = merged(series.steps.astype(float), limit).round().astype(np.int64)
@@ -176,7 +180,7 @@ def figure(
     made.update_layout(
         meta={"steps": x == "step"},  # the page may show one stage of it
         height=height,
-        showlegend=sum(one.showlegend is not False for one in traces) > 1,
+        showlegend=_has_legend(traces),
         xaxis={"title": {"text": x}, "range": [low, high]},
         yaxis={"title": {"text": y}, "type": "log" if log else "linear"},
     )
@@ -195,6 +199,12 @@ def figure(
     return made
 
 
+def _has_legend(traces: Sequence[go.Scatter | go.Bar | go.Heatmap]) -> bool:
+    """Several lines, or one that stands for several."""
+    named = [one for one in traces if one.showlegend is not False]
+    return len(named) > 1 or any(SAME in (one.name or "") for one in named)
+
+
 def _widened(stages: Sequence[StageSpan], low: float, high: float) -> tuple[float, float]:
     """An axis of a few steps, made that of the stages that they are in."""
     ends = [(one.first, one.last) for one in stages if one.first and one.last]
@@ -209,7 +219,10 @@ def _calm(made: go.Figure, heights: Sequence[np.ndarray]) -> None:
     values = np.concatenate([np.asarray(one, float) for one in heights])
     values = values[np.isfinite(values)]
     low, high = float(values.min()), float(values.max())
-    room = FLAT * max(abs(low), abs(high))
+    most = max(abs(low), abs(high))
+    room = FLAT * most
+    if most < 1e-3:
+        made.update_yaxes(exponentformat="e")  # not 50n
     if high - low < room:
         middle = (low + high) / 2
         made.update_yaxes(range=[middle - room, middle + room])
@@ -226,7 +239,7 @@ def together(found: Mapping[str, Series]) -> dict[str, Series]:
                 break
         else:
             kept.append(([name], series))
-    return {" = ".join(names): series for names, series in kept}
+    return {SAME.join(names): series for names, series in kept}
 
 
 def add_bands(made: go.Figure, stages: Sequence[StageSpan], low: float, high: float) -> None:
@@ -284,7 +297,9 @@ def bins(
     steps: np.ndarray, limit: int, starts: Sequence[int] = ()
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Bins over the span of the steps, at most `limit` in a stage: the bin of each step, middle and size of every bin."""
-    places, middles, sizes = [np.zeros(0, int)], [np.zeros(0)], [np.zeros(0)]
+    places: list[np.ndarray] = [np.zeros(0, int)]
+    middles: list[np.ndarray] = [np.zeros(0)]
+    sizes: list[np.ndarray] = [np.zeros(0)]
     begun = 0
     inside = parts(steps, starts) if len(steps) else []
     for part in inside:

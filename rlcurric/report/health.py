@@ -34,7 +34,8 @@ PANELS = (
     Panel(
         "loss",
         "Loss",
-        "Of each kind of stage its own; that of a policy gradient does not fall as a model learns.",
+        "Of each kind of stage its own; that of a policy gradient does not fall as a model learns: where a group's advantages "
+        "add up to 0 it is 0 but for rounding.",
         ("loss/",),
     ),
     Panel(
@@ -117,8 +118,8 @@ PANELS = (
     Panel(
         "saving",
         "Saving checkpoints",
-        "Seconds that training waited for a save, that copying took (both in the step after it), and that it took until it was "
-        "written (in the step after that). Saves at the end of the last stage have no step after them.",
+        "Seconds that training waited for a save, that copying took, and that it took until it was written. Recorded in "
+        "stages of RL alone, in the step after a save; saves at the end of a stage are not.",
         ("checkpoint/wait/", "checkpoint/copy/", "checkpoint/write/"),
         smooth=False,
         y="seconds",

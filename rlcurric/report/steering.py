@@ -65,12 +65,14 @@ def scores(digest: Digest) -> list[Plot]:
 
 def _scores(digest: Digest, sampler: str, keys: dict[str, str]) -> Plot:
     ordered = {name: keys.get(name, "") for name in digest.distributions}
+    recipe = digest.recipe
+    stages = [one for one in recipe.stages if isinstance(one, RlStage)] if recipe else []
     said = dict.fromkeys(
-        curriculum_words(digest.recipe, stage)
-        for stage in (digest.recipe.stages if digest.recipe else ())
-        if isinstance(stage, RlStage) and stage.curriculum.sampler.name == sampler
+        curriculum_words(recipe, one)
+        for one in stages
+        if recipe and one.curriculum.sampler.name == sampler
     )
-    asked = f" The recipe: {' / '.join(said)}." if digest.recipe and said else ""
+    asked = f" The recipe: {' / '.join(said)}." if said else ""
     return Plot(
         f"scores_{sampler}",
         "curriculum",
@@ -126,7 +128,7 @@ def pass_map(digest: Digest) -> Plot:
         "pass_map",
         "overview curriculum",
         "Pass rate by distribution and step",
-        f"Share of sampled completions that passed, groups that were not trained on among them; {every}; in the card's colour, without a tone, where none was sampled.",
+        f"Share of sampled completions that passed, groups that were not trained on among them; {every}; 0 % is brownish, and where nothing was sampled nothing is drawn.",
         made,
         "No pass rates were recorded: the run had no stage of RL, or its decisions are lost.",
         wide=True,

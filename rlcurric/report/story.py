@@ -266,8 +266,13 @@ def _time(digest: Digest, timing: Timing) -> Iterator[Finding]:
     if timing.seconds:
         largest = sorted(timing.phases.items(), key=lambda item: -item[1])[:3]
         parts = ", ".join(f"{name} {value / timing.seconds:.0%}" for name, value in largest)
+        stages = ", ".join(
+            f"{name} {clock(sum(phases.values()))}" for name, phases in timing.stages.items()
+        )
+        by_stage = f" ({stages})" if len(timing.stages) > 1 else ""
         yield Finding(
-            f"{clock(timing.seconds)} in {len(digest.steps):,} steps: {parts}.", page="time"
+            f"{clock(timing.seconds)} in {len(digest.steps):,} steps{by_stage}: {parts}.",
+            page="time",
         )
     if timing.generated:
         trained = (
@@ -288,7 +293,7 @@ def _slow(one: Slowdown) -> str:
     causes = "; ".join(one.causes)
     return (
         f"{one.stage} became slower: {one.early:.2f} s a step in its first fifth, {one.late:.2f} s in its last "
-        f"(means without single long steps, {one.late / one.early:.1f} times). {causes}."
+        f"(means without evaluation and single long steps, {one.late / one.early:.1f} times). {causes}."
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from rlcurric.report.digest import Digest
 
-STEP = "time/step/s"
+STEP, EVALUATE = "time/step/s", "evaluate"
 SLOWER = 1.3  # times as long a step in the last fifth of a stage as in its first: it became slower
 SHORTEST = 10  # steps of a stage below which it has no first and last fifth
 OUTLIER = 3.0  # times the stage's median
@@ -53,7 +53,7 @@ class Slowdown:
     """A stage whose steps became longer."""
 
     stage: str
-    early: float  # mean seconds a step in the first fifth of the stage, single long ones left out
+    early: float  # mean seconds a step in the first fifth of the stage, single long ones and evaluation left out
     late: float  # and in the last
     causes: tuple[str, ...]  # parts of a sentence, the largest first
 
@@ -96,16 +96,17 @@ def timing_of(digest: Digest) -> Timing:
 
 def slowdowns(digest: Digest) -> list[Slowdown]:
     """Stages whose steps took longer at last than at first, with what grew."""
-    step = digest.columns.get(STEP)
-    if step is None:
+    whole = digest.columns.get(STEP)
+    if whole is None:
         return []
-    phases = phase_columns(digest)
+    every = phase_columns(digest)
     stages = np.array(digest.stage_of)
     found = []
     for name in dict.fromkeys(digest.stage_of):
-        places = np.flatnonzero((stages == name) & ~np.isnan(step))[1:]  # the first one warms up
+        places = np.flatnonzero((stages == name) & ~np.isnan(whole))[1:]  # the first one warms up
         if len(places) < SHORTEST:
             continue
+        step, phases = _without_evaluation(whole, every, places)
         fifth = len(places) // 5
         first, last = (_usual(step, one) for one in (places[:fifth], places[-fifth:]))
         early, late = float(step[first].mean()), float(step[last].mean())
@@ -113,6 +114,17 @@ def slowdowns(digest: Digest) -> list[Slowdown]:
             causes = tuple(_causes(digest, phases, first, last))
             found.append(Slowdown(name, early, late, causes))
     return found
+
+
+def _without_evaluation(
+    step: np.ndarray, phases: Mapping[str, np.ndarray], places: np.ndarray
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Steps and phases less evaluation where few steps have one: where it falls makes no stage slower."""
+    evaluation = phases.get(EVALUATE)
+    if evaluation is None or np.mean(evaluation[places] > 0) > 0.5:
+        return step, dict(phases)
+    rest = {name: values for name, values in phases.items() if name != EVALUATE}
+    return step - evaluation, rest
 
 
 def _usual(step: np.ndarray, places: np.ndarray) -> np.ndarray:
@@ -182,9 +194,11 @@ def told_long(steps: Sequence[LongStep]) -> Iterator[str]:
         if len(mine) == 1:
             yield f"{stage}: step {longest.step} took {longest.seconds:.1f} s, more than {most}, mostly for {longest.phase}."
         else:
-            parts = ", ".join(f"{count} for {phase}" for phase, count in phases.most_common())
+            parts = ", ".join(
+                f"{count} mostly for {phase}" for phase, count in phases.most_common()
+            )
             yield (
-                f"{stage}: {len(mine)} steps took more than {most}, mostly {parts}; the longest was step {longest.step} "
+                f"{stage}: {len(mine)} steps took more than {most}, {parts}; the longest was step {longest.step} "
                 f"with {longest.seconds:.1f} s, for {longest.phase}."
             )
 

@@ -90,10 +90,11 @@ def sound(digest: Digest) -> Iterator[Finding]:
     unparseable = digest.total("grade/unparseable/sum")
     judged = scored + unparseable
     if judged:
+        failed += sum(one.kind == "grader_failures" for one in digest.events)
         words = "" if failed else "no grader failed or ran out of time; "
         none = "in none of them" if not unparseable else f"in {unparseable:,.0f} of them"
         yield Finding(
-            f"{judged:,.0f} completions were judged: {words}{none} no answer could be found (that counts as wrong).",
+            f"{judged:,.0f} completions were judged in the steps of RL: {words}{none} no answer could be found (that counts as wrong).",
             page="learning",
         )
     if digest.prompts and not any(one.suspects for one in digest.prompts):
@@ -152,31 +153,30 @@ def _falls(digest: Digest) -> Iterator[str]:
 
 def _short_batches(digest: Digest, count: int) -> Iterator[Finding]:
     """Batches with fewer groups than were asked for: how many, how far, and where the others went."""
-    trained = digest.series("batch/groups/sum")
+    trained, told = digest.series("batch/groups/sum"), False
     for stage in digest.stages:
         inside = (trained.steps >= (stage.first or 0)) & (trained.steps <= (stage.last or -1))
         values = trained.values[inside]
-        mine = sum(
-            one.kind == SHORT and (stage.first or 0) <= one.step <= (stage.last or -1)
+        mine = {
+            one.step
             for one in digest.events
-        )
+            if one.kind == SHORT and (stage.first or 0) <= one.step <= (stage.last or -1)
+        }  # each once: a step that was taken again after a resume has told it twice
         if not mine or not len(values):
             continue
         fifth = max(1, len(values) // 5)
         asked = _asked(digest, stage.name)
         yield Finding(
-            f"{stage.name} trained on fewer groups than it asked for{asked} in {mine} of {len(values)} steps: on "
+            f"{stage.name} trained on fewer groups than it asked for{asked} in {len(mine)} of {len(values)} steps: on "
             f"{values[:fifth].mean():.0f} a step in its first fifth, on {values[-fifth:].mean():.0f} in its last. "
             f"{_why(digest, stage.first or 0, stage.last or 0, stage.name)}",
             "fair",
             "curriculum",
         )
-        count -= mine
-    if count > 0:
+        told = True
+    if not told:
         yield Finding(
-            f"{count} batches had fewer groups than were asked for; which ones was not recorded.",
-            "fair",
-            "events",
+            f"{count} times a batch had fewer groups than were asked for.", "fair", "events"
         )
 
 

@@ -36,7 +36,18 @@ function narrowed(figure) {
   const range = within(), data = figure.data.map((trace) => cut(trace, range)), word = { xref: "x", yref: "paper", x: (range[0] + range[1]) / 2, showarrow: false, font: { size: 11, color: "var(--muted)" } };
   const annotations = [{ ...word, y: 1, yanchor: "bottom", text: stageShown().name.replaceAll("&", "&amp;").replaceAll("<", "&lt;") }];
   if (data.every((trace) => trace.x.length === 0)) annotations.push({ ...word, y: 0.5, font: { size: 13, color: "var(--muted)" }, text: "nothing was measured in this stage" });
-  return { data, layout: { ...figure.layout, annotations, xaxis: { ...figure.layout.xaxis, range } } };
+  return { data, layout: { ...figure.layout, annotations, xaxis: { ...figure.layout.xaxis, range }, yaxis: { ...figure.layout.yaxis, ...calm(data, figure.layout) } } };
+}
+
+// As the report's own axes: lines that hardly differ get one on which they do not, and small numbers no letter for a unit.
+function calm(data, layout) {
+  if (layout.yaxis.range || layout.yaxis.tickformat || layout.yaxis.type !== "linear" || data.some((trace) => trace.type !== "scatter" || trace.stackgroup)) return {};
+  const values = data.flatMap((trace) => [...trace.y]).filter(Number.isFinite);
+  if (!values.length) return {};
+  const low = Math.min(...values), high = Math.max(...values), most = Math.max(Math.abs(low), Math.abs(high)), middle = (low + high) / 2;
+  const form = most < 1e-3 ? { exponentformat: "e" } : {};
+  if (most === 0) return { range: [0, 1] };
+  return high - low < 0.01 * most ? { ...form, range: [middle - 0.01 * most, middle + 0.01 * most] } : form;
 }
 
 for (const choice of document.querySelectorAll("select.span")) {
