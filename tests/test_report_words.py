@@ -154,6 +154,10 @@ def test_the_recipe_is_told_in_words() -> None:
     assert ("model", "some/model") in told
     assert ("reward", "rl: 1 × verifier + 0.1 × format") in told
     assert ("curriculum", "sampler ucb (temperature 0.1, floor 0.05); gate zero_variance") in told
+    assert (
+        "batch",
+        "8 prompts a step, 8 samples each; nothing is drawn in place of groups that a gate refused (refill_rounds 0)",
+    ) in told
     assert held_out_words(recipe) == "At most 64 prompts of each distribution (a 24)."
     assert changes_of(recipe) == {
         "rl": "",

@@ -78,12 +78,14 @@ def curriculum_words(recipe: Recipe, stage: RlStage) -> str:
 
 def _batch(recipe: Recipe, stage: RlStage) -> str:
     one = stage.curriculum
-    refill = (
-        f"up to {one.refill_rounds} more rounds for groups that a gate refused"
-        if one.refill_rounds
-        else "nothing is drawn in place of groups that a gate refused (refill_rounds 0)"
-    )
-    return f"{one.prompts_per_step} prompts a step, {one.group_size} samples each; {refill}"
+    refill = "; no gate, so every group that could be judged is trained on"
+    if one.gate:
+        refill = (
+            f"; up to {one.refill_rounds} more rounds for groups that a gate refused"
+            if one.refill_rounds
+            else "; nothing is drawn in place of groups that a gate refused (refill_rounds 0)"
+        )
+    return f"{one.prompts_per_step} prompts a step, {one.group_size} samples each{refill}"
 
 
 def _objective(recipe: Recipe, stage: RlStage) -> str:

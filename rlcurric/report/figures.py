@@ -114,7 +114,10 @@ def _reward_by_distribution(digest: Digest) -> Plot:
 
 def _correct(digest: Digest) -> Plot:
     keys = {"trained on": "reward/correct/mean", "all that was sampled": "sampled/correct/mean"}
-    traces = lines(digest, keys, raw=True)
+    found = {name: digest.series(key) for name, key in keys.items() if digest.series(key)}
+    traces = []
+    for place, (name, series) in enumerate(together(found).items()):
+        traces += line(series, name, place, raw=True)
     return Plot(
         "correct",
         "learning",

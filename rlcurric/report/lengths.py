@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from rlcurric.report.digest import Digest, Series
-from rlcurric.report.drawing import MUTED, escaped, figure, line, lines
+from rlcurric.report.drawing import MUTED, escaped, figure, line, lines, together
 from rlcurric.report.plot import Plot
 
 HISTOGRAM = 40  # bars of the histogram of lengths
@@ -73,10 +73,13 @@ def lengths_by_distribution(digest: Digest) -> Plot:
 
 def truncated(digest: Digest) -> Plot:
     """Share of completions that were cut off over steps."""
-    sampled = {"sampled": "sampled/truncated/mean", "trained on": "length/truncated/mean"}
-    traces = lines(digest, sampled, raw=True)
+    keys = {"sampled": "sampled/truncated/mean", "trained on": "length/truncated/mean"}
+    found = {name: digest.series(key) for name, key in keys.items() if digest.series(key)}
+    traces: list[go.Scatter] = []
+    for place, (name, series) in enumerate(together(found).items()):
+        traces += line(series, name, place, raw=True)
     held = {"held out": "eval/truncated/mean"}
-    traces += lines(digest, held, first=len(sampled), smooth=False, markers=True)
+    traces += lines(digest, held, first=len(keys), smooth=False, markers=True)
     return Plot(
         "truncated",
         "learning",

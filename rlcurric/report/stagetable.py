@@ -26,7 +26,9 @@ class StageRow:
     phases: str  # the largest ones with their shares
     generated: float  # tokens, in RL
     trained: float  # tokens
-    held_out: tuple[float | None, float | None]  # mean accuracy before the stage, and at its end
+    held_out: tuple[
+        float | None, float | None
+    ]  # mean accuracy before the stage, else first in it, and at its end
     change: str  # what its recipe has otherwise than the stage of its kind before it
 
 
@@ -83,12 +85,14 @@ def _within(digest: Digest, stage: StageSpan, key: str) -> float:
 
 
 def _held_out(digest: Digest, stage: StageSpan) -> tuple[float | None, float | None]:
-    """The last evaluation before the stage, and the last one in it."""
+    """The last evaluation before the stage (else its first one), and the last one in it."""
     series = digest.series(GAIN)
     if stage.first is None or stage.last is None:
         return None, None
     before = series.values[series.steps < stage.first]
     inside = series.values[(series.steps >= stage.first) & (series.steps <= stage.last)]
+    if not len(before) and len(inside) > 1:
+        before = inside[:1]
     return _last(before), _last(inside)
 
 
