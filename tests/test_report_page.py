@@ -55,6 +55,25 @@ def test_every_plot_of_every_tab_has_its_traces_and_data(opened: Watched, digest
     assert found["metric-plot"]["traces"] == [40]  # batch/groups/sum, of every step of RL
 
 
+def test_a_stage_is_chosen_for_all_figures_over_steps(opened: Watched) -> None:
+    page = opened.page
+    shown = """key => { const one = document.querySelector(`[data-plot=${key}]`);
+        return [one.layout.xaxis.range, one._fullData.map((trace) => trace.x.length), one._fullLayout.yaxis.range[1]]; }"""
+    go(page, "time")
+    every = page.evaluate(shown, "time")
+    page.locator("#time select.span").select_option(label="stage cold")
+    span, points, top = page.evaluate(shown, "time")
+    assert span == [0.5, 10.5] and set(points) == {10} and top < every[2] / 2
+    go(page, "health")
+    assert page.locator("#health select.span").input_value() == "0"
+    assert page.evaluate(shown, "gradient")[0] == [0.5, 10.5]
+    words = page.locator("[data-plot=entropy] .annotation-text").all_text_contents()
+    assert words == ["cold", "nothing was measured in this stage"]
+    page.locator("#health select.span").select_option(label="all stages")
+    go(page, "time")
+    assert page.evaluate(shown, "time") == every
+
+
 def test_model_text_stays_text(opened: Watched, digest: Digest) -> None:
     page = opened.page
     assert page.title() == "made-up – rlcurric report"
@@ -91,7 +110,7 @@ def test_prompts_are_searched_sorted_and_filtered(opened: Watched, digest: Diges
     page.fill("#prompt-search", f"{uid} {title.split()[0]}")
     assert rows.count() == 1 and title in rows.inner_text()
     page.fill("#prompt-search", "no such prompt")
-    assert rows.count() == 0
+    assert rows.count() == 0 and page.locator("#prompt-none").is_visible()
     page.fill("#prompt-search", "")
     page.select_option("#prompt-state", "unsolved")
     unsolved = [one for one in digest.prompts if one.state == "unsolved"]
@@ -101,7 +120,11 @@ def test_prompts_are_searched_sorted_and_filtered(opened: Watched, digest: Diges
     assert rows.count() == sum(bool(one.suspects) for one in digest.prompts) > 0
     rows.first.locator("button").click()
     assert page.locator("#rollouts").is_visible()
-    assert page.locator("#groups [role=option]").count() > 0
+    some = page.locator("#groups [role=option]").count()
+    assert some > 0
+    page.click("#rollout-all")
+    assert page.locator("#groups [role=option]").count() == len(digest.rollouts.shown) > some
+    assert not page.locator("#rollout-all").is_visible()
 
 
 def test_all_of_it_works_with_keys(opened: Watched) -> None:

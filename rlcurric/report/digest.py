@@ -50,6 +50,9 @@ class Series:
 
     steps: np.ndarray  # int64, rising
     values: np.ndarray  # float64, no NaN
+    starts: tuple[
+        int, ...
+    ] = ()  # first steps of stages: what is averaged stays on its side of them
 
     def __bool__(self) -> bool:
         return bool(len(self.steps))
@@ -75,13 +78,18 @@ class Digest:
     events: tuple[Event, ...]
     gaps: tuple[Gap, ...]
 
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """First steps of the stages, rising."""
+        return tuple(sorted(one.first for one in self.stages if one.first is not None))
+
     def series(self, key: str) -> Series:
         """A metric; empty where it was never measured."""
         column = self.columns.get(key)
         if column is None:
-            return Series(np.zeros(0, np.int64), np.zeros(0))
+            return Series(np.zeros(0, np.int64), np.zeros(0), self.starts)
         known = ~np.isnan(column)
-        return Series(self.steps[known], column[known])
+        return Series(self.steps[known], column[known], self.starts)
 
     def family(self, prefix: str) -> dict[str, Series]:
         """The metrics below a prefix, by the rest of their keys; those with a distribution's name in its order."""
@@ -102,7 +110,7 @@ class Digest:
             return series, np.ones(len(series.steps))
         known = samples > 0
         rates = self.outcomes.solved[distribution][known] / samples[known]
-        return Series(self.outcomes.steps[known], rates), samples[known]
+        return Series(self.outcomes.steps[known], rates, self.starts), samples[known]
 
 
 def digest_run(run_dir: str | Path, groups: int = GROUPS, *, metrics_only: bool = False) -> Digest:

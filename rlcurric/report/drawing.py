@@ -5,7 +5,10 @@ Colours are names of CSS variables (`var(--c1)`); the page puts in those of its 
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +18,12 @@ from rlcurric.report.digest import Digest, Series, StageSpan
 
 COLOURS = 8  # --c1 to --c8
 DASHES = ("solid", "dash", "dot", "dashdot")
-POINTS = 700  # of a line at most; beyond it neighbours are averaged
+POINTS = 700  # of a line in one stage at most; beyond it neighbours are averaged
+LINE = 3 * POINTS  # of a line over many stages, about
+NARROW = 10  # steps: data on fewer are shown within their stages
+FLAT = 0.01  # least span of an axis, of the largest value: rounding noise stays small
 NOISY = 40  # points from which on a line is smoothed
+SAME = " = "  # between the names of lines that are one
 INK, MUTED = "var(--ink)", "var(--muted)"
 
 
@@ -29,12 +36,36 @@ def dash(place: int) -> str:
     return DASHES[place // COLOURS % len(DASHES)]
 
 
-def thinned(series: Series, limit: int = POINTS) -> Series:
-    """At most `limit` points: means over neighbours."""
+def parts(steps: np.ndarray, starts: Sequence[int]) -> list[slice]:
+    """Where in `steps` each stage is, by their first steps; all of it where none begins inside."""
+    edges = sorted({0, len(steps), *np.searchsorted(steps, starts).tolist()})
+    return [slice(a, b) for a, b in itertools.pairwise(edges)]
+
+
+def points_of(stages: int) -> int:
+    """Points that a line may have in each of so many stages."""
+    return max(50, min(POINTS, LINE // max(1, stages)))
+
+
+def thinned(series: Series, limit: int | None = None) -> Series:
+    """At most `limit` points, means over neighbours; without a limit POINTS in each stage."""
+    if limit is None:
+        places = parts(series.steps, series.starts)
+        found = [
+            thinned(Series(series.steps[one], series.values[one]), points_of(len(places)))
+            for one in places
+        ]
+        if len(found) < 2:
+            return replace(found[0], starts=series.starts) if found else series
+        return Series(
+            np.concatenate([one.steps for one in found]),
+            np.concatenate([one.values for one in found]),
+            series.starts,
+        )
     if len(series.steps) <= limit:
         return series
     steps = merged(series.steps.astype(float), limit).round().astype(np.int64)
-    return Series(steps, merged(series.values, limit))
+    return Series(steps, merged(series.values, limit), series.starts)
 
 
 def merged(values: np.ndarray, limit: int) -> np.ndarray:
@@ -46,9 +77,11 @@ def merged(values: np.ndarray, limit: int) -> np.ndarray:
     return np.add.reduceat(values, edges) / np.diff(np.append(edges, n))
 
 
-def is_thinned(digest: Digest) -> int:
-    """How many steps a point of a line over all of them stands for."""
-    return -(-len(digest.steps) // POINTS)
+def is_thinned(digest: Digest) -> dict[str, int]:
+    """How many steps a point stands for, in stages where that is more than one."""
+    limit = points_of(len(digest.starts))
+    counts = Counter(digest.stage_of)
+    return {name: -(-count // limit) for name, count in counts.items() if count > limit}
 
 
 def moving(values: np.ndarray) -> np.ndarray:
@@ -104,7 +137,7 @@ def line(
         )
     x, y = parted(series)
     if noisy:
-        y = moving(y)
+        y = np.concatenate([moving(y[one]) for one in parts(x, series.starts)])
     mode = "lines+markers" if markers or len(x) < 3 else "lines"
     traces.append(
         go.Scatter(x=f4(x), y=f4(y), mode=mode, line=stroke, name=name, legendgroup=name).update(
@@ -143,9 +176,12 @@ def figure(
         return None
     made = go.Figure(data=list(traces), layout={"template": go.layout.Template()})
     low, high = _span(traces, least=0.5 if x == "step" else 1e-6)
+    if x == "step":
+        low, high = _widened(stages, low, high)
     made.update_layout(
+        meta={"steps": x == "step"},  # the page may show one stage of it
         height=height,
-        showlegend=sum(one.showlegend is not False for one in traces) > 1,
+        showlegend=_has_legend(traces),
         xaxis={"title": {"text": x}, "range": [low, high]},
         yaxis={"title": {"text": y}, "type": "log" if log else "linear"},
     )
@@ -154,11 +190,57 @@ def figure(
     if log:
         made.update_yaxes(exponentformat="power", nticks=7)
     heights = [one.y for one in traces if isinstance(one, go.Scatter)]
-    if heights and not any(isinstance(y[0], str) or np.nan_to_num(y).any() for y in heights):
-        made.update_yaxes(range=[0, 1])  # a flat line at zero
+    if heights and not any(isinstance(y[0], str) for y in heights):
+        if not any(np.nan_to_num(y).any() for y in heights):
+            made.update_yaxes(range=[0, 1])  # a flat line at zero
+        elif len(heights) == len(traces) and not (percent or log):
+            _calm(made, heights)
     if bands:
         add_bands(made, stages, low, high)
     return made
+
+
+def _has_legend(traces: Sequence[go.Scatter | go.Bar | go.Heatmap]) -> bool:
+    """Several lines, or one that stands for several."""
+    named = [one for one in traces if one.showlegend is not False]
+    return len(named) > 1 or any(SAME in (one.name or "") for one in named)
+
+
+def _widened(stages: Sequence[StageSpan], low: float, high: float) -> tuple[float, float]:
+    """An axis of a few steps, made that of the stages that they are in."""
+    ends = [(one.first, one.last) for one in stages if one.first and one.last]
+    inside = [(a, b) for a, b in ends if a <= high and b >= low]
+    if high - low >= NARROW or not inside:
+        return low, high
+    return min(low, min(a for a, _ in inside) - 0.5), max(high, max(b for _, b in inside) + 0.5)
+
+
+def _calm(made: go.Figure, heights: Sequence[np.ndarray]) -> None:
+    """Lines that hardly differ get an axis on which one sees that they do not."""
+    values = np.concatenate([np.asarray(one, float) for one in heights])
+    values = values[np.isfinite(values)]
+    low, high = float(values.min()), float(values.max())
+    most = max(abs(low), abs(high))
+    room = FLAT * most
+    if most < 1e-3:
+        made.update_yaxes(exponentformat="e")  # not 50n
+    if high - low < room:
+        middle = (low + high) / 2
+        made.update_yaxes(range=[middle - room, middle + room])
+
+
+def together(found: Mapping[str, Series]) -> dict[str, Series]:
+    """Series of which none hides another: those that are the same are one, under all of their names."""
+    kept: list[tuple[list[str], Series]] = []
+    for name, series in found.items():
+        for names, other in kept:
+            same = np.array_equal(series.steps, other.steps)
+            if same and np.allclose(series.values, other.values, rtol=1e-5, atol=1e-12):
+                names.append(name)
+                break
+        else:
+            kept.append(([name], series))
+    return {SAME.join(names): series for names, series in kept}
 
 
 def add_bands(made: go.Figure, stages: Sequence[StageSpan], low: float, high: float) -> None:
@@ -212,12 +294,23 @@ def f4(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float32)
 
 
-def bins(steps: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
-    """Bins over the span of the steps: the bin of each, and the middle of every bin."""
-    if not len(steps):
-        return np.zeros(0, int), np.zeros(0)
-    low, high = int(steps[0]), int(steps[-1])
-    size = -(-(high - low + 1) // limit)
-    places = (steps - low) // size
-    middles = low + np.arange(int(places[-1]) + 1) * size + (size - 1) / 2
-    return places, middles
+def bins(
+    steps: np.ndarray, limit: int, starts: Sequence[int] = ()
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Bins over the span of the steps, at most `limit` in a stage: the bin of each step, middle and size of every bin."""
+    places: list[np.ndarray] = [np.zeros(0, int)]
+    middles: list[np.ndarray] = [np.zeros(0)]
+    sizes: list[np.ndarray] = [np.zeros(0)]
+    begun = 0
+    inside = parts(steps, starts) if len(steps) else []
+    for part in inside:
+        mine = steps[part]
+        low, high = int(mine[0]), int(mine[-1])
+        size = -(-(high - low + 1) // max(50, min(limit, 3 * limit // len(inside))))
+        at = (mine - low) // size
+        count = int(at[-1]) + 1
+        places.append(at + begun)
+        middles.append(low + np.arange(count) * size + (size - 1) / 2)
+        sizes.append(np.full(count, float(size)))
+        begun += count
+    return np.concatenate(places), np.concatenate(middles), np.concatenate(sizes)

@@ -10,12 +10,13 @@ from typing import Any, Literal
 Severity = Literal["failure", "warning", "note"]
 
 FATAL = ("rank_failed", "hang")  # the run ends with them
+SHORT = "short_batch"  # a batch with fewer groups than were asked for
 _FAILURES = {
     *FATAL,
     *("engine_lost", "save_failed", "checkpoint_damaged", "updates_skipped", "grader_failures"),
 }
 _WARNINGS = {
-    *("guard", "short_batch", "empty_step", "caution", "disk_space", "host_memory", "low_memory"),
+    *("guard", SHORT, "empty_step", "caution", "disk_space", "host_memory", "low_memory"),
     *("tracker_failed", "latest_corrected", "stopped", "recipe_changed", "rolled_back"),
 }
 _APART = ("time", "event", "step", "stage_step")
@@ -67,8 +68,11 @@ def _told(kind: str, detail: Mapping[str, Any]) -> str:
         return (
             f"rank {detail.get('failed')} failed in {detail.get('phase')!r}: {detail.get('reason')}"
         )
-    if kind == "short_batch":
-        return f"{detail.get('groups')} of {detail.get('asked')} groups were found for the batch"
+    if kind == SHORT:
+        return (
+            f"the batch has {detail.get('groups')} of the {detail.get('asked')} groups that were asked for: "
+            "a gate refused the others, or they failed"
+        )
     if kind == "stage_ended":
         first, last = detail.get("first_step"), detail.get("last_step")
         took = isinstance(first, int) and isinstance(last, int) and first <= last

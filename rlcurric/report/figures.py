@@ -4,23 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import plotly.graph_objects as go
 
+from rlcurric.recipe.stages import RlStage
+from rlcurric.report.asked import held_out_words, rewards_words
+from rlcurric.report.bars import per_bar, stacked
 from rlcurric.report.digest import Digest, Series
-from rlcurric.report.drawing import INK, bins, colour, dash, escaped, figure, line, lines
+from rlcurric.report.drawing import (
+    INK,
+    colour,
+    escaped,
+    figure,
+    line,
+    lines,
+    together,
+)
 from rlcurric.report.health import health_plots
-from rlcurric.report.lengths import length_histogram, lengths_by_correctness, truncated
+from rlcurric.report.lengths import (
+    length_histogram,
+    lengths_by_correctness,
+    lengths_by_distribution,
+    truncated,
+)
+from rlcurric.report.notes import accuracy_note
 from rlcurric.report.plot import Plot
+from rlcurric.report.steering import dispositions, pass_map, sampling, scores
 from rlcurric.report.timing import phase_columns
 
-COLUMNS = 240  # of a heat map or of bars at most
 EVENTS = 800  # of a severity that are drawn at most: the last ones
 
 
 def plots(digest: Digest) -> list[Plot]:
     """All figures that the run has data for, and those that it should have, with a word on why not."""
-    made = [draw(digest) for draw in _DRAWN] + health_plots(digest)
+    made = [draw(digest) for draw in _DRAWN] + scores(digest) + health_plots(digest)
     return [one for one in made if one.figure is not None or one.absent]
 
 
@@ -34,124 +50,45 @@ def _accuracy(digest: Digest) -> Plot:
         "accuracy",
         "overview",
         "Held-out accuracy",
-        "Greedy completions of prompts that were never trained on, by distribution.",
+        accuracy_note(digest, held_out_words(digest.recipe) if digest.recipe else ""),
         figure(digest.stages, traces, y="accuracy", percent=True, height=360),
         "No held-out evaluation was made (evaluation.every, evaluation.at_end).",
         wide=True,
     )
 
 
-def _sampling(digest: Digest) -> Plot:
-    family = {
-        name: series
-        for name, series in digest.family("curriculum/probability/").items()
-        if name in digest.distributions
-    }
-    steps = np.unique(np.concatenate([one.steps for one in family.values()] or [np.zeros(0, int)]))
-    traces = []
-    for place, name in enumerate(digest.distributions):
-        if name not in family:
-            continue
-        dense = np.zeros(len(steps))
-        dense[np.searchsorted(steps, family[name].steps)] = family[name].values
-        x, y = _stepwise(steps, dense)
-        traces.append(
-            go.Scatter(x=x, y=y, name=escaped(name), mode="lines", stackgroup="all")
-            .update(line={"width": 0.6, "color": colour(place), "dash": dash(place)})
-            .update(hovertemplate="%{y:.1%}")
-        )
-    made = figure(digest.stages, traces, y="probability", percent=True, height=360)
-    if made is not None:
-        made.update_yaxes(range=[0, 1])
-    return Plot(
-        "sampling",
-        "overview curriculum",
-        "What the curriculum sampled",
-        "Probability of each distribution when prompts were drawn; they add up to 100 %.",
-        made,
-        "No sampling probabilities were recorded: the run had no stage of RL, or its metrics are lost.",
-        wide=True,
-    )
-
-
-def _stepwise(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means over at most COLUMNS bins; zero where no step of RL was, so that areas end upright."""
-    places, middles = bins(steps, COLUMNS)
-    if not len(places):
-        return np.zeros(0, np.float32), np.zeros(0, np.float32)
-    counts = np.bincount(places, minlength=len(middles))
-    sums = np.bincount(places, values, minlength=len(middles))
-    means = np.divide(sums, counts, out=np.zeros(len(middles)), where=counts > 0)
-    return middles.astype(np.float32), means.astype(np.float32)
-
-
-def _pass_map(digest: Digest) -> Plot:
-    found = {name: digest.pass_rates(name) for name in digest.distributions}
-    found = {name: pair for name, pair in found.items() if pair[0]}
-    steps = np.unique(
-        np.concatenate([one.steps for one, _ in found.values()] or [np.zeros(0, int)])
-    )
-    _, middles = bins(steps, COLUMNS)
-    size = (middles[1] - middles[0]) if len(middles) > 1 else 1
-    solved, samples = (np.zeros((len(found), len(middles))) for _ in range(2))
-    for row, (series, weights) in enumerate(found.values()):
-        at = ((series.steps - steps[0]) // size).astype(int)
-        np.add.at(solved[row], at, series.values * weights)
-        np.add.at(samples[row], at, weights)
-    traces = []
-    if found:
-        rates = np.divide(solved, samples, out=np.full(solved.shape, np.nan), where=samples > 0)
-        traces.append(
-            go.Heatmap(
-                x=middles.astype(np.float32),
-                y=[escaped(name) for name in found],
-                z=rates.astype(np.float32),
-                customdata=samples.astype(np.float32),
-                zmin=0,
-                zmax=1,
-                colorscale=[[at / 4, f"var(--h{at})"] for at in range(5)],
-                colorbar={
-                    "title": {"text": "pass rate", "side": "right"},
-                    "tickformat": ".0%",
-                    "tickvals": [0, 0.5, 1],
-                    "thickness": 12,
-                    "len": 1,
-                    "outlinewidth": 0,
-                },
-                hovertemplate="%{y}, step %{x}: %{z:.0%} of %{customdata:.0f} samples<extra></extra>",
-            )
-        )
-    made = figure(digest.stages, traces, height=max(180, 90 + 34 * len(found)))
-    if made is not None:
-        made.update_yaxes(autorange="reversed", type="category", automargin=True)
-        made.update_layout(hovermode="closest")
-    every = f"a column is {size:.0f} steps" if size > 1 else "a column is a step"
-    return Plot(
-        "pass_map",
-        "overview curriculum",
-        "Pass rate by distribution and step",
-        f"Share of sampled completions that passed, groups that were not trained on among them; {every}, empty where none was sampled.",
-        made,
-        "No pass rates were recorded: the run had no stage of RL, or its decisions are lost.",
-        wide=True,
-    )
-
-
 def _reward(digest: Digest) -> Plot:
-    parts = _by_part(digest, "reward/")
+    found = _by_part(digest, "reward/")
+    order = sorted(found, key=lambda name: (name != "total", name))
+    parts = together({name: found[name] for name in order})
     traces = []
-    for place, name in enumerate(sorted(parts, key=lambda name: (name != "total", name))):
-        total = name == "total"
+    for place, name in enumerate(parts):
+        total = name.startswith("total")
         traces += line(parts[name], escaped(name), place, raw=total, width=3 if total else 1.8)
     return Plot(
         "reward",
         "learning",
         "Reward and its parts",
-        "Means over the rollouts that were trained on: the reward (total), verified correctness, and every component before its weight.",
+        "Means over the rollouts that were trained on: the reward (total), verified correctness, and every component before "
+        f"its weight.{_formula(digest)} Lines with one name after the other are the same.",
         figure(digest.stages, traces, y="reward", height=340),
         "No rewards were recorded: the run had no stage of RL, or its metrics are lost.",
         wide=True,
     )
+
+
+def _formula(digest: Digest) -> str:
+    """What the recipe adds up, where it could be read."""
+    told: dict[str, list[str]] = {}
+    for stage in digest.recipe.stages if digest.recipe else ():
+        if isinstance(stage, RlStage) and digest.recipe:
+            told.setdefault(rewards_words(digest.recipe, stage), []).append(stage.name)
+    if not told:
+        return ""
+    words = "; ".join(
+        (f"{', '.join(names)}: " if len(told) > 1 else "") + text for text, names in told.items()
+    )
+    return f" The recipe's sum: {words}."
 
 
 def _by_part(digest: Digest, prefix: str) -> dict[str, Series]:
@@ -168,75 +105,71 @@ def _reward_by_distribution(digest: Digest) -> Plot:
         "reward_by_distribution",
         "learning",
         "Reward by distribution",
-        "Mean reward of the rollouts that were trained on.",
+        "Mean reward of the rollouts that were trained on. A gate that refuses groups that are all right or all wrong leaves "
+        "the mixed ones, so a line that stays low here may belong to a distribution that is nearly solved: the pass rates of "
+        "all that was sampled tell what was learned.",
         figure(digest.stages, lines(digest, keys, width=1.8), y="reward"),
     )
 
 
 def _correct(digest: Digest) -> Plot:
     keys = {"trained on": "reward/correct/mean", "all that was sampled": "sampled/correct/mean"}
-    traces = lines(digest, keys, raw=True)
+    found = {name: digest.series(key) for name, key in keys.items() if digest.series(key)}
+    traces = []
+    for place, (name, series) in enumerate(together(found).items()):
+        traces += line(series, name, place, raw=True)
     return Plot(
         "correct",
         "learning",
         "Verified correctness",
-        "The two differ where a gate leaves groups out.",
+        "The two differ where a gate leaves groups out: among mixed groups some samples are always wrong.",
         figure(digest.stages, traces, y="share correct", percent=True),
     )
 
 
 def _held_out_kinds(digest: Digest) -> Plot:
     kinds = {
-        rest.removesuffix("/mean"): series
+        rest.removesuffix("/mean").replace("_", " "): series
         for rest, series in digest.family("eval/").items()
         if rest.endswith("/mean") and not rest.startswith("length") and "_length" not in rest
     }
     traces: list[go.Scatter] = []
-    for place, (name, series) in enumerate(kinds.items()):
-        traces += line(series, escaped(name.replace("_", " ")), place, smooth=False, markers=True)
+    for place, (name, series) in enumerate(together(kinds).items()):
+        traces += line(series, escaped(name), place, smooth=False, markers=True)
+    once = [name for name, series in kinds.items() if len(series.steps) == 1]
+    many = any(len(series.steps) > 1 for series in kinds.values())
+    said = ""
+    if once and many:
+        said = f" Measured once, at step {kinds[once[0]].steps[0]}, so a mark without a line: {', '.join(once)}."
+    if "think rate" in kinds:
+        said += " Think rate: share of completions with something between the tags for thinking."
+    if any(name.startswith("pass at") for name in kinds):
+        said += " Pass at k: share of prompts that k sampled completions solve at least once."
     return Plot(
         "held_out",
         "learning",
         "All that was measured on held-out prompts",
-        "Means over distributions.",
+        f"Means over distributions, greedy where nothing else is said.{said}",
         figure(digest.stages, traces, percent=True) if len(kinds) > 1 else None,
-    )
-
-
-def _dispositions(digest: Digest) -> Plot:
-    outcomes = digest.outcomes
-    traces = []
-    for place, (name, counts) in enumerate(outcomes.dispositions.items()):
-        x, y = _stepwise(outcomes.steps, counts)
-        traces.append(go.Bar(x=x, y=y, name=escaped(name), marker={"color": colour(place)}))
-    made = figure(digest.stages, traces, y="groups a step")
-    if made is not None:
-        made.update_layout(barmode="stack", bargap=0)
-    return Plot(
-        "dispositions",
-        "curriculum",
-        "What became of groups",
-        "Trained on; refused by a gate because they tell nothing; replaced, probed, failed or surplus.",
-        made,
     )
 
 
 def _time(digest: Digest) -> Plot:
     phases = phase_columns(digest)
     order = sorted(phases, key=lambda name: -float(phases[name].sum()))
-    traces = []
-    for place, name in enumerate(order):
-        x, y = _stepwise(digest.steps, phases[name])
-        traces.append(go.Bar(x=x, y=y, name=escaped(name), marker={"color": colour(place)}))
-    made = figure(digest.stages, traces, y="seconds a step", height=340)
-    if made is not None:
-        made.update_layout(barmode="stack", bargap=0)
     return Plot(
         "time",
         "time",
         "Time by phase",
-        "Seconds of a step. “other” is what no phase accounts for, “checkpoint” is waiting for saves between steps.",
-        made,
+        "Seconds of a step. “other” is what no phase accounts for, “checkpoint” is waiting for saves between steps."
+        + per_bar(digest),
+        stacked(
+            digest,
+            digest.steps,
+            {name: phases[name] for name in order},
+            y="seconds a step",
+            height=340,
+        ),
         "No times were recorded.",
         wide=True,
     )
@@ -351,16 +284,17 @@ SINGLE = {  # page -> key -> title, note, name of the values, metric
 
 _DRAWN: tuple[Callable[[Digest], Plot], ...] = (
     _accuracy,
-    _sampling,
-    _pass_map,
+    sampling,
+    pass_map,
     _reward,
     _reward_by_distribution,
     _correct,
     lengths_by_correctness,
+    lengths_by_distribution,
     truncated,
     length_histogram,
     _held_out_kinds,
-    _dispositions,
+    dispositions,
     *_several("curriculum"),
     _time,
     _tokens,

@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from rlcurric.report.digest import Digest, Series
-from rlcurric.report.drawing import MUTED, figure, line, lines
+from rlcurric.report.drawing import MUTED, escaped, figure, line, lines, together
 from rlcurric.report.plot import Plot
 
 HISTOGRAM = 40  # bars of the histogram of lengths
@@ -24,7 +24,8 @@ def lengths_by_correctness(digest: Digest) -> Plot:
     outcomes = digest.outcomes
     for which, count in outcomes.length_count.items():
         known = count > 0
-        series = Series(outcomes.steps[known], outcomes.length_sum[which][known] / count[known])
+        means = outcomes.length_sum[which][known] / count[known]
+        series = Series(outcomes.steps[known], means, digest.starts)
         if series:
             traces += line(series, which, ink=OUTCOME_PAINT[which], raw=True)
     if not traces and digest.series("length/completion/mean"):
@@ -44,12 +45,41 @@ def lengths_by_correctness(digest: Digest) -> Plot:
     )
 
 
+def lengths_by_distribution(digest: Digest) -> Plot:
+    """Mean lengths of each distribution's completions over steps."""
+    traces: list[go.Scatter] = []
+    outcomes = digest.outcomes
+    for place, name in enumerate(digest.distributions):
+        count = outcomes.samples.get(name, np.zeros(0))
+        known = count > 0
+        if known.any():
+            means = outcomes.tokens[name][known] / count[known]
+            series = Series(outcomes.steps[known], means, digest.starts)
+            traces += line(series, escaped(name), place, width=1.8)
+        held = digest.series(f"eval/length/{name}")
+        if held:
+            marks = line(held, f"{escaped(name)}, held out", place, smooth=False, width=1)
+            for one in marks:
+                one.update(mode="markers", legendgroup=escaped(name), showlegend=not known.any())
+            traces += marks
+    return Plot(
+        "lengths_by_distribution",
+        "learning",
+        "Length by distribution",
+        "Mean tokens of a completion. Lines: all that was sampled, right or wrong; marks: held-out prompts.",
+        figure(digest.stages, traces, y="tokens"),
+    )
+
+
 def truncated(digest: Digest) -> Plot:
     """Share of completions that were cut off over steps."""
-    sampled = {"sampled": "sampled/truncated/mean", "trained on": "length/truncated/mean"}
-    traces = lines(digest, sampled, raw=True)
+    keys = {"sampled": "sampled/truncated/mean", "trained on": "length/truncated/mean"}
+    found = {name: digest.series(key) for name, key in keys.items() if digest.series(key)}
+    traces: list[go.Scatter] = []
+    for place, (name, series) in enumerate(together(found).items()):
+        traces += line(series, name, place, raw=True)
     held = {"held out": "eval/truncated/mean"}
-    traces += lines(digest, held, first=len(sampled), smooth=False, markers=True)
+    traces += lines(digest, held, first=len(keys), smooth=False, markers=True)
     return Plot(
         "truncated",
         "learning",
@@ -62,6 +92,13 @@ def truncated(digest: Digest) -> Plot:
 
 def length_histogram(digest: Digest) -> Plot:
     """Lengths of all logged rollouts by what became of them."""
+    asked = digest.recipe.run.rollouts.include if digest.recipe else ""
+    only = (
+        " Only rollouts of groups that were trained on are logged (run.rollouts.include), so groups that were all right or "
+        "all wrong are not in it where a gate refused them."
+        if asked == "trained"
+        else ""
+    )
     lengths = {kind: one for kind, one in digest.rollouts.lengths.items() if len(one)}
     made = None
     if lengths:
@@ -81,8 +118,8 @@ def length_histogram(digest: Digest) -> Plot:
     return Plot(
         "length_histogram",
         "learning",
-        "How long completions were",
-        f"All {digest.rollouts.rollouts:,} logged rollouts, by what became of them.",
+        "How long logged completions were",
+        f"All {digest.rollouts.rollouts:,} logged rollouts of {digest.rollouts.files:,} steps, by what became of them.{only}",
         made,
         "No rollouts were logged (run.rollouts.every), or their files are lost.",
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,15 @@ from rlcurric.report.recorded import number_of
 
 OUTCOMES = ("outcomes", "surplus", "measured")  # kinds of lines that tell how groups ended
 _LENGTHS = ("correct", "wrong")
+TRAINED = "trained"  # the fate of a group that was trained on; all others were sampled for less
+
+
+def fate_of(disposition: str, correct: Sequence[float]) -> str:
+    """What became of a group, refused ones by why: a gate that wants signal refuses all right and all wrong ones."""
+    if disposition != "gated" or not correct:
+        return disposition
+    ends = {1.0: "gated, all right", 0.0: "gated, all wrong"}
+    return ends.get(correct[0], "gated, mixed") if len(set(correct)) == 1 else "gated, mixed"
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,9 @@ class Outcomes:
     trained: Mapping[str, np.ndarray]  # by distribution: groups that were trained
     length_sum: Mapping[str, np.ndarray]  # `correct` and `wrong`: tokens
     length_count: Mapping[str, np.ndarray]  # `correct` and `wrong`: samples
+    fates: Mapping[str, np.ndarray]  # trained, gated and why, ...: groups
+    spent: Mapping[str, Mapping[str, float]]  # by distribution, then fate: tokens of judged samples
+    tokens: Mapping[str, np.ndarray]  # by distribution: tokens of judged samples
     histories: tuple[History, ...]
 
     @property
@@ -75,6 +87,8 @@ class _Fold:
     def __init__(self) -> None:
         self.solved, self.samples, self.trained = _Sums(), _Sums(), _Sums()
         self.dispositions, self.length_sum, self.length_count = _Sums(), _Sums(), _Sums()
+        self.fates, self.tokens = _Sums(), _Sums()
+        self.spent: dict[str, dict[str, float]] = {}
         self.visits: dict[str, list[Visit]] = {}
         self.distribution: dict[str, str] = {}
 
@@ -83,8 +97,9 @@ class _Fold:
         disposition, lengths = str(group["disposition"]), list(group["lengths"])
         failed = int(group.get("failed", 0))
         uid = str(group["uid"])
-        if any(map(math.isnan, correct)):
-            raise ValueError("a verdict is no number")
+        tokens = sum(map(number_of, lengths))
+        if any(map(math.isnan, (*correct, tokens))):
+            raise ValueError("a verdict or a length is no number")
         rate = sum(correct) / len(correct) if correct else float("nan")
         self.visits.setdefault(uid, []).append(Visit(step, rate, len(correct), failed))
         self.distribution[uid] = name
@@ -95,6 +110,11 @@ class _Fold:
         self.dispositions.add(disposition, step, 1)
         if disposition == "trained":
             self.trained.add(name, step, 1)
+        fate = fate_of(disposition, correct)
+        self.fates.add(fate, step, 1)
+        self.tokens.add(name, step, tokens)
+        fates = self.spent.setdefault(name, {})
+        fates[fate] = fates.get(fate, 0.0) + tokens
         if len(lengths) == len(correct):  # else some have no verdict, and nobody knows which
             for value, length in zip(correct, lengths, strict=True):
                 which = _LENGTHS[value < 1]
@@ -127,6 +147,9 @@ def fold(lines: Iterable[Mapping[str, Any]]) -> tuple[Outcomes, int]:
         trained=found.trained.arrays(steps),
         length_sum=found.length_sum.arrays(steps),
         length_count=found.length_count.arrays(steps),
+        fates=found.fates.arrays(steps),
+        spent=found.spent,
+        tokens=found.tokens.arrays(steps),
         histories=histories,
     )
     return outcomes, unreadable

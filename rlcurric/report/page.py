@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,16 +12,20 @@ from typing import Any
 import numpy as np
 
 from rlcurric.recipe.load import dump_yaml
+from rlcurric.report.asked import asked_for
 from rlcurric.report.digest import Digest, Series
 from rlcurric.report.drawing import is_thinned, thinned
 from rlcurric.report.figures import plots
 from rlcurric.report.inline import fill, large, write_html
+from rlcurric.report.notes import HISTORY, PROMPTS, prompts_note, rollouts_note
 from rlcurric.report.plot import Plot
-from rlcurric.report.prompts import MEANING, PromptStory
+from rlcurric.report.prompts import MEANING, SUSPECT, PromptStory
+from rlcurric.report.spending import spending_of
+from rlcurric.report.stagetable import StageRow, stage_rows
 from rlcurric.report.story import LEARNED, Story, before_and_after, clock, smoothed, tell
+from rlcurric.report.timing import LISTED
 
-PROMPTS = 10_000  # rows of the table of prompts at most
-HISTORY = 40  # visits of a prompt that are shown: its last ones
+VALUES = 2_000  # of one metric that are in the page at most
 EVENTS = 1_500  # rows of the table of events at most
 RECIPE = 60_000  # characters
 
@@ -65,6 +68,7 @@ def render(digest: Digest, live: str = "") -> str:
         pages=PAGES,
         counts=_counts(digest),
         clock=clock,
+        large=large,
         live=live,
     )
 
@@ -77,8 +81,8 @@ def _first_page(digest: Digest, story: Story) -> dict[str, Any]:
     tiles = [
         (f"{len(digest.steps):,}", "steps"),
         (clock(story.timing.seconds), "in steps"),
-        (large(story.timing.generated), "tokens generated"),
-        (large(digest.total("batch/rollouts/sum")), "rollouts trained on"),
+        (large(story.timing.generated), "tokens generated in RL"),
+        (large(digest.total("batch/rollouts/sum")), "rollouts trained on in RL"),
         (f"{failures} / {warnings}", "failures / warnings"),
     ]
     if after is not None:
@@ -91,29 +95,19 @@ def _first_page(digest: Digest, story: Story) -> dict[str, Any]:
         "tiles": tiles,
         "about": last,
         "condition": CONDITIONS[digest.condition],
-        "stages": _stages(digest),
+        "stages": stage_rows(digest, story.timing),
+        "grow": _grow,
+        "description": digest.recipe.description if digest.recipe else "",
+        "asked": asked_for(digest.recipe) if digest.recipe else (),
         "sparks": {name: _spark(*digest.pass_rates(name)) for name in digest.distributions},
         "learned_from": LEARNED,
         "before_rl": step is not None and bool(rl) and step < min(rl),
     }
 
 
-def _stages(digest: Digest) -> list[dict[str, Any]]:
-    shown = []
-    begun = [one.first is not None or bool(one.reason) for one in digest.stages]
-    for at, one in enumerate(digest.stages):
-        steps = 0 if one.first is None or one.last is None else one.last - one.first + 1
-        if steps:
-            of = f" of {one.planned}" if one.planned and one.planned != steps else ""
-            words = f"steps {one.first} to {one.last}{of}"
-        else:
-            earlier = any(begun[at:])  # this run was forked from another behind it
-            words = "took no steps" if one.reason else "not in this run" if earlier else "not begun"
-        if one.reason and one.reason not in ("steps", "done"):
-            words += f", ended by {one.reason}"
-        grow = max(1, steps) ** 0.6  # long ones do not push the others out
-        shown.append({**asdict(one), "words": words, "grow": round(grow, 2), "begun": bool(steps)})
-    return shown
+def _grow(row: StageRow) -> float:
+    """Of a stage in the bar: long ones do not push the others out."""
+    return round(max(1, row.steps) ** 0.6, 2)
 
 
 def _spark(series: Series, samples: np.ndarray) -> str:
@@ -132,8 +126,11 @@ def _other_pages(digest: Digest) -> dict[str, Any]:
     recipe = dump_yaml(digest.recipe) if digest.recipe else "recipe.yaml could not be read."
     return {
         "meanings": MEANING,
-        "prompts_note": _prompts_note(digest),
-        "rollouts_note": _rollouts_note(digest),
+        "prompts_note": prompts_note(digest),
+        "suspicions": SUSPECT,
+        "rollouts_note": rollouts_note(digest),
+        "spending": spending_of(digest),
+        "listed": LISTED,
         "events": events,
         "events_note": (
             f"All {len(events):,} events, in the order of the run."
@@ -141,41 +138,12 @@ def _other_pages(digest: Digest) -> dict[str, Any]:
             else f"The last {len(events):,} of {len(digest.events):,} events."
         ),
         "tones": TONES,
-        "per_point": is_thinned(digest),
+        "thinned": is_thinned(digest),
+        "most_values": max((len(digest.series(key).steps) for key in digest.columns), default=0),
+        "values_limit": VALUES,
         "launches": _launches(digest),
         "recipe": recipe[:RECIPE],
     }
-
-
-def _prompts_note(digest: Digest) -> str:
-    states = Counter(one.state or "never judged" for one in digest.prompts)
-    told = ", ".join(f"{count:,} {state}" for state, count in states.most_common())
-    note = f"{len(digest.prompts):,} prompts were sampled: {told or 'none'}."
-    if len(digest.prompts) > PROMPTS:
-        note += f" Shown are {PROMPTS:,}: suspects, forgotten ones, then those visited most."
-    if any(len(one.pass_rates) > HISTORY for one in digest.prompts):
-        note += f" Histories show the last {HISTORY} visits."
-    return note
-
-
-def _rollouts_note(digest: Digest) -> str:
-    sample = digest.rollouts
-    shown = sum(len(group.rollouts) for group in sample.shown)
-    if not sample.rollouts:
-        return "No rollouts were logged."
-    note = f"{sample.rollouts:,} rollouts of {sample.groups:,} groups were logged in {sample.files:,} steps. "
-    if len(sample.shown) == sample.groups and shown == sample.rollouts:
-        note += "All of them are shown."
-    else:
-        note += (
-            f"A sample of {shown:,} rollouts in {len(sample.shown)} groups is shown, evenly over steps, in turns from "
-            "each distribution, groups with right and wrong ones first."
-        )
-    if sample.clipped:
-        note += (
-            f" Completions longer than {sample.clipped:,} characters are shortened in their middle."
-        )
-    return note
 
 
 def _counts(digest: Digest) -> dict[str, str]:
@@ -211,6 +179,11 @@ def _launches(digest: Digest) -> list[dict[str, str]]:
 
 def _data(digest: Digest, drawn: Sequence[Plot]) -> dict[str, Any]:
     return {
+        "stages": [
+            {"name": one.name, "first": one.first, "last": one.last}
+            for one in digest.stages
+            if one.first is not None and one.last is not None
+        ],
         "plots": {one.key: json.loads(one.figure.to_json()) for one in drawn if one.figure},
         "metrics": _metrics(digest),
         "prompts": _prompts(digest),
@@ -219,27 +192,19 @@ def _data(digest: Digest, drawn: Sequence[Plot]) -> dict[str, Any]:
 
 
 def _metrics(digest: Digest) -> dict[str, Any]:
-    """Every metric as little-endian float32 in base64, on common steps."""
-    every = is_thinned(digest)
-    n = len(digest.steps)
-    edges = np.arange(0, n, every or 1)
+    """Every metric where it was measured, as little-endian float32 in base64; metrics of the same steps share them."""
+    steps: dict[str, int] = {}
+    columns = {}
+    for key in digest.columns:
+        series = thinned(digest.series(key), VALUES)
+        if series:
+            place = steps.setdefault(_packed(series.steps), len(steps))
+            columns[key] = [place, _packed(series.values)]
+    return {"steps": list(steps), "columns": columns}
 
-    def packed(column: np.ndarray) -> str:
-        if every > 1:
-            known = ~np.isnan(column)
-            sums = np.add.reduceat(np.where(known, column, 0.0), edges)
-            counts = np.add.reduceat(known.astype(float), edges)
-            column = np.divide(sums, counts, out=np.full(len(edges), np.nan), where=counts > 0)
-        return base64.b64encode(column.astype("<f4").tobytes()).decode()
 
-    return {
-        "steps": packed(digest.steps.astype(float)),
-        "columns": {
-            key: packed(column)
-            for key, column in digest.columns.items()
-            if not np.isnan(column).all()
-        },
-    }
+def _packed(values: np.ndarray) -> str:
+    return base64.b64encode(values.astype("<f4").tobytes()).decode()
 
 
 def _prompts(digest: Digest) -> list[dict[str, Any]]:

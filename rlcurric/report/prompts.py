@@ -27,6 +27,13 @@ MEANING: Mapping[State, str] = {
     "forgotten": f"at least {SOLVED:.0%} passed once, below {LOST:.0%} when it was last visited",
 }
 
+SUSPECT = (  # what makes a prompt one, in words
+    f"no grader could judge at least {FAILED_SHARE:.0%} of its samples (and 2 or more of them)",
+    f"none of {NEVER_SAMPLES} samples or more, of two visits or more, passed in steps in which at least {NEVER_EASY:.0%} "
+    "of its distribution's did",
+    f"it went from no sample passing to every one, or back, {FLIPS} times or more from one visit to the next",
+)
+
 
 @dataclass(frozen=True)
 class PromptStory:

@@ -5,15 +5,18 @@ Thresholds are named here and said on the page, so that a reader can judge the w
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from rlcurric.recipe.stages import RlStage
+from rlcurric.report.asked import curriculum_words
 from rlcurric.report.digest import Digest, Series, StageSpan
-from rlcurric.report.events import FATAL
-from rlcurric.report.timing import Slowdown, Timing, slowdowns, timing_of
+from rlcurric.report.finding import Finding
+from rlcurric.report.outcomes import TRAINED
+from rlcurric.report.timing import Slowdown, Timing, slowdowns, timing_of, told_long
+from rlcurric.report.trouble import sound, troubles
 
 LEARNED = 0.8  # smoothed pass rate from which on a distribution counts as learned
 MASTERED_STEPS = 5  # learned within so many of its first steps: it was known from the start
@@ -32,18 +35,11 @@ class Learned:
     held_out: tuple[
         float | None, float | None
     ]  # accuracy first and last, before RL where it was measured
-    pass_rate: tuple[float | None, float | None]  # smoothed, of training rollouts: first and last
+    pass_rate: tuple[
+        float | None, float | None
+    ]  # of training rollouts: mean of the first fifth of its steps, and smoothed at the end
     share: float | None  # of the groups that were sampled
-    peak: tuple[float, int] | None  # highest sampling probability, smoothed, and its step
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One sentence, and which page of the report shows more."""
-
-    text: str
-    tone: str = ""  # good, fair, bad, or nothing
-    page: str = ""
+    peak: tuple[float, int] | None  # highest sampling probability, and its step
 
 
 @dataclass(frozen=True)
@@ -55,6 +51,7 @@ class Story:
     preferred: tuple[Finding, ...]
     time: tuple[Finding, ...]
     trouble: tuple[Finding, ...]
+    sound: tuple[Finding, ...]  # what was looked at and is in order
     timing: Timing
 
 
@@ -66,7 +63,8 @@ def tell(digest: Digest) -> Story:
         learned=tuple(_learned(digest, name) for name in digest.distributions),
         preferred=tuple(_preferred(digest)),
         time=tuple(_time(digest, timing)),
-        trouble=tuple(_trouble(digest)),
+        trouble=tuple(troubles(digest)),
+        sound=tuple(sound(digest)),
         timing=timing,
     )
 
@@ -105,10 +103,14 @@ def _headline(digest: Digest) -> Iterator[str]:
     elif before is None:
         yield f"Held-out accuracy was {after:.1%} at step {series.steps[-1]}, its only evaluation."
     else:
-        verb = "rose" if after > before else "fell" if after < before else "stayed"
-        yield (
-            f"Held-out accuracy {verb} from {before:.1%} (step {step}) to {after:.1%} (step {series.steps[-1]})."
-        )
+        change = round(after - before, 3)  # as it is shown
+        if change:
+            yield (
+                f"Held-out accuracy {'rose' if change > 0 else 'fell'} from {before:.1%} (step {step}) to {after:.1%} "
+                f"(step {series.steps[-1]})."
+            )
+        else:
+            yield f"Held-out accuracy was {after:.1%} at the end (step {series.steps[-1]}) as at step {step}."
         best = int(np.argmax(series.values))
         if series.values[best] > after + 0.005:
             yield f"It was best at step {series.steps[best]}: {series.values[best]:.1%}."
@@ -128,10 +130,9 @@ def _learned(digest: Digest, name: str) -> Learned:
     probability = digest.series(f"curriculum/probability/{name}")
     peak = None
     if probability:
-        averaged = smoothed(probability.values)
-        at = int(np.argmax(averaged))
-        peak = (float(averaged[at]), int(probability.steps[at]))
-    fifth = max(1, len(smooth) // 10)
+        at = int(np.argmax(probability.values))
+        peak = (float(probability.values[at]), int(probability.steps[at]))
+    fifth = max(1, len(smooth) // 5)
     return Learned(
         name=name,
         verdict=verdict,
@@ -152,7 +153,7 @@ def _verdict(
         if held_out[1] is None:
             return "never sampled", ""
         return "never sampled in RL", "good" if held_out[1] >= LEARNED else ""
-    first, last = float(smooth[: max(1, len(smooth) // 10)].mean()), float(smooth[-1])
+    first, last = float(smooth[: max(1, len(smooth) // 5)].mean()), float(smooth[-1])
     above = np.flatnonzero(smooth >= LEARNED)
     if not len(above):
         if last - first >= RISEN:
@@ -170,7 +171,8 @@ def _verdict(
 
 
 def _preferred(digest: Digest) -> Iterator[Finding]:
-    """What was sampled in each stage of RL, early and late."""
+    """By which rules it was sampled, and what in each stage of RL, early and late."""
+    yield from _rules(digest)
     sampled = {stage.name: _shares(digest, stage) for stage in digest.stages}
     alone = [f"{stage} {name}" for stage, (name, *others) in _some(sampled) if not others]
     if alone:
@@ -190,20 +192,38 @@ def _preferred(digest: Digest) -> Iterator[Finding]:
             )
         elif early == late:
             yield Finding(
-                f"{stage.name} preferred {late}: {shares[late][0]:.0%} of its draws early, {shares[late][1]:.0%} late.",
+                f"{stage.name} preferred {late}: {shares[late][0]:.0%} of its draws in its first fifth, {shares[late][1]:.0%} in its last.",
                 page="curriculum",
             )
         else:
             yield Finding(
-                f"{stage.name} preferred {early} at first ({shares[early][0]:.0%} of its draws, later "
-                f"{shares[early][1]:.0%}) and {late} at last ({shares[late][1]:.0%}, from {shares[late][0]:.0%}).",
+                f"{stage.name} preferred {early} in its first fifth ({shares[early][0]:.0%} of its draws, "
+                f"{shares[early][1]:.0%} in its last fifth) and {late} in its last ({shares[late][1]:.0%}, "
+                f"{shares[late][0]:.0%} in its first).",
                 page="curriculum",
             )
         least = min(shares, key=lambda name: sum(shares[name]))
         mean = sum(shares[least]) / 2
         if len(shares) > 2 and mean < 0.5 / len(shares):
-            yield Finding(f"{stage.name} sampled {least} least: {mean:.1%}.", page="curriculum")
+            yield Finding(
+                f"{stage.name} sampled {least} least: {mean:.1%} of its draws in these fifths.",
+                page="curriculum",
+            )
     yield from _groups(digest)
+
+
+def _rules(digest: Digest) -> Iterator[Finding]:
+    """Sampler, scorers and gates as the recipe has them, for the stages that took steps."""
+    if digest.recipe is None:
+        yield Finding("By which sampler is not known: the recipe could not be read.")
+        return
+    begun = {one.name for one in digest.stages if one.first is not None}
+    told: dict[str, list[str]] = {}
+    for stage in digest.recipe.stages:
+        if isinstance(stage, RlStage) and stage.name in begun:
+            told.setdefault(curriculum_words(digest.recipe, stage), []).append(stage.name)
+    for words, names in told.items():
+        yield Finding(f"{', '.join(names)}: {words}.", page="curriculum")
 
 
 def _some(sampled: Mapping[str, Mapping[str, object]]) -> Iterator[tuple[str, list[str]]]:
@@ -211,31 +231,37 @@ def _some(sampled: Mapping[str, Mapping[str, object]]) -> Iterator[tuple[str, li
 
 
 def _shares(digest: Digest, stage: StageSpan) -> dict[str, tuple[float, float]]:
-    """Mean sampling probability of each distribution in the first and the last third of a stage."""
+    """Mean sampling probability of each distribution in the first and the last fifth of a stage."""
     if stage.first is None or stage.last is None:
         return {}
-    third = max(1, (stage.last - stage.first + 1) // 3)
+    fifth = max(1, (stage.last - stage.first + 1) // 5)
     found = {}
     for name, series in digest.family("curriculum/probability/").items():
         inside = (series.steps >= stage.first) & (series.steps <= stage.last)
         values, steps = series.values[inside], series.steps[inside]
         if len(values):
-            early, late = values[steps < stage.first + third], values[steps > stage.last - third]
+            early, late = values[steps < stage.first + fifth], values[steps > stage.last - fifth]
             found[name] = (_mean(early), _mean(late))
     return found
 
 
 def _groups(digest: Digest) -> Iterator[Finding]:
-    totals = {name: float(sums.sum()) for name, sums in digest.outcomes.dispositions.items()}
+    totals = {name: float(sums.sum()) for name, sums in digest.outcomes.fates.items()}
     every = sum(totals.values())
     if not every:
         return
     rest = ", ".join(
-        f"{count:,.0f} {name}" for name, count in totals.items() if name != "trained" and count
+        f"{count:,.0f} {name}" for name, count in totals.items() if name != TRAINED and count
     )
     yield Finding(
-        f"{totals.get('trained', 0):,.0f} of {every:,.0f} sampled groups were trained on"
-        + (f" ({rest})." if rest else "."),
+        f"{totals.get(TRAINED, 0):,.0f} of {every:,.0f} sampled groups were trained on"
+        + (f" ({rest})." if rest else ".")
+        + (
+            " Gated: a gate refused the group after it was sampled; where all samples are right, or all wrong, there is "
+            "nothing to tell them apart by."
+            if any(name.startswith("gated") for name in totals)
+            else ""
+        ),
         page="curriculum",
     )
 
@@ -244,12 +270,17 @@ def _time(digest: Digest, timing: Timing) -> Iterator[Finding]:
     if timing.seconds:
         largest = sorted(timing.phases.items(), key=lambda item: -item[1])[:3]
         parts = ", ".join(f"{name} {value / timing.seconds:.0%}" for name, value in largest)
+        stages = ", ".join(
+            f"{name} {clock(sum(phases.values()))}" for name, phases in timing.stages.items()
+        )
+        by_stage = f" ({stages})" if len(timing.stages) > 1 else ""
         yield Finding(
-            f"{clock(timing.seconds)} in {len(digest.steps):,} steps: {parts}.", page="time"
+            f"{clock(timing.seconds)} in {len(digest.steps):,} steps{by_stage}: {parts}.",
+            page="time",
         )
     if timing.generated:
         trained = (
-            f", {timing.trained / timing.generated:.0%} of them trained on"
+            f", {timing.trained:,.0f} of them ({timing.trained / timing.generated:.0%}) were trained on"
             if timing.trained
             else ""
         )
@@ -259,76 +290,15 @@ def _time(digest: Digest, timing: Timing) -> Iterator[Finding]:
         yield Finding(_slow(one), "fair", "time")
     if not found and timing.seconds:
         yield Finding("No stage became slower while it ran.", "good", "time")
-    yield from (Finding(text, page="time") for text in timing.outliers)
+    yield from (Finding(text, page="time") for text in told_long(timing.long))
 
 
 def _slow(one: Slowdown) -> str:
     causes = "; ".join(one.causes)
     return (
-        f"{one.stage} became slower: {one.early:.2f} s a step at first, {one.late:.2f} s at last "
-        f"({one.late / one.early:.1f} times). {causes}."
+        f"{one.stage} became slower: {one.early:.2f} s a step in its first fifth, {one.late:.2f} s in its last "
+        f"(means without evaluation and single long steps, {one.late / one.early:.1f} times). {causes}."
     )
-
-
-def _trouble(digest: Digest) -> Iterator[Finding]:
-    failures = _kinds(digest, "failure")
-    warnings = _kinds(digest, "warning")
-    step = int(digest.steps[-1]) if len(digest.steps) else 0
-    if digest.condition == "failed":
-        last = [one for one in digest.events if one.kind in FATAL][-1]
-        yield Finding(f"The run failed after step {step}: {last.text}", "bad", "events")
-        if failures[last.kind][0] == 1:
-            del failures[last.kind]
-    elif digest.condition == "ended":
-        yield Finding(
-            f"The run ended without a word after step {step}: its process was killed, or the machine went down.",
-            "bad",
-            "events",
-        )
-    for tone, kinds in (("bad", failures), ("fair", warnings)):
-        for kind, (count, first, text) in kinds.items():
-            times = "once" if count == 1 else f"{count} times, first"
-            yield Finding(f"{kind} {times} at step {first}: {text}", tone, "events")
-    graded = {name: digest.total(f"grade/{name}/sum") for name in ("timeout", "error")}
-    lost = sum(graded.values())
-    if lost:
-        yield Finding(
-            f"Graders failed on {lost:,.0f} samples ({graded['timeout']:,.0f} timeouts, {graded['error']:,.0f} errors); "
-            "they count in no statistics.",
-            "bad",
-            "events",
-        )
-    suspects = sum(bool(one.suspects) for one in digest.prompts)
-    if suspects:
-        plural = "prompts look" if suspects > 1 else "prompt looks"
-        yield Finding(
-            f"{suspects} {plural} as if the verifier or the answer were broken.", "fair", "prompts"
-        )
-    forgotten = Counter(one.distribution for one in digest.prompts if one.state == "forgotten")
-    if forgotten:
-        names = ", ".join(f"{name} {count}" for name, count in forgotten.most_common(4))
-        yield Finding(f"Prompts solved once and then lost: {names}.", "fair", "prompts")
-    cut = digest.series("length/truncated/mean")
-    if cut and _mean(cut.values[-10:]) >= 0.1:
-        share = _mean(cut.values[-10:])
-        yield Finding(
-            f"{share:.0%} of the last steps' completions were cut off.", "fair", "learning"
-        )
-    resumed = sum(one.kind == "resumed" for one in digest.events)
-    if resumed:
-        yield Finding(
-            f"The run was resumed {'once' if resumed == 1 else f'{resumed} times'}.", page="events"
-        )
-
-
-def _kinds(digest: Digest, severity: str) -> dict[str, tuple[int, int, str]]:
-    """Events of a severity by kind: how many, the first one's step and what it says."""
-    found: dict[str, tuple[int, int, str]] = {}
-    for one in digest.events:
-        if one.severity == severity:
-            count, step, text = found.get(one.kind, (0, one.step, one.text))
-            found[one.kind] = (count + 1, step, text)
-    return found
 
 
 def _mean(values: Sequence[float] | np.ndarray) -> float:

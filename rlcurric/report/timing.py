@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from rlcurric.report.digest import Digest
 
-STEP = "time/step/s"
+STEP, EVALUATE = "time/step/s", "evaluate"
 SLOWER = 1.3  # times as long a step in the last fifth of a stage as in its first: it became slower
 SHORTEST = 10  # steps of a stage below which it has no first and last fifth
 OUTLIER = 3.0  # times the stage's median
-_DRIVERS = (  # what makes steps longer: metric, what is said of it
-    ("length/completion/mean", "mean completion"),
-    ("tokens/generated/sum", "generated tokens a step"),
-    ("tokens/trained/sum", "trained tokens a step"),
-    ("curriculum/samples/per_trained_group", "samples for each trained group"),
-    ("throughput/generated/tokens_per_s", "generated tokens a second of the step"),
+LISTED = 20  # long steps that are listed at most: the longest
+_DRIVERS = (  # what makes steps longer: metric, what is said of it, whether it is more of it or less
+    ("length/completion/mean", "mean completion", True),
+    ("curriculum/samples/ended", "samples a step", True),
+    ("tokens/generated/sum", "generated tokens a step", True),
+    ("tokens/trained/sum", "trained tokens a step", True),
+    ("throughput/generated/tokens_per_s", "generated tokens a second of the step", False),
 )
+
+
+@dataclass(frozen=True)
+class LongStep:
+    """A step far beyond the median of its stage."""
+
+    stage: str
+    step: int
+    seconds: float
+    median: float  # seconds, of the stage's steps
+    phase: str  # that it was longer in than any other
 
 
 @dataclass(frozen=True)
@@ -28,10 +41,11 @@ class Timing:
 
     seconds: float  # of all steps, and of waiting for checkpoints
     phases: Mapping[str, float]  # largest first; `other` is the rest of the steps
+    stages: Mapping[str, Mapping[str, float]]  # seconds by stage, then by phase
     generated: float  # tokens
     trained: float  # of the generated ones, distinct
     supervised: float  # tokens trained in SFT
-    outliers: tuple[str, ...]  # sentences on single long steps
+    long: tuple[LongStep, ...]  # in the order of the run
 
 
 @dataclass(frozen=True)
@@ -39,7 +53,7 @@ class Slowdown:
     """A stage whose steps became longer."""
 
     stage: str
-    early: float  # median seconds a step in the first fifth of the stage
+    early: float  # mean seconds a step in the first fifth of the stage, single long ones and evaluation left out
     late: float  # and in the last
     causes: tuple[str, ...]  # parts of a sentence, the largest first
 
@@ -62,65 +76,98 @@ def phase_columns(digest: Digest) -> dict[str, np.ndarray]:
 
 
 def timing_of(digest: Digest) -> Timing:
-    phases = {name: float(values.sum()) for name, values in phase_columns(digest).items()}
+    columns = phase_columns(digest)
+    phases = {name: float(values.sum()) for name, values in columns.items()}
+    order = dict(sorted(phases.items(), key=lambda item: -item[1]))
+    stages = np.array(digest.stage_of)
     return Timing(
         seconds=sum(phases.values()),
-        phases=dict(sorted(phases.items(), key=lambda item: -item[1])),
+        phases=order,
+        stages={
+            stage: {name: float(columns[name][stages == stage].sum()) for name in order}
+            for stage in dict.fromkeys(digest.stage_of)
+        },
         generated=digest.total("tokens/generated/sum"),
         trained=digest.total("parity/tokens/sum"),
         supervised=digest.total("tokens/trained/sum"),
-        outliers=tuple(_outliers(digest)),
+        long=tuple(_long_steps(digest)),
     )
 
 
 def slowdowns(digest: Digest) -> list[Slowdown]:
     """Stages whose steps took longer at last than at first, with what grew."""
-    step = digest.columns.get(STEP)
-    if step is None:
+    whole = digest.columns.get(STEP)
+    if whole is None:
         return []
-    phases = phase_columns(digest)
+    every = phase_columns(digest)
     stages = np.array(digest.stage_of)
     found = []
     for name in dict.fromkeys(digest.stage_of):
-        places = np.flatnonzero((stages == name) & ~np.isnan(step))[1:]  # the first one warms up
+        places = np.flatnonzero((stages == name) & ~np.isnan(whole))[1:]  # the first one warms up
         if len(places) < SHORTEST:
             continue
+        step, phases = _without_evaluation(whole, every, places)
         fifth = len(places) // 5
-        first, last = places[:fifth], places[-fifth:]
-        early, late = float(np.median(step[first])), float(np.median(step[last]))
+        first, last = (_usual(step, one) for one in (places[:fifth], places[-fifth:]))
+        early, late = float(step[first].mean()), float(step[last].mean())
         if early > 0 and late / early >= SLOWER:
             causes = tuple(_causes(digest, phases, first, last))
             found.append(Slowdown(name, early, late, causes))
     return found
 
 
+def _without_evaluation(
+    step: np.ndarray, phases: Mapping[str, np.ndarray], places: np.ndarray
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Steps and phases less evaluation where few steps have one: where it falls makes no stage slower."""
+    evaluation = phases.get(EVALUATE)
+    if evaluation is None or np.mean(evaluation[places] > 0) > 0.5:
+        return step, dict(phases)
+    rest = {name: values for name, values in phases.items() if name != EVALUATE}
+    return step - evaluation, rest
+
+
+def _usual(step: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """These steps without the ones far beyond their median."""
+    return places[step[places] <= OUTLIER * np.median(step[places])]
+
+
 def _causes(
     digest: Digest, phases: Mapping[str, np.ndarray], first: np.ndarray, last: np.ndarray
 ) -> Iterator[str]:
-    grown = {
-        name: float(np.median(values[last]) - np.median(values[first]))
-        for name, values in phases.items()
+    """Changes of the mean of every phase, shrinking ones too: together they are that of the step."""
+    changed = {
+        name: float(values[last].mean() - values[first].mean()) for name, values in phases.items()
     }
-    largest = sorted(grown, key=lambda name: -grown[name])[:2]
-    said = [f"{name} {grown[name]:+.2f} s" for name in largest if grown[name] > 0.005]
-    if said:
-        yield f"What grew: {', '.join(said)}"
+    order = sorted(changed, key=lambda name: -changed[name])
+    grew, shrank = (
+        ", ".join(f"{name} {changed[name]:+.2f} s" for name in names)
+        for names in (
+            [name for name in order if changed[name] >= 0.005],
+            [name for name in reversed(order) if changed[name] <= -0.005],
+        )
+    )
+    if grew:
+        yield f"What grew: {grew}"
+    if shrank:
+        yield f"what shrank: {shrank}"
     drivers = list(_drivers(digest, first, last))
     yield from drivers or ["the work of a step did not grow, so the machine gave less"]
 
 
 def _drivers(digest: Digest, first: np.ndarray, last: np.ndarray) -> Iterator[str]:
-    for key, words in _DRIVERS:
+    """What changed in the direction that makes steps longer; nothing that became better is a cause."""
+    for key, words, more in _DRIVERS:
         column = digest.columns.get(key)
         if column is None or np.isnan(column[first]).all() or np.isnan(column[last]).all():
             continue
         a, b = float(np.nanmean(column[first])), float(np.nanmean(column[last]))
-        if a > 0 and (b / a >= 1.15 or b / a <= 0.87):
+        if a > 0 and (b / a >= 1.15 if more else b / a <= 0.87):
             yield f"{words} {_short(a)} to {_short(b)}"
 
 
-def _outliers(digest: Digest) -> Iterator[str]:
-    """The longest steps of each stage, where they are far beyond the median."""
+def _long_steps(digest: Digest) -> Iterator[LongStep]:
+    """Steps far beyond the median of their stage, each with the phase that it was longer in."""
     step = digest.columns.get(STEP)
     if step is None:
         return
@@ -131,18 +178,29 @@ def _outliers(digest: Digest) -> Iterator[str]:
         if len(places) < SHORTEST:
             continue
         median = float(np.median(step[places]))
-        long = places[step[places] > OUTLIER * median]
-        if not len(long) or not median:
-            continue
-        extra = {
-            phase: float((values[long] - np.median(values[places])).sum())
-            for phase, values in phases.items()
-        }
-        cause = max(extra, key=lambda phase: extra[phase])
-        which = f"step {digest.steps[long[0]]}" if len(long) == 1 else f"{len(long)} steps"
-        yield (
-            f"{name}: {which} took more than {OUTLIER:.0f} times the median of {median:.2f} s, mostly for {cause}."
-        )
+        usual = {phase: float(np.median(values[places])) for phase, values in phases.items()}
+        for at in places[step[places] > OUTLIER * median] if median else ():
+            phase = max(phases, key=lambda phase: phases[phase][at] - usual[phase])
+            yield LongStep(name, int(digest.steps[at]), float(step[at]), median, phase)
+
+
+def told_long(steps: Sequence[LongStep]) -> Iterator[str]:
+    """A sentence for each stage that had such steps: how many, and in what they were longer."""
+    for stage in dict.fromkeys(one.stage for one in steps):
+        mine = [one for one in steps if one.stage == stage]
+        longest = max(mine, key=lambda one: one.seconds)
+        phases = Counter(one.phase for one in mine)
+        most = f"{OUTLIER:.0f} times the median of {longest.median:.2f} s"
+        if len(mine) == 1:
+            yield f"{stage}: step {longest.step} took {longest.seconds:.1f} s, more than {most}, mostly for {longest.phase}."
+        else:
+            parts = ", ".join(
+                f"{count} mostly for {phase}" for phase, count in phases.most_common()
+            )
+            yield (
+                f"{stage}: {len(mine)} steps took more than {most}, {parts}; the longest was step {longest.step} "
+                f"with {longest.seconds:.1f} s, for {longest.phase}."
+            )
 
 
 def _short(value: float) -> str:

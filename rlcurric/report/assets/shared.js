@@ -58,7 +58,7 @@ const visible = (node) => node.offsetParent !== null;
 function drawVisible() {
   for (const node of document.querySelectorAll("[data-plot]")) {
     if (!visible(node)) continue;
-    const figure = figureOf(node.dataset.plot), state = `${document.documentElement.dataset.theme} ${document.body.dataset.axis || ""}`;
+    const figure = figureOf(node.dataset.plot), state = `${document.documentElement.dataset.theme} ${document.body.dataset.axis || ""} ${document.body.dataset.span || ""}`;
     if (node.dataset.drawn === state) { Plotly.Plots.resize(node); continue; }
     show(node, figure);
     node.dataset.drawn = state;

@@ -41,7 +41,7 @@ const COLUMNS = [
   { name: "pass rates", key: (one) => (one.rates.length ? one.rates[one.rates.length - 1] - one.rates[0] : -2) },
   { name: "suspects", key: (one) => one.suspects.length, number: false },
 ];
-const order = { column: 7, down: true, page: 0 };
+const order = { column: prompts.some((one) => one.suspects.length) ? 7 : 3, down: true, page: 0 };
 const groupsOf = new Map();
 rollouts.forEach((group, at) => groupsOf.set(group.uid, [...(groupsOf.get(group.uid) || []), at]));
 
@@ -60,7 +60,7 @@ function promptRow(one) {
   const shown = groupsOf.get(one.uid);
   if (shown) {
     const button = element("button", { type: "button", text: shown.length > 1 ? `${shown.length} groups` : "rollouts" });
-    button.addEventListener("click", () => { byId("rollout-search").value = one.uid; listGroups(); go("rollouts"); });
+    button.addEventListener("click", () => { byId("rollout-distribution").value = byId("rollout-outcome").value = ""; byId("rollout-search").value = one.uid; listGroups(); go("rollouts"); });
     title.append(" ", button);
   }
   const history = element("td");
@@ -81,6 +81,7 @@ function listPrompts() {
   const from = order.page * PAGE, shown = found.slice(from, from + PAGE);
   document.querySelector("#prompts-table tbody").replaceChildren(...shown.map(promptRow));
   byId("prompt-count").textContent = `${found.length.toLocaleString("en")} of ${prompts.length.toLocaleString("en")} prompts`;
+  byId("prompt-none").hidden = found.length > 0;
   byId("prompt-page").textContent = found.length ? `${from + 1} to ${from + shown.length}` : "none";
   byId("prompt-previous").disabled = order.page === 0;
   byId("prompt-next").disabled = order.page >= last;
@@ -130,9 +131,15 @@ function listGroups() {
     option.addEventListener("click", () => choose(at));
     return option;
   }));
+  byId("rollout-all").hidden = !words.length && !name && !outcome;
   byId("rollout-count").textContent = `${listed.length} of ${rollouts.length} groups`;
   choose(listed.length ? 0 : -1);
 }
+
+byId("rollout-all").addEventListener("click", () => {
+  for (const id of ["rollout-search", "rollout-distribution", "rollout-outcome"]) byId(id).value = "";
+  listGroups();
+});
 
 function fact(name, value, tone = "") {
   return element("span", { class: "number" }, `${name} `, element("b", { class: tone, text: value }));
@@ -165,7 +172,7 @@ function choose(at) {
   byId("groups").setAttribute("aria-activedescendant", `group-${at}`);
   options[at].scrollIntoView({ block: "nearest" });
   const more = group.size > group.rollouts.length ? [element("p", { class: "sub", text: `${group.rollouts.length} of ${group.size} rollouts of the group are shown.` })] : [];
-  byId("group").replaceChildren(element("h2", { text: `Step ${group.step}, ${group.distribution}` }), element("p", { class: "sub", text: `stage ${group.stage} · prompt ${group.uid} · visit ${group.visit}` }),
+  byId("group").replaceChildren(element("h2", { text: `Step ${group.step}, ${group.distribution}` }), element("p", { class: "sub", text: `stage ${group.stage} · prompt ${group.uid} · visit ${group.visit + 1} of it` }),
     element("h3", { text: "Prompt" }), element("pre", { text: group.prompt }), element("h3", { text: "Completions" }), ...more, ...group.rollouts.map(card));
 }
 
