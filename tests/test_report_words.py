@@ -37,6 +37,15 @@ def with_columns(digest: Digest, **columns: list[float]) -> Digest:
     return replace(digest, columns={**digest.columns, **made})
 
 
+def test_accuracy_that_ends_where_it_began_did_not_rise(digest: Digest) -> None:
+    values = np.full(len(digest.steps), np.nan)
+    values[[9, 19, 49]] = 0.15, 0.2, 0.1502
+    same = replace(digest, columns={**digest.columns, "eval/accuracy/mean": values})
+    assert tell(same).headline.startswith(
+        "Held-out accuracy was 15.0% at the end (step 50) as at step 10. It was best at step 20: 20.0%."
+    )
+
+
 def test_each_long_step_is_told_with_its_own_phase(digest: Digest) -> None:
     """One evaluation that takes longer than all other long steps together is not their cause."""
     step, update, evaluate = [1.0] * 40, [1.0] * 40, [0.0] * 40
