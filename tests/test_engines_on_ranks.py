@@ -31,6 +31,9 @@ OVERRIDES = (
     "stages.first.init=base",
     "stages.first.until.steps=2",
     "stages.second.until.steps=1",
+    # Random weights solve nothing whole.
+    "distributions.two.source.name=tiny_tasks.py:scored_sums",
+    "distributions.three.source.name=tiny_tasks.py:scored_sums",
     # Groups that go on in a second round: they stay with the engine, and the rank, that has them.
     "stages.first.curriculum={prompts_per_step: 4, group_size: 4, plan: {name: speed, initial: 2}}",
     "stages.first.evaluation={prompts: 5, every: 1, samples: 2}",

@@ -22,6 +22,16 @@ def sums(terms: int = 2, size: int = 40, seed: int = 0) -> Iterator[dict[str, An
         yield {"question": question, "answer": str(answer), "demonstration": demonstration}
 
 
+def scored_sums(terms: int = 2, size: int = 40, seed: int = 0) -> Iterator[dict[str, Any]]:
+    """The same sums, judged by reasoning-gym's own scorer, which gives a little for any number."""
+    from rlcurric.data import reasoning_gym_rows
+
+    config = {"min_terms": terms, "max_terms": terms, "min_digits": 1, "max_digits": 1}
+    scored = reasoning_gym_rows("chain_sum", size, seed, config)
+    for row, one in zip(sums(terms, size, seed), scored, strict=True):
+        yield {**row, "reasoning_gym": one["reasoning_gym"]}
+
+
 def hinted_sums(size: int = 8, seed: int = 0) -> Iterator[dict[str, Any]]:
     """Sums of three terms with two hints, the first term and the demonstration's thought; the first row has none."""
     for number, row in enumerate(sums(3, size, seed)):
