@@ -245,7 +245,7 @@ def test_out_of_memory_names_the_setting(
     """A real allocation that the kernel refuses: the address space of the process is limited as the phase begins."""
     wide = [
         "model.architecture.max_position_embeddings=2100",
-        "model.architecture.intermediate_size=4096",
+        "model.architecture.intermediate_size=32768",  # a quarter of a GiB for each activation of the update
         "rollout.max_new_tokens=1500",
         "stages.cold.until.steps=1",
         "stages.first.curriculum.prompts_per_step=16",
