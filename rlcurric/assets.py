@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import sys
 import traceback
@@ -35,8 +36,15 @@ def find_recipe(recipe: str | Path) -> Path:
         raise ValueError(f"{path} is a folder; a recipe is a YAML file")
     if str(recipe) in shipped:
         return shipped[str(recipe)]
+    beside = {file.name for end in ("yaml", "yml") for file in path.parent.glob(f"*.{end}")}
+    close = difflib.get_close_matches(path.name, sorted(beside), n=1)
     raise ValueError(
-        f"No recipe file {str(recipe)!r}, and none of that name is shipped. {nearest(path.stem, shipped)}"
+        f"No recipe file {str(recipe)!r}, and none of that name is shipped. "
+        + (
+            f"Did you mean {str(path.with_name(close[0]))!r}?"
+            if close
+            else nearest(path.stem, shipped)
+        )
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,7 @@ def test_the_command_prints_json_and_refuses_what_does_not_fit(
         ),
         (["--rows", "3"], "--rows stands beside --prompt-tokens"),
         (["--measured", "nowhere"], "nowhere is no run directory"),
+        (["--run-dir", __file__], "--run-dir: a folder, or a path for a new one, is required"),
         (["--memory", "inf"], "--memory: a finite number is required, got inf"),
         (["--throughput", "inf"], "--throughput: a finite number is required, got inf"),
         (["--completion-tokens", "inf"], "--completion-tokens: a finite number is required"),
@@ -181,6 +183,19 @@ def test_mistakes_are_told_in_one_sentence(
 ) -> None:
     assert _run(["plan", recipe_file(tmp_path), *words]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_measured_steps_of_other_stages_are_no_steps(
+    trained_run: RunTables, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Path(shutil.copytree(trained_run.path, tmp_path / "other"))
+    rows = [json.loads(line) for line in (other / "metrics.jsonl").read_text().splitlines()]
+    named = [{**row, "stage": "elsewhere"} for row in rows]
+    (other / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in named))
+    assert _run(["plan", recipe_file(tmp_path), "--measured", str(other)]) == 2
+    assert (
+        "has no step yet of a stage of its recipe (cold, first, second)" in capsys.readouterr().err
+    )
 
 
 @pytest.fixture(scope="module")

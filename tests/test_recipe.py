@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,12 @@ def test_a_missing_file_broken_yaml_and_double_keys_are_named(tmp_path: Path) ->
     file.write_text("name: a\nname: b\n")
     with pytest.raises(ValueError, match="'name' stands twice"):
         load_recipe(file)
+
+
+def test_a_misspelt_file_names_the_one_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "sums.yaml").write_text("")
+    with pytest.raises(ValueError, match=rf"Did you mean '{re.escape(str(tmp_path))}/sums.yaml'"):
+        load_recipe(tmp_path / "smus.yaml")
 
 
 def test_a_recipe_cannot_run_code(tmp_path: Path) -> None:

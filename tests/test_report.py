@@ -597,6 +597,12 @@ def test_the_server_answers_to_this_machine_alone(server: ReportServer) -> None:
     assert fetched(server.url + "../recipe.yaml")[0] == 404
 
 
+def test_a_folder_that_is_gone_is_told_on_the_page(server: ReportServer, copy: Path) -> None:
+    shutil.rmtree(copy)
+    status, text = fetched(server.url)
+    assert status == 503 and "is no run directory" in text
+
+
 def test_the_server_makes_the_page_anew_when_the_run_goes_on(
     server: ReportServer, copy: Path
 ) -> None:

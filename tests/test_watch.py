@@ -250,6 +250,13 @@ class TestView:
         standing = up_to(2).heard(ended("cold", 1, 2, "any.0.plateau"))
         assert "done (any.0.plateau)" in "\n".join(screen(standing))
 
+    def test_a_changed_recipe_is_told_in_words(self) -> None:
+        changes = {"stages.first.optim.learning_rate": [0.001, 0.01], "run.threads": [1, 2]}
+        event = {"event": "recipe_changed", "step": 2, "changes": changes}
+        said = "stages.first.optim.learning_rate from 0.001 to 0.01; run.threads from 1 to 2"
+        (warning,) = up_to(2).heard(event).warnings
+        assert warning.text == said
+
     def test_the_clock(self) -> None:
         seconds = (0, 5.4, 59.6, 3723, 360_000)
         assert [clock(one) for one in seconds] == ["0:00", "0:05", "1:00", "1:02:03", "100:00:00"]
@@ -270,6 +277,23 @@ class TestReporter:
         assert "stage 2/3 first (rl): 2 steps" in printed
         assert "stage 2/3 first (rl) step 1/2  reward 0.625  correct 0.250" in printed
         assert "pass rates: two 0.40  three 0.25" in printed
+
+    def test_a_long_phase_is_told_where_no_view_is(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """After LONG seconds, then after twice as many; a step ends it."""
+        monkeypatch.setattr("rlcurric.cli.live.LONG", 0.5)
+        console = Console(file=io.StringIO(), width=200)
+        with TerminalReporter(console, tiny_recipe(), tmp_path) as reporter:
+            reporter.phase("loading the model")
+            time.sleep(3.5)
+            reporter.stage("first", "rl", 2, 3, 2, 0)
+            reporter.step(a_row(3))
+            time.sleep(2.5)
+        printed = console.file.getvalue()  # type: ignore[attr-defined]
+        said = re.findall(r"loading the model, 0:0(\d) so far", printed)
+        assert said == ["1", "2"]
+        assert printed.index("so far") < printed.index("step 1/2")
 
     @staticmethod
     def left(reporter: TerminalReporter) -> list[str]:

@@ -27,6 +27,7 @@ from rlcurric.report.standing import Standing
 
 REFRESH = 1  # times a second that a view is drawn: 10 to 20 ms each, in a thread
 EVERY = 5.0  # seconds between plain lines on steps
+LONG = 10.0  # seconds of one phase after which a plain line says what goes on; then after twice as many, and so on
 
 
 class Doing:
@@ -86,11 +87,15 @@ class TerminalReporter:
             threading.Lock()
         )  # for those who change `standing`; who draws takes it as it is
         self._live: Live | None = None
-        self._phase, self._since = "", time.monotonic()
+        self._phase, self._since, self._due = "", time.monotonic(), LONG
         self._printed = 0.0
+        self._over = threading.Event()
+        self._teller = threading.Thread(target=self._tell_long, name="progress", daemon=True)
 
     def __enter__(self) -> TerminalReporter:
-        if self.console.is_terminal:
+        if not self.console.is_terminal:
+            self._teller.start()
+        else:
             view = View(self.look)
             self._live = Live(
                 view, console=self.console, refresh_per_second=REFRESH, transient=True
@@ -99,8 +104,19 @@ class TerminalReporter:
         return self
 
     def __exit__(self, *error: Any) -> None:
+        self._over.set()
         if self._live is not None:
             self._live.__exit__(*error)
+        else:
+            self._teller.join()
+
+    def _tell_long(self) -> None:
+        """Without a live view: one line on a phase that goes on and on."""
+        while not self._over.wait(1.0):
+            phase, spent = self._phase, time.monotonic() - self._since
+            if phase and spent >= self._due:
+                self._due = 2 * spent
+                self.message(f"{phase}, {clock(spent)} so far")
 
     def look(self) -> Look:
         """What is to be drawn now."""
@@ -119,7 +135,7 @@ class TerminalReporter:
 
     def phase(self, name: str) -> None:
         if name.split(",")[0] != self._phase.split(",")[0]:
-            self._since = time.monotonic()
+            self._since, self._due = time.monotonic(), LONG
         self._phase = name
 
     def event(self, row: Mapping[str, Any]) -> None:
@@ -134,6 +150,7 @@ class TerminalReporter:
     def step(self, row: Mapping[str, Any]) -> None:
         with self._lock:
             self.standing = self.standing.stepped(row)
+        self._phase = ""
         evaluated = evaluation_line(row)
         if evaluated:
             self.message(evaluated)

@@ -68,7 +68,11 @@ def run_plan(recipe: str, overrides: Sequence[str], overlay: str | None, options
 
 
 def _check(options: Options) -> None:
-    """ValueError for numbers that nothing can be counted with."""
+    """ValueError for numbers that nothing can be counted with, and for a run directory that is a file."""
+    if options.run_dir is not None and options.run_dir.is_file():
+        raise ValueError(
+            f"--run-dir: a folder, or a path for a new one, is required; {options.run_dir} is a file"
+        )
     for option, value in (
         ("--memory", options.memory),
         ("--throughput", options.throughput),
@@ -107,9 +111,13 @@ def _measured(options: Options) -> Measured | None:
     from rlcurric.report.tables import read_run
 
     run = read_run(options.measured)
-    if not run.metrics:
-        raise ValueError(f"--measured: the run {options.measured} has no step yet")
-    return Measured(run.path, run.recipe, run.metrics)
+    stages = [stage.name for stage in run.recipe.stages]
+    steps = [row for row in run.metrics if row.get("stage") in stages]
+    if not steps:
+        raise ValueError(
+            f"--measured: the run {options.measured} has no step yet of a stage of its recipe ({', '.join(stages)})"
+        )
+    return Measured(run.path, run.recipe, steps)
 
 
 def known_of(recipe: Recipe, options: Options) -> Known:

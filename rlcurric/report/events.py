@@ -73,12 +73,20 @@ def _told(kind: str, detail: Mapping[str, Any]) -> str:
             f"the batch has {detail.get('groups')} of the {detail.get('asked')} groups that were asked for: "
             "a gate refused the others, or they failed"
         )
+    if kind == "recipe_changed" and isinstance(detail.get("changes"), dict):
+        return "; ".join(_change(key, pair) for key, pair in detail["changes"].items())
     if kind == "stage_ended":
         first, last = detail.get("first_step"), detail.get("last_step")
         took = isinstance(first, int) and isinstance(last, int) and first <= last
         steps = f"steps {first} to {last}" if took else "no steps"
         return f"stage {detail.get('stage')}: {steps}, ended by {detail.get('reason')}"
     return ", ".join(f"{key} {_value(value)}" for key, value in detail.items() if value is not None)
+
+
+def _change(key: str, pair: Any) -> str:
+    if not isinstance(pair, list) or len(pair) != 2:
+        return f"{key} {_value(pair)}"
+    return f"{key} from {_value(pair[0])} to {_value(pair[1])}"
 
 
 def _value(value: Any) -> str:

@@ -65,7 +65,12 @@ class _Handler(BaseHTTPRequestHandler):
         if host not in NAMES:
             self._answer(HTTPStatus.FORBIDDEN, b"This server answers to 127.0.0.1 and localhost.")
         elif path == "/":
-            self._answer(HTTPStatus.OK, self.server.page(), "text/html; charset=utf-8")
+            try:
+                page = self.server.page()
+            except (OSError, ValueError) as error:  # the folder is gone, or another one's
+                self._answer(HTTPStatus.SERVICE_UNAVAILABLE, f"No report: {error}".encode())
+            else:
+                self._answer(HTTPStatus.OK, page, "text/html; charset=utf-8")
         elif path == "/version":
             self._answer(HTTPStatus.OK, self.server.mark().encode())
         else:

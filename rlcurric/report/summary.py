@@ -24,7 +24,10 @@ class Change:
 
 
 def changes(run: RunTables) -> list[Change]:
-    """Last evaluation of the run against the last one before its first RL step; the mean comes last."""
+    """Last evaluation of the run against the last one before its first RL step, or its first one where it has none.
+
+    The mean comes last.
+    """
     evaluations = run.evaluations()
     if not evaluations:
         return []
@@ -46,8 +49,13 @@ def changes(run: RunTables) -> list[Change]:
 
 
 def _before_rl(run: RunTables, evaluations: list[dict[str, Any]]) -> dict[str, Any]:
-    """The last of these evaluations that no RL stage made; a fork without one has that of the run it was forked from."""
+    """The last of these evaluations that no RL stage made, of a run without such a stage the first.
+
+    A fork without one has that of the run it was forked from.
+    """
     rl = {stage.name for stage in run.recipe.stages if stage.kind == "rl"}
+    if not rl:
+        return evaluations[0] if evaluations else {}
     earlier = [row for row in evaluations if row["stage"] not in rl]
     origin = run.info.get("origin")
     if earlier or not origin:
@@ -73,7 +81,8 @@ def print_summary(run_dir: Path, console: Console) -> None:
         return
     table = Table(title=f"{run.recipe.name}: held-out prompts, greedy")
     table.add_column("distribution")
-    for column in ("accuracy before RL", "after", "change", "length before RL", "after"):
+    before = "before RL" if any(stage.kind == "rl" for stage in run.recipe.stages) else "before"
+    for column in (f"accuracy {before}", "after", "change", f"length {before}", "after"):
         table.add_column(column, justify="right")
     for row in rows:
         if row.name == "mean":

@@ -191,6 +191,11 @@ class RunContext:
         None  # the latest state of an RL stage's curriculum: kept through SFT stages
     )
 
+    def doing(self, phase: str, progress: Progress | None = None) -> None:
+        """A phase begins: the watchdog's clock starts anew, and whoever watches is told."""
+        self.watchdog.beat(phase, progress)
+        self.reporter.phase(phase)
+
     def log_step(self, row: dict[str, Any]) -> None:
         """One line of metrics.jsonl, also for whoever watches."""
         row = {**row, **self.watchdog.memory()}

@@ -44,12 +44,12 @@ class FrozenPolicy:
 
 def sampling_worker(run: RunContext, stage: SamplingStage) -> RlWorker:
     """This rank's side of the stage, with the weights that it starts from."""
-    run.watchdog.beat("loading the model")
+    run.doing("loading the model")
     with explain_memory("loading the model", run.recipe, stage):
         model = load_policy(run, stage, resumed=False).eval()
         if torch.cuda.is_available():
             model = model.to(torch.device("cuda", torch.cuda.current_device()))
-    run.watchdog.beat("engine start")
+    run.doing("engine start")
     with explain_memory("engine start", run.recipe, stage):
         engine = run.engines.get(stage, model, run.tokenizer)
     return RlWorker(run, cast(Any, stage), cast(Learner, FrozenPolicy(model)), engine)

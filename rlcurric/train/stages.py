@@ -27,7 +27,7 @@ def run_rl(run: RunContext, stage: RlStage, state: RunState) -> tuple[str, RunSt
     """Train until the stage ends or a stop is asked for: ("done" | "stopped", where the run then stands)."""
     resumed = state.stage_step > 0
     assert run.origin is not None or not resumed
-    run.watchdog.beat("loading the model")
+    run.doing("loading the model")
     with explain_memory("loading the model", run.recipe, stage):
         model = load_policy(run, stage, resumed)
     learner = Learner(
@@ -38,7 +38,7 @@ def run_rl(run: RunContext, stage: RlStage, state: RunState) -> tuple[str, RunSt
         settings=run.learner_settings(stage),
     )
     value = _value_model(run, stage, learner)
-    run.watchdog.beat("engine start")
+    run.doing("engine start")
     with explain_memory("engine start", run.recipe, stage):
         engine = run.engines.get(
             stage,
@@ -70,7 +70,7 @@ def run_rl(run: RunContext, stage: RlStage, state: RunState) -> tuple[str, RunSt
     if run.origin and pieces and (resumed or "reference" in stage.carry):
         known = learner.load_reference(run.origin.path, pieces, required=not resumed)
     if learner.reference is not None and not known and stage.reference != "init":
-        run.watchdog.beat("loading the model")
+        run.doing("loading the model")
         learner.reference.take(load_named(run, stage, stage.reference))
     if run.origin and resumed:
         learner.load_controller(run.origin.path)

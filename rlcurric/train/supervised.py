@@ -68,7 +68,7 @@ def run_supervised(
     """Train until the stage ends or a stop is asked for: ("done" | "stopped", where the run then stands)."""
     resumed = state.stage_step > 0
     assert run.origin is not None or not resumed
-    run.watchdog.beat("loading the model")
+    run.doing("loading the model")
     with explain_memory("loading the model", run.recipe, stage):
         model = load_policy(run, stage, resumed)
     _check_batches(run, stage)
@@ -291,7 +291,7 @@ class _Follower:
         class Follow(TrainerCallback):
             def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
                 follower._started = time.perf_counter()
-                follower.run.watchdog.beat("update")
+                follower.run.doing("update")
 
             def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
                 follower.step_end(state.global_step, control)
@@ -396,8 +396,7 @@ class _Follower:
 
     def _evaluate(self, row: dict[str, Any]) -> None:
         started = time.perf_counter()
-        self.run.reporter.phase("evaluate")
-        self.run.watchdog.beat("evaluate", Progress(self.state.step, self.state.stage_step))
+        self.run.doing("evaluate", Progress(self.state.step, self.state.stage_step))
         row |= self._evaluated()
         row["time/evaluate/s"] = round(time.perf_counter() - started, 4)
 
