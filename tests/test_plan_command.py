@@ -103,6 +103,24 @@ def test_a_checkpoint_is_as_large_as_planned(trained_run: RunTables, plan: Plan)
     assert plan.disk.most == trained_run.recipe.run.checkpoints.keep_last + 1 + 3
 
 
+@pytest.mark.parametrize(
+    ("due", "evaluations", "copies"), [(1, 0, True), (9, 1, True), (9, 2, False)]
+)
+def test_the_best_checkpoint_so_far_is_copied_like_a_due_one(
+    due: int, evaluations: int, copies: bool
+) -> None:
+    """Host memory of the second of two steps: weights and moments once more where something was saved before."""
+    recipe = tiny_recipe(
+        f"run.checkpoints.every={due}",
+        "stages.first.best={metric: eval/accuracy/mean}",
+        f"stages.first.evaluation.every={evaluations}",
+    )
+    given = Given(Device(0, 16 * GIB, "none"), Path("runs/tiny"))
+    stage = make_plan(recipe, known_of(recipe, Options()), given).stages[1]
+    (rollout,) = (one for one in stage.phases if one.name == "rollout")
+    assert rollout.other == (3 * rollout.weights if copies else 0)
+
+
 def test_measured_seconds_add_up_to_the_run_s_own(trained_run: RunTables) -> None:
     """As many tokens again take the seconds that they took, evaluations left out."""
     measured = measured_of(trained_run)

@@ -130,7 +130,7 @@ def make_plan(recipe: Recipe, known: Known, given: Given) -> Plan:
             reference=known.reference.get(stage.name, False),
             rescored=known.rescored.get(stage.name, False),
             value_model=known.value_model.get(stage.name, 0),
-            copied=_copied(recipe, stages, counts),
+            copied=_copied(recipe, stages, stage, counts),
         )
         problems += fits.problems(stage, setup)
         cautions += fits.cautions(stage, setup)
@@ -209,10 +209,17 @@ def _seconds(counts: StageCounts, pace: Pace | None) -> Seconds | None:
     )
 
 
-def _copied(recipe: Recipe, before: Sequence[StagePlan], counts: StageCounts) -> bool:
-    """Whether a save in the background has copied a checkpoint before the last step of the stage is done."""
+def _copied(
+    recipe: Recipe, before: Sequence[StagePlan], stage: StageBase, counts: StageCounts
+) -> bool:
+    """Whether a save has copied a checkpoint before the last step of the stage is done: a due one, or one of the best so far."""
     if any(one.counts.kind == "rl" for one in before):
         return True
+    if (
+        isinstance(stage, RlStage) and stage.best is not None
+    ):  # the first evaluation is the best so far
+        if 0 < stage.evaluation.every < (counts.steps or math.inf):
+            return True
     every, first = recipe.run.checkpoints.every, sum(one.counts.steps or 0 for one in before)
     last = first + (counts.steps or 0)
     return bool(every) and (last - 1) // every > first // every
