@@ -7,7 +7,6 @@ skip for any reason, is a failure, so that a run that has the data cannot pass w
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import importlib.util
 import os
@@ -67,17 +66,14 @@ def data_file(data_dir: Path) -> Callable[[str], Path]:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunTables, str]:
     """The demo as shipped, trained once for all tests and workers that need it: its run, and what it printed. Minutes."""
     from rlcurric.report.tables import read_run
+    from tests.once import made_once
     from tests.test_demo import train
 
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "demo"
-    folder.mkdir(exist_ok=True)
-    printed = folder / "printed.txt"
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not printed.exists():
-            printed.write_text(train("recipes/demo.yaml", folder / "run")[1])
-    return read_run(folder / "run"), printed.read_text()
+    def make(folder: Path) -> None:
+        (folder / "printed.txt").write_text(train("recipes/demo.yaml", folder / "run")[1])
+
+    folder = made_once(tmp_path_factory, "demo", make)
+    return read_run(folder / "run"), (folder / "printed.txt").read_text()
 
 
 @pytest.fixture(scope="session")

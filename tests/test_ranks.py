@@ -16,7 +16,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+import rlcurric
 from rlcurric.report.tables import RunTables, read_run
+from tests.once import made_once
 
 pytestmark = pytest.mark.slow
 
@@ -33,6 +35,7 @@ SMALL = (
     "curriculum.prompts_per_step=4",
     "curriculum.group_size=4",
     "evaluation.prompts=2",
+    "grading.workers=1",
     "run.rollouts={every: 1, include: all, max_per_step: 100, keep: 100}",
     "run.checkpoints.every=0",
 )
@@ -70,8 +73,11 @@ def recipe(demo: tuple[RunTables, str], tmp_path_factory: pytest.TempPathFactory
 
 
 def train(recipe: Path, run_dir: Path, config: str | None, *overrides: str) -> RunTables:
-    """A run on one rank, or under a launch configuration."""
-    launch = [] if config is None else ["launch", "--config", config]
+    """A run on one rank, in this process, or under a launch configuration."""
+    if config is None:
+        rlcurric.train(recipe, run_dir, overrides=overrides)
+        return read_run(run_dir)
+    launch = ["launch", "--config", config]
     command = [sys.executable, "-m", "rlcurric", *launch, "train", str(recipe), *overrides]
     done = subprocess.run(
         [*command, "--run-dir", str(run_dir)],
@@ -116,11 +122,13 @@ def moved(run: RunTables, other: RunTables, start: Path) -> tuple[float, float]:
 @pytest.fixture(scope="module")
 def alone(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[bool, RunTables]:
     """One rank, live, without and with LoRA."""
-    folder = tmp_path_factory.mktemp("alone")
-    return {
-        lora: train(recipe, folder / f"{lora}", None, *LIVE, *([LORA] if lora else []))
-        for lora in (False, True)
-    }
+
+    def make(folder: Path) -> None:
+        for lora in (False, True):
+            train(recipe, folder / f"{lora}", None, *LIVE, *([LORA] if lora else []))
+
+    folder = made_once(tmp_path_factory, "ranks-alone", make)
+    return {lora: read_run(folder / f"{lora}") for lora in (False, True)}
 
 
 def assert_same_first_step(run: RunTables, reference: RunTables) -> None:
@@ -183,11 +191,14 @@ def test_the_first_step_does_not_depend_on_micro_batches(
 @pytest.fixture(scope="module")
 def record(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunTables]:
     """Twenty steps of one rank, by dtype."""
-    folder = tmp_path_factory.mktemp("record")
-    return {
-        dtype: train(recipe, folder / dtype, None, *REPLAY, f"model.dtype={dtype}")
-        for dtype in ("float32", "float64")
-    }
+    dtypes = ("float32", "float64")
+
+    def make(folder: Path) -> None:
+        for dtype in dtypes:
+            train(recipe, folder / dtype, None, *REPLAY, f"model.dtype={dtype}")
+
+    folder = made_once(tmp_path_factory, "ranks-record", make)
+    return {dtype: read_run(folder / dtype) for dtype in dtypes}
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from rlcurric.train.sharding import asked
+from tests.once import made_once
 
 HERE = Path(__file__).parent
 FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
@@ -131,8 +132,12 @@ def trained(folder: Path, kind: str, **options: Any) -> tuple[dict[str, torch.Te
     """The weights, and what was told."""
     done = train(folder, kind, **options)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((folder / "told.json").read_text())["kind"] == kind
+    return outcome(folder)
+
+
+def outcome(folder: Path) -> tuple[dict[str, torch.Tensor], Any]:
     told = json.loads((folder / "told.json").read_text())
-    assert told["kind"] == kind
     return load_file(folder / "model" / "model.safetensors"), told["steps"]
 
 
@@ -147,11 +152,14 @@ def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bool], Any]:
     """Three steps in one process, by dtype and LoRA."""
-    folder = tmp_path_factory.mktemp("alone")
-    return {
-        (dtype, lora): trained(folder / f"{dtype}-{lora}", "none", dtype=dtype, lora=lora)
-        for dtype, lora in (("float32", False), ("float32", True), ("float64", False))
-    }
+    cases = (("float32", False), ("float32", True), ("float64", False))
+
+    def make(folder: Path) -> None:
+        for dtype, lora in cases:
+            trained(folder / f"{dtype}-{lora}", "none", dtype=dtype, lora=lora)
+
+    folder = made_once(tmp_path_factory, "sharding-alone", make)
+    return {(dtype, lora): outcome(folder / f"{dtype}-{lora}") for dtype, lora in cases}
 
 
 @pytest.mark.slow

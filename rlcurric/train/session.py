@@ -478,7 +478,7 @@ def _context(
     from rlcurric.train.run import RunContext
     from rlcurric.train.saving import Saver
 
-    reporter.phase("data")
+    reporter.phase("reading data")
     tokenizer = tokenizer_of(recipe, model)
     context = context_length(recipe, model_config(recipe))
     with contextlib.ExitStack() as stack:
