@@ -108,17 +108,20 @@ def _settled(error: Exception, watchdog: Watchdog) -> Notice:
                 return _posted(Notice("gone", absent[0], watchdog.phase, reason), watchdog)
     if known is not None:
         return known
-    notice = _posted(notice_of(error, board.rank, watchdog.phase), watchdog)
-    if notice.rank == board.rank:
-        where = "" if notice.code == 2 else f"failed in {notice.phase!r}: "
-        print(f"rlcurric: rank {board.rank}: {where}{notice.reason}", file=sys.stderr, flush=True)
+    own = notice_of(error, board.rank, watchdog.phase)
+    where = "" if own.code == 2 else f"failed in {own.phase!r}: "
+    notice = _posted(own, watchdog, f"rlcurric: rank {board.rank}: {where}{own.reason}")
+    if notice == own:
         error.told = True  # type: ignore[attr-defined]
     return notice
 
 
-def _posted(notice: Notice, watchdog: Watchdog) -> Notice:
+def _posted(notice: Notice, watchdog: Watchdog, line: str = "") -> Notice:
+    """Why the job ends: this notice, or one that was posted before it. `line` is told where it is this one."""
     found = watchdog.board.post(notice)
     if found == notice:
+        if line:  # at once: the other ranks know from now on, and say that they end with this one
+            print(line, file=sys.stderr, flush=True)
         watchdog.record(notice)
     return found
 
