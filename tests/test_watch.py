@@ -16,9 +16,12 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +29,7 @@ from rich.console import Console
 
 from rlcurric.cli import _run
 from rlcurric.cli.clock import clock
-from rlcurric.cli.live import TerminalReporter
+from rlcurric.cli.live import Every, TerminalReporter
 from rlcurric.cli.view import Look, View
 from rlcurric.recipe.load import dump_yaml
 from rlcurric.report.following import Follower, LogTail
@@ -281,19 +284,38 @@ class TestReporter:
     def test_a_long_phase_is_told_where_no_view_is(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """After LONG seconds, then after twice as many; a step ends it."""
-        monkeypatch.setattr("rlcurric.cli.live.LONG", 0.5)
+        """After LONG seconds, then after twice as many; a step ends it. The clock is the test's."""
+        seconds = iter(range(100, 1000))
+        now = SimpleNamespace(read=next(seconds))
+        monkeypatch.setattr("rlcurric.cli.live.time", SimpleNamespace(monotonic=lambda: now.read))
         console = Console(file=io.StringIO(), width=200)
-        with TerminalReporter(console, tiny_recipe(), tmp_path) as reporter:
-            reporter.phase("loading the model")
-            time.sleep(3.5)
-            reporter.stage("first", "rl", 2, 3, 2, 0)
-            reporter.step(a_row(3))
-            time.sleep(2.5)
+        reporter = TerminalReporter(console, tiny_recipe(), tmp_path)
+        reporter.phase("loading the model")
+        for now.read in islice(seconds, 45):
+            reporter.tell_if_long()
+        reporter.stage("first", "rl", 2, 3, 2, 0)
+        reporter.step(a_row(3))
+        for now.read in islice(seconds, 154):
+            reporter.tell_if_long()
         printed = console.file.getvalue()  # type: ignore[attr-defined]
-        said = re.findall(r"loading the model, 0:0(\d) so far", printed)
-        assert said == ["1", "2"]
+        said = re.findall(r"loading the model, 0:(\d\d) so far", printed)
+        assert said == ["10", "20", "40"]
         assert printed.index("so far") < printed.index("step 1/2")
+        with reporter:  # a thread asks
+            reporter.phase("evaluate")
+            now.read += 15
+            until = time.monotonic() + 30
+            while "evaluate, 0:15 so far" not in console.file.getvalue():  # type: ignore[attr-defined]
+                assert time.monotonic() < until
+                time.sleep(0.05)
+
+    def test_who_tells_is_asked_again_and_again_until_the_end(self) -> None:
+        asked = threading.Semaphore(0)
+        with Every(0.01, asked.release):
+            assert all(asked.acquire(timeout=30) for _ in range(3))
+        while asked.acquire(blocking=False):
+            pass
+        assert not asked.acquire(timeout=0.2)  # the thread is over
 
     @staticmethod
     def left(reporter: TerminalReporter) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,27 @@ EVERY = 5.0  # seconds between plain lines on steps
 LONG = 10.0  # seconds of one phase after which a plain line says what goes on; then after twice as many, and so on
 
 
+class Every:
+    """Calls `tell` every so many seconds, in a thread. Use as a context manager."""
+
+    def __init__(self, seconds: float, tell: Callable[[], None]) -> None:
+        self._seconds, self._tell = seconds, tell
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._repeat, name="progress", daemon=True)
+
+    def __enter__(self) -> Every:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _repeat(self) -> None:
+        while not self._over.wait(self._seconds):
+            self._tell()
+
+
 class Doing:
     """What a command does now and for how long: a spinner in a terminal, elsewhere a line every few seconds.
 
@@ -38,11 +59,9 @@ class Doing:
 
     def __init__(self, console: Console, every: float = 5.0) -> None:
         self.console = console
-        self._every = 1.0 if console.is_terminal else every  # seconds
+        self._every = Every(1.0 if console.is_terminal else every, self._show)
         self._status = console.status("") if console.is_terminal else None
         self._what, self._began = "", time.monotonic()
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._repeat, name="progress", daemon=True)
 
     def __call__(self, what: str) -> None:
         self._what = what
@@ -52,18 +71,13 @@ class Doing:
     def __enter__(self) -> Doing:
         if self._status is not None:
             self._status.__enter__()
-        self._thread.start()
+        self._every.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._over.set()
-        self._thread.join()
+        self._every.__exit__(*error)
         if self._status is not None:
             self._status.__exit__(None, None, None)
-
-    def _repeat(self) -> None:
-        while not self._over.wait(self._every):
-            self._show()
 
     def _show(self) -> None:
         line = f"{self._what}, {clock(time.monotonic() - self._began)} so far"
@@ -89,12 +103,11 @@ class TerminalReporter:
         self._live: Live | None = None
         self._phase, self._since, self._due = "", time.monotonic(), LONG
         self._printed = 0.0
-        self._over = threading.Event()
-        self._teller = threading.Thread(target=self._tell_long, name="progress", daemon=True)
+        self._plain = Every(1.0, self.tell_if_long)
 
     def __enter__(self) -> TerminalReporter:
         if not self.console.is_terminal:
-            self._teller.start()
+            self._plain.__enter__()
         else:
             view = View(self.look)
             self._live = Live(
@@ -104,19 +117,17 @@ class TerminalReporter:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._over.set()
         if self._live is not None:
             self._live.__exit__(*error)
         else:
-            self._teller.join()
+            self._plain.__exit__(*error)
 
-    def _tell_long(self) -> None:
-        """Without a live view: one line on a phase that goes on and on."""
-        while not self._over.wait(1.0):
-            phase, spent = self._phase, time.monotonic() - self._since
-            if phase and spent >= self._due:
-                self._due = 2 * spent
-                self.message(f"{phase}, {clock(spent)} so far")
+    def tell_if_long(self) -> None:
+        """One line on a phase that goes on and on."""
+        phase, spent = self._phase, time.monotonic() - self._since
+        if phase and spent >= self._due:
+            self._due = 2 * spent
+            self.message(f"{phase}, {clock(spent)} so far")
 
     def look(self) -> Look:
         """What is to be drawn now."""

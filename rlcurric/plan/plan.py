@@ -216,10 +216,11 @@ def _copied(
     if any(one.counts.kind == "rl" for one in before):
         return True
     if (
-        isinstance(stage, RlStage) and stage.best is not None
-    ):  # the first evaluation is the best so far
-        if 0 < stage.evaluation.every < (counts.steps or math.inf):
-            return True
+        isinstance(stage, RlStage)
+        and stage.best is not None  # the first evaluation is the best so far
+        and 0 < stage.evaluation.every < (counts.steps or math.inf)
+    ):
+        return True
     every, first = recipe.run.checkpoints.every, sum(one.counts.steps or 0 for one in before)
     last = first + (counts.steps or 0)
     return bool(every) and (last - 1) // every > first // every
